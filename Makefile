@@ -1,0 +1,31 @@
+# Two commands do all the set-up a fresh machine needs: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint golden clean
+
+demo: $(INSTALLED)  ## Fetch the footage, run every stage, say where the report is
+	python demo/fetch_footage.py data/fish
+	dvc repro
+	@echo "Done. Open $(CURDIR)/report.html in a browser."
+
+test: $(INSTALLED) lint  ## Everything that must hold on one machine without a GPU
+	python -m pytest -n 2
+
+lint: $(INSTALLED)
+	ruff check .
+	ruff format --check .
+	mypy
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	# torch first and by exact version: a range would fetch a CUDA build of several gigabytes.
+	python -m pip install --quiet -c constraints.txt torch
+	python -m pip install --quiet -c constraints.txt -e '.[dev,tensorboard]'
+	touch $@
+
+clean:  ## Delete everything that the stages made
+	rm -rf data frames tokens run samples metrics.json report.html

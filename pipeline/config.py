@@ -1,0 +1,176 @@
+"""params.yaml and `--set` -> the frozen dataclass that owns each section, strictly checked."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import ConfigError
+
+SECTIONS = (
+    "extract",
+    "tokenizer",
+    "fit_tokenizer",
+    "tokenize",
+    "model",
+    "train",
+    "sample",
+    "decode",
+    "evaluate",
+)
+"""Every section that params.yaml may hold."""
+
+Config = TypeVar("Config")
+
+
+def _parse(text: str, where: str) -> Any:
+    # YAML 1.2, as DVC reads it: to a YAML 1.1 reader 1e-4 is a string and `off` is False.
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{line}: not YAML: {problem}.") from None
+
+
+def _suggest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
+def load_params(params: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Reads the file and applies `section.key=value` overrides; sections must be known."""
+    try:
+        text = params.read_text()
+    except FileNotFoundError:
+        raise ConfigError(f"{params} does not exist; name a params file with --params.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{params} cannot be read: {error}.") from None
+    tree = _parse(text, str(params))
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{params} must hold sections, found a {type(tree).__name__}.")
+    for name, section in tree.items():
+        _check_section(str(name), str(params))
+        if not isinstance(section, dict | None):
+            raise ConfigError(f"{params}: {name}: must hold keys and values, found {section!r}.")
+    sections = {name: dict(values or {}) for name, values in tree.items()}
+    for override in overrides:
+        path, equals, value = override.partition("=")
+        name, _, key = path.partition(".")
+        if not (equals and name and key):
+            raise ConfigError(f"--set {override}: write section.key=value.")
+        _check_section(name, f"--set {override}")
+        sections.setdefault(name, {})[key] = _parse(value, f"--set {override}")
+    return sections
+
+
+def _check_section(name: str, where: str) -> None:
+    if name not in SECTIONS:
+        raise ConfigError(
+            f"{where}: unknown section {name!r}; {_suggest(name, SECTIONS)}"
+            f"known sections: {', '.join(SECTIONS)}."
+        )
+
+
+def load_section(
+    params: Path, section: str, cls: type[Config], overrides: Sequence[str] = ()
+) -> Config:
+    """Builds the dataclass that owns `section`; a key that is not given keeps its default."""
+    values = load_params(params, overrides).get(section, {})
+    return build(cls, values, where=f"{params}: {section}")
+
+
+def build(cls: type[Config], values: Mapping[str, Any], *, where: str) -> Config:
+    """Builds the dataclass `cls`, refusing unknown keys, missing keys and wrong types.
+
+    Raises `ConfigError`; `where` opens its message.
+    """
+    assert dataclasses.is_dataclass(cls)
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(
+                f"{where}: unknown key {key!r}; {_suggest(str(key), known)}"
+                f"known keys: {', '.join(known)}."
+            )
+    hints = typing.get_type_hints(cls)
+    given = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()}
+    missing = [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+        and field.name not in given
+    ]
+    if missing:
+        raise ConfigError(f"{where}: {missing[0]!r} is missing.")
+    try:
+        return typing.cast(Config, cls(**given))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (hint,) = (kind for kind in arguments if kind is not type(None))
+        return _convert(hint, value, where)
+    if origin is typing.Literal:
+        if value in arguments and type(value) in {type(choice) for choice in arguments}:
+            return value
+        choices = ", ".join(map(str, arguments))
+        raise ConfigError(f"{where}: unknown value {value!r}; choose from {choices}.")
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = list(arguments)
+        if len(kinds) == 2 and kinds[1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if len(kinds) != len(value):
+            raise ConfigError(f"{where}: expected {len(kinds)} values, got {len(value)}.")
+        return tuple(
+            _convert(kind, item, f"{where}[{i}]")
+            for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
+    if origin is dict and isinstance(value, dict):
+        return {
+            _convert(arguments[0], key, where): _convert(arguments[1], item, f"{where}.{key}")
+            for key, item in value.items()
+        }
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return build(typing.cast(type, hint), value, where=where)
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if (
+        isinstance(hint, type)
+        and isinstance(value, hint)
+        and (hint is bool or not isinstance(value, bool))
+    ):
+        if hint is float and value != value:
+            raise ConfigError(f"{where}: must be a number, got nan.")
+        return value
+    expected = "a list" if origin is tuple else getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{where}: expected {expected}, got {value!r} ({type(value).__name__}).")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Turns a config into what JSON can hold: tuples become lists."""
+    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def fingerprint(value: object) -> str:
+    """Returns the SHA-256 of `value` as canonical JSON, in hexadecimal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

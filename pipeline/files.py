@@ -1,0 +1,124 @@
+"""Files that are whole or absent: atomic writes, hashes, locks."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames and new names in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; they promise nothing we could wait for.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Waits until the bytes of `path` are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or a whole folder; does nothing if there is none. Never follows a link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; what was made there takes its place at the end.
+
+    The suffix of `path` is kept, so that writers which look at it still work. On an error or a
+    kill the old `path` stays as it was. A folder replaces only a path that is free or a folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}{TEMPORARY_SUFFIX}{path.suffix}")
+    remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir():
+            for file in (f for f in temporary.rglob("*") if f.is_file()):
+                sync_file(file)
+            for folder in (temporary, *(f for f in temporary.rglob("*") if f.is_dir())):
+                sync_folder(folder)
+            if path.is_dir():
+                remove(path)
+        else:
+            sync_file(temporary)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        remove(temporary)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a whole file, or leaves the old one untouched."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole UTF-8 file, or leaves the old one untouched."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes `value` as indented JSON. Not-a-number is refused: JSON has no word for it."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, error: type[PipelineError], what: str) -> dict[str, Any]:
+    """Reads a JSON object. Raises `error`, naming `what` the file should be, when it is none."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise error(f"{path} is missing, so {path.parent} is no {what}.") from None
+    except NotADirectoryError:
+        raise error(f"{path.parent} is a file, not a {what}.") from None
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{path} is not the JSON of a {what}: {problem}.") from None
+    if not isinstance(value, dict):
+        raise error(f"{path} is not the JSON of a {what}: found a {type(value).__name__}.")
+    return value
+
+
+def sha256_file(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keeps every other process from writing to `folder`. The lock dies with its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PipelineError(
+                f"{folder} is being written by another process. Wait for it, or stop it."
+            ) from None
+        yield

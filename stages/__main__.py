@@ -1,0 +1,82 @@
+"""The `mebt` command: one sub-command for each stage."""
+
+import errno
+import importlib
+
+import click
+
+from pipeline.errors import PipelineError
+
+STAGES = (
+    "extract",
+    "fit-tokenizer",
+    "tokenize",
+    "train",
+    "sample",
+    "decode",
+    "evaluate",
+    "report",
+    "tokens",
+)
+"""Commands, in the order in which their artefacts follow from one another."""
+
+OUTSIDE_CAUSES = {
+    errno.ENOSPC: "Free some space and run it again",
+    errno.EDQUOT: "Free some of the quota and run it again",
+    errno.EROFS: "Choose a place that can be written",
+    errno.EACCES: "Change its permissions or choose another place",
+    errno.EPERM: "Change its permissions or choose another place",
+    errno.EIO: "Check the disk, then run it again",
+}
+
+
+class StageGroup(click.Group):
+    """Prints our own errors as one line; a bug keeps its traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Lists the stages in the order of the flow."""
+        return list(STAGES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports a stage only when it is asked for."""
+        if cmd_name not in STAGES:
+            return None
+        module = importlib.import_module(f"stages.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the command; exit code 1 and one line for what a user can mend."""
+        try:
+            return super().invoke(ctx)
+        except PipelineError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno not in OUTSIDE_CAUSES:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            advice = OUTSIDE_CAUSES[error.errno]
+            raise click.ClickException(
+                f"{where}{error.strerror}. {advice}; what was finished is kept."
+            ) from error
+
+
+@click.command(cls=StageGroup, context_settings={"max_content_width": 100})
+@click.version_option(package_name="mebt")
+def cli() -> None:
+    """Tokenize videos once, train MeBT on the tokens, sample new videos.
+
+    The stages, in order: extract, fit-tokenizer, tokenize, train, sample, decode, evaluate,
+    report. Paths come from the command line, values from params.yaml. `dvc repro` runs them all.
+
+    \b
+    Example:
+      mebt extract --videos footage/ --out frames/
+      mebt tokenize --frames frames/ --tokenizer models/fish-64.safetensors --out tokens/
+      mebt train --tokens tokens/ --out run/
+      mebt sample --run run/ --out samples/tokens
+    """
+
+
+if __name__ == "__main__":
+    cli()

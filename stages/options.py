@@ -1,0 +1,108 @@
+"""Options and start-up that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+from lightning.fabric import Fabric
+
+from pipeline.errors import ConfigError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+OUT = click.Path(path_type=Path)
+
+
+def params_options(command: Command) -> Command:
+    """Adds `--params FILE` and `--set section.key=value`: arguments `params`, `overrides`."""
+    command = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="Override one value of the params file; may be given several times.",
+    )(command)
+    return click.option(
+        "--params",
+        type=click.Path(path_type=Path),
+        default=Path("params.yaml"),
+        show_default=True,
+        help="File with the values of every stage.",
+    )(command)
+
+
+def overwrite_option(command: Command) -> Command:
+    """Adds `--overwrite`."""
+    return click.option(
+        "--overwrite",
+        is_flag=True,
+        help="Replace an output made with other values; one made with these is continued.",
+    )(command)
+
+
+def device_option(command: Command) -> Command:
+    """Adds `--device`, already resolved to a device that this machine has."""
+
+    def resolve(_: click.Context, __: click.Parameter, value: str) -> str:
+        return resolve_device(value)
+
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        callback=resolve,
+        help="auto, cpu, cuda, cuda:N or mps.",
+    )(command)
+
+
+def resolve_device(name: str) -> str:
+    """Returns the device to use. `auto` is the first of cuda, mps, cpu that there is."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise ConfigError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps.") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: torch sees no CUDA device; use --device cpu.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"--device {name}: torch sees no Apple GPU; use --device cpu.")
+    return name
+
+
+def fabric_options(command: Command) -> Command:
+    """Adds where to run: `--accelerator`, `--devices`, `--nodes`, `--strategy`."""
+    for option in (
+        click.option("--strategy", default="auto", show_default=True, help="auto, ddp or fsdp."),
+        click.option("--nodes", default=1, show_default=True, help="Number of machines."),
+        click.option("--devices", default="1", show_default=True, help="Devices per machine."),
+        click.option(
+            "--accelerator", default="auto", show_default=True, help="auto, cpu, cuda or mps."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def make_fabric(
+    *, accelerator: str, devices: str, nodes: int, strategy: str, precision: str = "32-true"
+) -> Fabric:
+    """Starts Fabric, which reads torchrun's and SLURM's variables by itself."""
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices if not devices.isdigit() else int(devices),
+            num_nodes=nodes,
+            strategy=strategy,
+            precision=precision,  # type: ignore[arg-type]
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"cannot start on --accelerator {accelerator}: {error}") from None
+    fabric.launch()
+    return fabric

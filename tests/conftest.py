@@ -1,0 +1,30 @@
+"""Options and fixtures that every test may use."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        type=Path,
+        default=GOLDEN,
+        help="Folder of golden cases to check; tests/golden by default.",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Makes one golden test of each case folder."""
+    if "golden_case" in metafunc.fixturenames:
+        folder = metafunc.config.getoption("--golden")
+        cases = sorted(meta.parent for meta in folder.glob("*/meta.json"))
+        metafunc.parametrize("golden_case", cases, ids=[case.name for case in cases])
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,124 @@
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import as_dict, build, fingerprint, load_params, load_section
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    depth: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    batch_size: int
+    rate: float = 1e-3
+    flip: bool = False
+    grid: tuple[int, int, int] = (2, 3, 5)
+    layers: tuple[str, ...] = ()
+    norm: Literal["group", "batch"] = "group"
+    limit: int | None = 7
+    inner: Inner = Inner()
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
+
+
+def section(tmp_path: Path, text: str, *overrides: str) -> Outer:
+    params = tmp_path / "params.yaml"
+    params.write_text(text)
+    return load_section(params, "train", Outer, overrides)
+
+
+def test_a_section_becomes_its_dataclass(tmp_path: Path) -> None:
+    text = "train: {batch_size: 4, rate: 1e-4, grid: [1, 2, 3], layers: [a, b], limit: null}"
+    config = section(tmp_path, text)
+    assert config == Outer(batch_size=4, rate=1e-4, grid=(1, 2, 3), layers=("a", "b"), limit=None)
+
+
+def test_set_overrides_one_value(tmp_path: Path) -> None:
+    config = section(tmp_path, "train: {batch_size: 4}", "train.batch_size=9", "train.flip=true")
+    assert (config.batch_size, config.flip) == (9, True)
+
+
+def test_an_integer_serves_as_a_float(tmp_path: Path) -> None:
+    assert section(tmp_path, "train: {batch_size: 4, rate: 1}").rate == 1.0
+
+
+REFUSED = [
+    ("train: {batch: 8, batch_size: 2}", "train: unknown key 'batch'; did you mean 'batch_size'? "),
+    ("train: {}", "train: 'batch_size' is missing."),
+    ("train: {batch_size: 8.0}", "batch_size: expected int, got 8.0 (float)."),
+    ("train: {batch_size: true}", "batch_size: expected int, got True (bool)."),
+    ("train: {batch_size: 8, flip: 1}", "flip: expected bool, got 1 (int)."),
+    ("train: {batch_size: 8, rate: fast}", "rate: expected float, got 'fast' (str)."),
+    ("train: {batch_size: 8, rate: .nan}", "rate: must be a number, got nan."),
+    ("train: {batch_size: 8, grid: [1, 2]}", "grid: expected 3 values, got 2."),
+    ("train: {batch_size: 8, grid: [1, 2, x]}", "grid[2]: expected int, got 'x' (str)."),
+    ("train: {batch_size: 8, layers: dense}", "layers: expected a list, got 'dense' (str)."),
+    (
+        "train: {batch_size: 8, norm: layer}",
+        "norm: unknown value 'layer'; choose from group, batch.",
+    ),
+    (
+        "train: {batch_size: 8, inner: {dept: 1}}",
+        "inner: unknown key 'dept'; did you mean 'depth'?",
+    ),
+    ("train: {batch_size: 0}", "train: batch_size must be at least 1, got 0."),
+    ("train: 3", "train: must hold keys and values, found 3."),
+    ("trian: {}", "unknown section 'trian'; did you mean 'train'? known sections: extract,"),
+    ("- 1", "must hold sections, found a list."),
+    ("train: {batch_size: [}", "line 1: not YAML:"),
+    ("train: {batch_size: 1, batch_size: 2}", "not YAML: found duplicate key"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED)
+def test_a_wrong_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        section(tmp_path, text)
+    assert message in str(error.value)
+    assert "params.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["train", "train.x", "batch_size=2", ".x=1", "train.=1"])
+def test_a_malformed_override_says_how_to_write_it(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match=r"write section\.key=value"):
+        section(tmp_path, "train: {batch_size: 1}", override)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml does not exist"):
+        load_params(tmp_path / "none.yaml")
+
+
+def test_a_config_survives_json() -> None:
+    config = Outer(batch_size=3, layers=("a",), limit=None, inner=Inner(depth=5))
+    assert build(Outer, as_dict(config), where="here") == config
+
+
+def test_fingerprint_ignores_the_order_of_keys_only() -> None:
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    with pytest.raises(ValueError):
+        fingerprint(math.nan)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(text=st.text(max_size=60))
+def test_no_text_makes_the_reader_crash(tmp_path: Path, text: str) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        load_params(params)
+    except ConfigError as error:
+        assert "\n" not in str(error)

@@ -1,0 +1,74 @@
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.files import lock, read_json, replacing, sha256_file, write_bytes, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    write_bytes(path, b"old")
+    with pytest.raises(OSError), replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_bytes() == b"old"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_folder_replaces_a_folder_whole(tmp_path: Path) -> None:
+    path = tmp_path / "step-1"
+    for content in ("one", "two"):
+        with replacing(path) as temporary:
+            temporary.mkdir()
+            (temporary / content).write_text(content)
+    assert [*path.iterdir()] == [path / "two"]
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"a": [1, None]})
+    assert read_json(tmp_path / "run.json", PipelineError, "run") == {"a": [1, None]}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, "\xff"])
+def test_broken_json_is_one_clear_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text, encoding="latin-1")
+    with pytest.raises(PipelineError, match=r"run\.json is not the JSON of a run") as error:
+        read_json(tmp_path / "run.json", PipelineError, "run")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_json_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="is no token store"):
+        read_json(tmp_path / "store.json", PipelineError, "token store")
+
+
+def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_file(tmp_path / "abc") == expected
+
+
+def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib; from pipeline.files import lock\n"
+        "with lock(pathlib.Path(sys.argv[1])):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(PipelineError, match="is being written by another process"),
+            lock(tmp_path),
+        ):
+            pass
+        other.kill()
+    with lock(tmp_path):
+        pass

@@ -1,0 +1,145 @@
+"""Vector quantisation with a codebook that follows the data by moving averages."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+DECAY = 0.99
+COMMITMENT_WEIGHT = 0.25
+LAPLACE = 1e-7
+CHUNK_ENTRIES = 1 << 25
+"""Distances held at once: 128 MB of float32."""
+
+
+class Quantized(NamedTuple):
+    """What quantising gives: see `Codebook.forward`."""
+
+    embeddings: Tensor
+    tokens: Tensor
+    commitment_loss: Tensor
+    perplexity: Tensor
+
+
+def pick_rows(
+    rows: Float[Tensor, "R D"], count: int, *, generator: Generator | None = None
+) -> Float[Tensor, "K D"]:
+    """Draws `count` different rows; if there are fewer, copies with a little noise make up."""
+    if len(rows) < count:
+        rows = rows.repeat(math.ceil(count / len(rows)), 1)
+        noise = torch.randn(rows.shape, generator=generator).to(rows)
+        rows = rows + noise * (0.01 / math.sqrt(rows.shape[1]))
+    chosen = torch.randperm(len(rows), generator=generator)[:count].to(rows.device)
+    return rows[chosen]
+
+
+class Codebook(nn.Module):
+    """K vectors that follow the encoder's outputs by moving averages (VQ-VAE, appendix A.1).
+
+    `counts` and `sums` are the moving averages of how many outputs chose each vector and of their
+    sum; they and `initialized` are part of the state, so a resumed run goes on where it was.
+    """
+
+    embeddings: Tensor
+    counts: Tensor
+    sums: Tensor
+    initialized: Tensor
+
+    def __init__(self, codebook_size: int, embedding_dim: int) -> None:
+        super().__init__()
+        embeddings = torch.randn(codebook_size, embedding_dim)
+        self.register_buffer("embeddings", embeddings)
+        self.register_buffer("counts", torch.zeros(codebook_size))
+        self.register_buffer("sums", embeddings.clone())
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+
+    def nearest(self, rows: Float[Tensor, "R D"]) -> Int[Tensor, " R"]:
+        """Returns the token of the nearest vector, in float32; of equally near ones the first."""
+        norms = self.embeddings.square().sum(1)
+        tokens = []
+        for part in torch.split(rows, max(1, CHUNK_ENTRIES // len(self.embeddings))):
+            distances = part.square().sum(1, keepdim=True) - 2 * part @ self.embeddings.t() + norms
+            tokens.append(distances.argmin(1))
+        return torch.cat(tokens)
+
+    @torch.no_grad()
+    def initialize(self, rows: Float[Tensor, "K D"]) -> None:
+        """Starts from outputs of the encoder instead of noise."""
+        self.embeddings.copy_(rows)
+        self.sums.copy_(rows)
+        self.counts.fill_(1)
+        self.initialized.fill_(True)
+
+    @torch.no_grad()
+    def update(self, rows: Float[Tensor, "R D"], tokens: Int[Tensor, " R"]) -> None:
+        """Moves each vector towards the mean of the outputs that chose it, on all ranks alike."""
+        counts = torch.bincount(tokens, minlength=len(self.counts)).to(rows.dtype)
+        sums = torch.zeros_like(self.sums).index_add_(0, tokens, rows)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(counts)
+            dist.all_reduce(sums)
+        self.counts.mul_(DECAY).add_(counts, alpha=1 - DECAY)
+        self.sums.mul_(DECAY).add_(sums, alpha=1 - DECAY)
+        total = self.counts.sum()
+        smoothed = (self.counts + LAPLACE) / (total + len(self.counts) * LAPLACE) * total
+        self.embeddings.copy_(self.sums / smoothed[:, None])
+
+    @torch.no_grad()
+    def restart(self, rows: Float[Tensor, "K D"], *, threshold: float, revive: bool) -> int:
+        """Replaces the vectors whose moving count is below `threshold` by `rows`.
+
+        With `revive` the averages start anew too, as if each new vector had been chosen once a
+        step; without, as published, the next update undoes the restart of every vector that was
+        not chosen at once. Returns how many were replaced.
+        """
+        dead = self.counts < threshold
+        self.embeddings.copy_(torch.where(dead[:, None], rows, self.embeddings))
+        if revive:
+            self.sums.copy_(torch.where(dead[:, None], rows, self.sums))
+            self.counts.masked_fill_(dead, 1)
+        return int(dead.sum())
+
+    def forward(
+        self,
+        features: Float[Tensor, "B D t h w"],
+        *,
+        restart_threshold: float = 0.0,
+        generator: Generator | None = None,
+    ) -> Quantized:
+        """Quantises the encoder's output; in training mode the codebook then follows it.
+
+        Returns embeddings that pass gradients straight through [B D t h w], tokens [B t h w], the
+        commitment loss against the vectors before the update, and the batch's perplexity.
+        `generator` draws the first vectors and those that replace dead ones (on the CPU).
+        """
+        rows = rearrange(features.detach(), "b d t h w -> (b t h w) d").float()
+        if self.training and not self.initialized:
+            self.initialize(self._pick(rows, generator))
+        tokens = self.nearest(rows)
+        found = F.embedding(tokens, self.embeddings)
+        b, _, t, h, w = features.shape
+        chosen = rearrange(found, "(b t h w) d -> b d t h w", b=b, t=t, h=h, w=w)
+        commitment = COMMITMENT_WEIGHT * F.mse_loss(features, chosen)
+        straight_through = (chosen - features).detach() + features
+        shares = torch.bincount(tokens, minlength=len(self.counts)).to(rows.dtype) / len(tokens)
+        perplexity = torch.exp(-(shares * torch.log(shares + 1e-10)).sum())
+        if self.training:
+            self.update(rows, tokens)
+            if restart_threshold > 0:
+                picked = self._pick(rows, generator)
+                self.restart(picked, threshold=restart_threshold, revive=True)
+        grid = rearrange(tokens, "(b t h w) -> b t h w", b=b, t=t, h=h, w=w)
+        return Quantized(straight_through, grid, commitment, perplexity)
+
+    def _pick(
+        self, rows: Float[Tensor, "R D"], generator: Generator | None
+    ) -> Float[Tensor, "K D"]:
+        picked = pick_rows(rows, len(self.embeddings), generator=generator)
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast(picked, 0)
+        return picked

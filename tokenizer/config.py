@@ -1,0 +1,66 @@
+"""What fixes every parameter shape of the 3D VQGAN."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQGANConfig:
+    """Equal configs have interchangeable weights. The defaults are those of the TATS release."""
+
+    codebook_size: int = 16384
+    """Vectors K in the codebook; tokens are 0 … K - 1."""
+    embedding_dim: int = 256
+    """Entries of one codebook vector."""
+    width: int = 32
+    """Channels of the first layer; each down-sampling stage doubles them."""
+    downsample: tuple[int, int, int] = (4, 8, 8)
+    """Pixels per token along time, height and width; powers of two."""
+    norm: Literal["group", "batch"] = "group"
+    """`group`: 32 groups, `width` a multiple of 16. `batch`: running statistics, any width."""
+    padding: Literal["replicate", "zeros", "reflect", "circular"] = "replicate"
+    """Border of the encoder's first and down-sampling layers; all others replicate."""
+    in_channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("codebook_size", "embedding_dim", "width", "in_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for factor in self.downsample:
+            if factor < 1 or factor & (factor - 1):
+                raise ValueError(f"downsample must be powers of two, got {self.downsample}.")
+        if max(self.downsample) == 1:
+            raise ValueError("downsample must shrink at least one axis, got (1, 1, 1).")
+        if self.norm == "group" and self.width % 16:
+            raise ValueError(
+                f"width must be a multiple of 16 for norm 'group' (32 groups), got {self.width}."
+            )
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the encoder: the axis that shrinks most needs one for each factor of two."""
+        return max(self.downsample).bit_length() - 1
+
+    @property
+    def strides(self) -> tuple[tuple[int, int, int], ...]:
+        """Stride of each stage: 2 along an axis until its factor is used up, then 1."""
+        t, h, w = (factor.bit_length() - 1 for factor in self.downsample)
+        return tuple(
+            (1 + (stage < t), 1 + (stage < h), 1 + (stage < w)) for stage in range(self.num_stages)
+        )
+
+    def grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Returns the latent grid (t, h, w) of a clip. Raises ValueError if it does not divide."""
+        for size, factor, what in zip(
+            (num_frames, height, width),
+            self.downsample,
+            ("frames", "pixels high", "pixels wide"),
+            strict=True,
+        ):
+            if size < 1 or size % factor:
+                raise ValueError(
+                    f"a clip of {size} {what} does not divide into tokens of {factor}; "
+                    f"use a multiple of {factor}."
+                )
+        t, h, w = self.downsample
+        return num_frames // t, height // h, width // w

@@ -1,0 +1,128 @@
+"""Convolutions that pad as published, and the blocks made of them."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenizer.config import VQGANConfig
+
+Triple = tuple[int, int, int]
+
+
+def _pads(kernel: int, strides: Triple) -> list[int]:
+    """Pads that turn an axis of n into n / stride, last axis first; an odd one goes in front."""
+    pads = []
+    for stride in reversed(strides):
+        total = kernel - stride
+        pads += [total - total // 2, total // 2]
+    return pads
+
+
+class Conv3d(nn.Conv3d):
+    """A convolution that keeps an axis of n at n / stride, by padding with copies of the border."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        strides: Triple = (1, 1, 1),
+        *,
+        padding: str = "replicate",
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, strides)
+        self.pads = _pads(kernel, strides)
+        self.mode = "constant" if padding == "zeros" else padding
+
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
+        """Pads, then convolves."""
+        return super().forward(F.pad(x, self.pads, self.mode) if any(self.pads) else x)
+
+
+class Upsample3d(nn.ConvTranspose3d):
+    """A transposed convolution that makes an axis of n one of n * stride."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, strides: Triple) -> None:
+        super().__init__(in_channels, out_channels, kernel, strides, padding=kernel - 1)
+        self.pads = _pads(kernel, strides)
+
+    def forward(self, x: Float[Tensor, "B D t h w"]) -> Float[Tensor, "B C T H W"]:  # type: ignore[override]
+        """Pads, then convolves."""
+        return super().forward(F.pad(x, self.pads, "replicate"))
+
+
+def make_norm(kind: str, channels: int) -> nn.Module:
+    """Makes the normalisation layer that `VQGANConfig.norm` names."""
+    if kind == "group":
+        return nn.GroupNorm(32, channels, eps=1e-6)
+    return nn.BatchNorm3d(channels)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, 3x3x3 convolution, twice, added to the input."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.norm1 = make_norm(norm, channels)
+        self.conv1 = Conv3d(channels, channels, 3)
+        self.norm2 = make_norm(norm, channels)
+        self.conv2 = Conv3d(channels, channels, 3)
+
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
+        """Adds a correction to `x`."""
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        correction: Tensor = self.conv2(F.silu(self.norm2(hidden)))
+        return x + correction
+
+
+class Encoder(nn.Module):
+    """Video to features: each stage halves some axes and doubles the channels."""
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.stem = Conv3d(config.in_channels, width, 3, padding=config.padding)
+        self.stages = nn.ModuleList()
+        for strides in config.strides:
+            down = Conv3d(width, 2 * width, 4, strides, padding=config.padding)
+            width *= 2
+            self.stages.append(nn.Sequential(down, ResidualBlock(width, config.norm)))
+        self.norm = make_norm(config.norm, width)
+
+    def forward(self, video: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
+        """Encodes pixels in -0.5 … 0.5."""
+        x = self.stem(video)
+        for stage in self.stages:
+            x = stage(x)
+        features: Tensor = F.silu(self.norm(x))
+        return features
+
+
+class Decoder(nn.Module):
+    """Features to video: each stage doubles some axes."""
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        width = config.width << config.num_stages
+        self.norm = make_norm(config.norm, width)
+        self.stages = nn.ModuleList()
+        for index, strides in enumerate(config.strides):
+            # The published decoder keeps its width in the first stage and halves it in the others.
+            out = width if index == 0 else width // 2
+            self.stages.append(
+                nn.Sequential(
+                    Upsample3d(width, out, 4, strides),
+                    ResidualBlock(out, config.norm),
+                    ResidualBlock(out, config.norm),
+                )
+            )
+            width = out
+        self.head = Conv3d(width, config.in_channels, 3)
+
+    def forward(self, features: Float[Tensor, "B D t h w"]) -> Float[Tensor, "B C T H W"]:
+        """Decodes to pixels around -0.5 … 0.5, not clamped."""
+        x = F.silu(self.norm(features))
+        for stage in self.stages:
+            x = stage(x)
+        video: Tensor = self.head(x)
+        return video

@@ -1,0 +1,83 @@
+"""The 3D VQGAN: video to a grid of tokens and back (TATS, ECCV 2022, section 3.1)."""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from tokenizer.codebook import Codebook
+from tokenizer.config import VQGANConfig
+from tokenizer.layers import Conv3d, Decoder, Encoder
+
+
+class VQGANOutput(NamedTuple):
+    """One training pass: see `VQGAN.forward`."""
+
+    reconstruction: Tensor
+    commitment_loss: Tensor
+    perplexity: Tensor
+    tokens: Tensor
+
+
+class VQGAN(nn.Module):
+    """Turns clips into tokens and tokens into clips.
+
+    Clips are float32 [B, 3, T, H, W] in -0.5 … 0.5; their sizes must be multiples of
+    `config.downsample`. A token grid is [B, t, h, w] with values 0 … codebook_size - 1.
+    """
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        deep = config.width << config.num_stages
+        self.encoder = Encoder(config)
+        self.to_embedding = Conv3d(deep, config.embedding_dim, 1)
+        self.codebook = Codebook(config.codebook_size, config.embedding_dim)
+        self.from_embedding = Conv3d(config.embedding_dim, deep, 1)
+        self.decoder = Decoder(config)
+
+    def features(self, video: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
+        """Returns the encoder's output before quantisation. Raises ValueError on odd sizes."""
+        self.config.grid(*video.shape[2:])
+        embedded: Tensor = self.to_embedding(self.encoder(video))
+        return embedded
+
+    @torch.no_grad()
+    def encode(self, video: Float[Tensor, "B C T H W"]) -> Int[Tensor, "B t h w"]:
+        """Returns the token of each position's nearest codebook vector."""
+        features = self.features(video).float()
+        b, _, t, h, w = features.shape
+        tokens = self.codebook.nearest(rearrange(features, "b d t h w -> (b t h w) d"))
+        return rearrange(tokens, "(b t h w) -> b t h w", b=b, t=t, h=h, w=w)
+
+    @torch.no_grad()
+    def decode(self, tokens: Int[Tensor, "B t h w"]) -> Float[Tensor, "B C T H W"]:
+        """Returns the clips of token grids, around -0.5 … 0.5, not clamped."""
+        embeddings = F.embedding(tokens, self.codebook.embeddings)
+        embeddings = rearrange(embeddings, "b t h w d -> b d t h w")
+        video: Tensor = self.decoder(self.from_embedding(embeddings))
+        return video
+
+    def forward(
+        self,
+        video: Float[Tensor, "B C T H W"],
+        *,
+        restart_threshold: float = 0.0,
+        generator: Generator | None = None,
+    ) -> VQGANOutput:
+        """Reconstructs `video`; in training mode the codebook follows the features, once.
+
+        `restart_threshold` is the moving count of uses per step below which a codebook vector is
+        replaced by a random feature of this batch; 0 never replaces one.
+        """
+        features = self.features(video)
+        quantized = self.codebook(
+            features.float(), restart_threshold=restart_threshold, generator=generator
+        )
+        reconstruction = self.decoder(self.from_embedding(quantized.embeddings))
+        return VQGANOutput(
+            reconstruction, quantized.commitment_loss, quantized.perplexity, quantized.tokens
+        )

@@ -1,0 +1,100 @@
+"""The tokenizer's own file: weights as safetensors, the config as JSON in its header."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tokenizer.config import VQGANConfig
+from tokenizer.vqgan import VQGAN
+
+FORMAT = "mebt-tokenizer-1"
+TRAINING_ONLY = ("counts", "sums", "initialized", "num_batches_tracked")
+"""Last part of the names of tensors that encoding and decoding never read."""
+
+
+def inference_tensors(model: VQGAN) -> dict[str, Tensor]:
+    """Returns the tensors that tokens and pictures depend on, by name."""
+    state = model.state_dict()
+    return {name: state[name] for name in sorted(state) if not name.endswith(TRAINING_ONLY)}
+
+
+def _config_json(config: VQGANConfig) -> str:
+    return json.dumps(dataclasses.asdict(config), sort_keys=True)
+
+
+def identity(model: VQGAN) -> str:
+    """Returns the SHA-256 of the config and every tensor: equal identities, equal tokens."""
+    digest = hashlib.sha256(_config_json(model.config).encode())
+    for name, tensor in inference_tensors(model).items():
+        data = tensor.detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{list(data.shape)}".encode())
+        digest.update(data.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_tokenizer(
+    path: Path, model: VQGAN, *, extra: Mapping[str, str] | None = None, half: bool = False
+) -> None:
+    """Writes weights and config to one `.safetensors` file.
+
+    `half` stores float16, half the bytes; the rounded weights then have an identity of their own.
+    """
+    dtype = torch.float16 if half else torch.float32
+    tensors = {
+        name: tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in inference_tensors(model).items()
+    }
+    metadata = {"format": FORMAT, "config": _config_json(model.config), **(extra or {})}
+    save_file(tensors, path, metadata)
+
+
+def load_tokenizer(path: Path, device: str = "cpu") -> VQGAN:
+    """Loads a tokenizer, frozen and in evaluation mode.
+
+    Raises ValueError, in one line, if the file is damaged, of another format, or does not fit.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}.") from None
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {metadata.get('format')!r}, but a tokenizer of this version has "
+            f"{FORMAT!r}; make one with `mebt fit-tokenizer`."
+        )
+    config = _read_config(path, metadata)
+    with torch.device("meta"):  # A header may claim any size: compare before allocating.
+        expected = inference_tensors(VQGAN(config))
+    if different := sorted(tensors.keys() ^ expected.keys()):
+        whose = "lacks" if different[0] in expected else "has an unknown"
+        raise ValueError(f"{path} {whose} tensor {different[0]!r}; it does not fit its config.")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"{path}: tensor {name!r} has shape {list(tensor.shape)}, but its config asks for "
+                f"{list(expected[name].shape)}."
+            )
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: tensor {name!r} holds values that are not finite.")
+    model = VQGAN(config)
+    model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+    model.codebook.initialized.fill_(True)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _read_config(path: Path, metadata: Mapping[str, str]) -> VQGANConfig:
+    try:
+        fields = json.loads(metadata["config"])
+        fields["downsample"] = tuple(fields["downsample"])
+        return VQGANConfig(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its header holds no usable config: {error}.") from None

@@ -2,7 +2,9 @@
 
 
 class PipelineError(Exception):
-    """A mistake in what was given, shown as one line and exit code 1, without a traceback."""
+    """A mistake in what was given, shown as one line and without a traceback."""
+
+    exit_code = 1
 
 
 class ConfigError(PipelineError):
@@ -19,3 +21,10 @@ class TokenStoreError(PipelineError):
 
 class CheckpointError(PipelineError):
     """A tokenizer, model or checkpoint file that cannot be used."""
+
+
+class StoppedError(PipelineError):
+    """A signal stopped a run after it saved its state: the same command goes on."""
+
+    exit_code = 75
+    """EX_TEMPFAIL, which job schedulers can be told to retry."""

@@ -46,11 +46,13 @@ class StageGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> object:
-        """Runs the command; exit code 1 and one line for what a user can mend."""
+        """Runs the command; one line for what a user can mend."""
         try:
             return super().invoke(ctx)
         except PipelineError as error:
-            raise click.ClickException(str(error)) from error
+            shown = click.ClickException(str(error))
+            shown.exit_code = error.exit_code
+            raise shown from error
         except OSError as error:
             if error.errno not in OUTSIDE_CAUSES:
                 raise

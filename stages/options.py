@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from pipeline.errors import ConfigError
 

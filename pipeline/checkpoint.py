@@ -1,0 +1,107 @@
+"""Checkpoints that are whole or absent, and nothing in them that could run."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+from pipeline.files import read_json, remove, replacing, sha256_file, write_json, write_text
+
+POINTER = "last"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training run after `step` optimizer steps."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+    """Plain JSON values that belong to the state."""
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns the ValueError with which a model refuses a file into a line for the user."""
+    try:
+        yield
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, keep: int
+) -> None:
+    """Writes `step-N/`, points `last` at it, and deletes all but the newest `keep`.
+
+    Older checkpoints go only after the new one was read back and its SHA-256 compared.
+    """
+    target = folder / f"step-{step:08d}"
+    with replacing(target) as temporary:
+        temporary.mkdir()
+        data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(data, temporary / "state.safetensors")
+        digest = sha256_file(temporary / "state.safetensors")
+        write_json(temporary / "meta.json", {"step": step, "sha256": digest, "values": values})
+    _read(target)
+    write_text(folder / POINTER, target.name + "\n")
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        if old != target:
+            remove(old)
+
+
+def load_last(folder: Path) -> Checkpoint | None:
+    """Returns the checkpoint that `last` names, or None if there is none yet.
+
+    Raises CheckpointError if it is damaged.
+    """
+    pointer = folder / POINTER
+    if not pointer.exists():
+        return None
+    name = pointer.read_text().strip()
+    if Path(name).name != name or not name.startswith("step-"):
+        raise CheckpointError(f"{pointer} names {name!r}, which is no checkpoint of this folder.")
+    return _read(folder / name)
+
+
+def _read(target: Path) -> Checkpoint:
+    meta = read_json(target / "meta.json", CheckpointError, "checkpoint")
+    state = target / "state.safetensors"
+    if not state.exists() or sha256_file(state) != meta.get("sha256"):
+        raise CheckpointError(
+            f"{state} is damaged: its SHA-256 is not the one in {target / 'meta.json'}. Write the "
+            f"name of an older checkpoint into {target.parent / POINTER}, or start afresh."
+        )
+    try:
+        return Checkpoint(int(meta["step"]), load_file(state), dict(meta["values"]))
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{target} is no checkpoint: {error}.") from None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Flattens an optimizer's state: `optimizer.PARAMETER.KEY`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{key}": torch.as_tensor(value)
+        for index, entries in state.items()
+        for key, value in entries.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Puts back what `optimizer_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            index, _, key = rest.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

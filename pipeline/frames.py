@@ -1,0 +1,208 @@
+"""Frame lists and folders -> videos: natural order, gaps, rejects with reasons."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.config import fingerprint
+from pipeline.errors import FrameError
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Video:
+    """Frames that follow one another without a gap."""
+
+    name: str
+    split: str
+    frames: tuple[str, ...]
+    """Paths of the images, in order."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file or video that is not used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FrameFolder:
+    """Every image file of a folder, in a video or rejected."""
+
+    videos: list[Video]
+    rejected: list[Rejected]
+    num_files: int
+
+
+def group_frames(
+    paths: Iterable[Path], *, split: str, root: Path
+) -> tuple[list[Video], list[Rejected]]:
+    """Groups images into videos by folder and by name up to the final number.
+
+    Frames are ordered by number, padded or not. A missing number starts a new piece of the video,
+    named `video#2` and so on: no window may jump over a gap.
+    """
+    rejected: list[Rejected] = []
+    groups: dict[tuple[Path, str], list[tuple[int, str]]] = {}
+    for path in paths:
+        match = re.fullmatch(r"(.*?)(\d+)", path.stem, re.ASCII | re.DOTALL)
+        if path.suffix.lower() not in IMAGES:
+            rejected.append(Rejected(str(path), "no image by its extension"))
+        elif not match or len(match[2]) > 18:
+            rejected.append(Rejected(str(path), "not named [VIDEO_ID]_[FRAME_NUM].ext"))
+        else:
+            groups.setdefault((path.parent, match[1]), []).append((int(match[2]), str(path)))
+    videos = []
+    for (folder, prefix), frames in sorted(groups.items()):
+        inside = folder.relative_to(root) if folder.is_relative_to(root) else folder
+        name = (inside / prefix.rstrip("_-. ")).as_posix()
+        pieces: list[list[str]] = []
+        last: int | None = None
+        for number, file in sorted(frames):
+            if number == last:
+                rejected.append(Rejected(file, f"another file has frame number {number}"))
+                continue
+            if last is None or number != last + 1:
+                pieces.append([])
+            pieces[-1].append(file)
+            last = number
+        for index, piece in enumerate(pieces, start=1):
+            suffix = f"#{index}" if index > 1 else ""
+            videos.append(Video(name + suffix, split, tuple(piece)))
+    return videos, rejected
+
+
+def _listed(root: Path, split: str) -> tuple[list[Path], list[Rejected]]:
+    paths, rejected = [], []
+    try:
+        lines = (root / f"{split}.txt").read_text().splitlines()
+    except UnicodeDecodeError as error:
+        raise FrameError(f"{root / split}.txt is not a list of paths: {error}.") from None
+    for line in filter(None, map(str.strip, lines)):
+        path = Path(line)
+        if not path.is_absolute() and ".." in path.parts:
+            rejected.append(Rejected(line, "leads out of the folder of its list"))
+        else:
+            paths.append(root / path)
+    return paths, rejected
+
+
+def _found(root: Path, folder: Path) -> tuple[list[Path], list[Rejected]]:
+    paths, rejected = [], []
+    inside = root.resolve()
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or any(p.startswith(".") for p in path.relative_to(root).parts):
+            continue
+        if not path.resolve().is_relative_to(inside):
+            rejected.append(Rejected(str(path), "a link that leads outside the folder"))
+        else:
+            paths.append(path)
+    return paths, rejected
+
+
+def scan_frames(root: Path) -> FrameFolder:
+    """Finds the videos of a frame folder.
+
+    With `train.txt` or `test.txt`, one path a line (absolute, or relative to the list), only what
+    they name is read. Otherwise each folder of images is a video, in the split of the top folder
+    it lies in (`train/`, `test/`), or in `train` if there are no such folders. Raises FrameError if
+    there is not one video.
+    """
+    if not root.is_dir():
+        raise FrameError(f"{root} is not a folder of frames.")
+    videos: list[Video] = []
+    rejected: list[Rejected] = []
+    num_files = 0
+    lists = [split for split in SPLITS if (root / f"{split}.txt").is_file()]
+    folders = [split for split in SPLITS if (root / split).is_dir()]
+    for split in lists or folders or ["train"]:
+        if lists:
+            paths, refused = _listed(root, split)
+        else:
+            paths, refused = _found(root, root / split if folders else root)
+        made, foreign = group_frames(paths, split=split, root=root)
+        videos += made
+        rejected += refused + foreign
+        num_files += len(paths) + len(refused)
+    if not videos:
+        why = f"; for example {rejected[0].name}: {rejected[0].reason}" if rejected else ""
+        raise FrameError(
+            f"{root} holds no video: {num_files} files, none usable{why}. Name frames "
+            "[VIDEO_ID]_[FRAME_NUM].png, list them in train.txt, or make them with `mebt extract`."
+        )
+    return FrameFolder(videos, rejected, num_files)
+
+
+def source_fingerprint(videos: Sequence[Video], root: Path) -> str:
+    """Returns a hash of which frames there are and how large each file is.
+
+    Cheap and the same on every machine; a frame repainted to the very same number of bytes is
+    not noticed. Raises FrameError if a listed frame is missing.
+    """
+    record = []
+    for video in videos:
+        sizes = []
+        for frame in video.frames:
+            path = Path(frame)
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
+                raise FrameError(f"{frame} is listed in {root} but missing.") from None
+            sizes.append([path.name, size])
+        record.append([video.name, video.split, sizes])
+    return fingerprint(record)
+
+
+def crop_resize(image: Image.Image, size: int) -> Image.Image:
+    """Cuts the centre square and resizes it as the published loader does (antialiased)."""
+    width, height = image.size
+    short = min(width, height)
+    left, top = (width - short) // 2, (height - short) // 2
+    square = image.crop((left, top, left + short, top + short))
+    if square.size == (size, size):
+        return square
+    return square.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts grey, palette, 16-bit and transparent images to 8-bit RGB."""
+    if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip them to 255.
+        image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def read_frames(paths: Sequence[str], *, size: int) -> NDArray[np.uint8]:
+    """Reads frames as [T, size, size, 3], centre-cropped and resized.
+
+    Raises FrameError, naming the file, if one is missing, unreadable, or not the size of the first.
+    """
+    frames = np.empty((len(paths), size, size, 3), dtype=np.uint8)
+    first: tuple[int, int] | None = None
+    for index, path in enumerate(paths):
+        try:
+            with Image.open(path) as image:
+                first = first or image.size
+                if image.size != first:
+                    raise FrameError(
+                        f"{path} is {image.size[0]}x{image.size[1]} pixels, but {paths[0]} of the "
+                        f"same video is {first[0]}x{first[1]}; all frames must have one size."
+                    )
+                frames[index] = np.asarray(crop_resize(to_rgb(image), size))
+        except FileNotFoundError:
+            raise FrameError(f"{path} is missing.") from None
+        except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+            raise FrameError(f"{path} is not a readable image: {error}.") from None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise FrameError(f"{path} is not a readable image: {error}.") from None
+    return frames

@@ -1,0 +1,452 @@
+"""The Fabric loop: steps, accumulation, checkpoints, exact resume, signals, log."""
+
+import json
+import math
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.checkpoint import load_last, optimizer_tensors, restore_optimizer, save_checkpoint
+from pipeline.config import as_dict
+from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
+from pipeline.files import read_json, remove, write_json, write_text
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+FREE_KEYS = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
+"""Values of a run that may change without changing its weights."""
+PLAIN_PROGRESS_SECONDS = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """What every training run needs, whatever it trains."""
+
+    max_steps: int = 1000
+    """Optimizer steps."""
+    batch_size: int = 8
+    """Windows of one optimizer step, over all processes and micro-batches."""
+    accumulate: int = 1
+    """Micro-batches of one optimizer step."""
+    learning_rate: float = 3e-5
+    warmup_steps: int = 0
+    cosine: bool = False
+    """Let the learning rate fall to zero along half a cosine; otherwise it is constant."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient; null: not clipped."""
+    ema_decay: float = 0.0
+    """Decay per step of the moving average of the weights that is saved; 0: the weights."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    seed: int = 0
+    log_every: int = 20
+    validate_every: int = 200
+    checkpoint_every: int = 200
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "accumulate", "keep_checkpoints", *FREE_KEYS[:3]):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulate, got {self.batch_size} and "
+                f"{self.accumulate}."
+            )
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}.")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm must be above 0, got {self.clip_norm}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a run trains: the parts of the loop that know the model."""
+
+    batches: Callable[[int], Sequence[Any]]
+    """Step -> this process's part of the global batch, cut into `accumulate` micro-batches."""
+    loss: Callable[[nn.Module, Any, int], tuple[Tensor, Mapping[str, Tensor | float]]]
+    """(module, micro-batch, step) -> loss and numbers to log."""
+    validate: Callable[[nn.Module], Mapping[str, float]]
+    """Model -> numbers on held-out windows."""
+    export: Callable[[nn.Module, int], None]
+    """(model, step) -> writes the result."""
+    learning_rate: Callable[[int], float]
+    rate_name: str
+    """What `rate_per_step` counts, such as tokens: logged as `tokens_per_second`."""
+    rate_per_step: int
+
+
+@dataclass
+class Average:
+    """Moving average of a model's floating-point state, in float32; buffers are copied."""
+
+    decay: float
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Moves the average towards the model."""
+        parameters = {name for name, _ in model.named_parameters()}
+        for name, tensor in model.state_dict().items():
+            if name not in self.tensors or name not in parameters:
+                self.tensors[name] = tensor.detach().clone()
+            else:
+                self.tensors[name].lerp_(tensor.detach().to(self.tensors[name]), 1 - self.decay)
+
+    @contextmanager
+    def inside(self, model: nn.Module) -> Iterator[None]:
+        """Puts the average into the model for a while."""
+        if not self.tensors:
+            yield
+            return
+        own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict(self.tensors)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)
+
+
+class Log:
+    """`metrics.jsonl`, one JSON object a line, and TensorBoard if it is installed."""
+
+    def __init__(self, folder: Path, *, resumed_step: int) -> None:
+        self.path = folder / "metrics.jsonl"
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= resumed_step]
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        self.board = None
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError:
+            return
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+
+    def write(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Appends one line; numbers that are not finite become null."""
+        plain = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **plain}) + "\n")
+        if self.board:
+            for key, value in plain.items():
+                if isinstance(value, int | float):
+                    self.board.add_scalar(key, value, step)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # The last line of a killed run may be cut off.
+
+
+def prepare_run(
+    out: Path, config: LoopConfig, made_from: Mapping[str, Any], *, overwrite: bool
+) -> None:
+    """Makes the run's folder, or checks that the one there is of the same run.
+
+    Raises ConfigError, naming the first difference, unless `overwrite` lets it start afresh.
+    """
+    record = {"config": as_dict(config), **made_from}
+    path = out / "run.json"
+    if path.exists():
+        found = read_json(path, CheckpointError, "run")
+        different = _first_difference(found, record)
+        if different is None:
+            write_json(path, record)
+            return
+        if not overwrite:
+            raise ConfigError(
+                f"{out} was made with {different}. Choose another --out, or give --overwrite."
+            )
+    elif out.exists() and any(file.name != ".lock" for file in out.iterdir()) and not overwrite:
+        raise ConfigError(f"{out} holds files of something else; choose another --out.")
+    if out.exists():
+        for file in out.iterdir():
+            if file.name != ".lock":
+                remove(file)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+
+
+def _first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    for key in sorted({*found, *wanted}):
+        ours, theirs = wanted.get(key), found.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            free = FREE_KEYS if key == "config" else ()
+            if key == "config" and not ours.get("cosine") and not theirs.get("cosine"):
+                free = (*free, "max_steps")  # At a constant rate, more steps just go on.
+            inner = _first_difference(
+                {k: v for k, v in theirs.items() if k not in free},
+                {k: v for k, v in ours.items() if k not in free},
+            )
+            if inner:
+                return f"{key}.{inner}"
+        elif ours != theirs:
+            return f"{key} = {theirs!r}, not {ours!r}"
+    return None
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Mixes what a random draw stands for into one seed."""
+    mixed = (seed * 1_000_003 + step) * 1_000_003 + rank
+    return mixed % (1 << 63)
+
+
+def run_loop(
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    config: LoopConfig,
+    out: Path,
+) -> int:
+    """Trains to `config.max_steps`, from the last checkpoint of `out` if there is one.
+
+    Returns the number of steps done in this call. On one CPU, n steps, a stop and n more are bit
+    for bit 2n steps: every draw is seeded by its step. Raises StoppedError after a signal, and
+    PipelineError on a loss that is not finite.
+    """
+    if config.batch_size % (fabric.world_size * config.accumulate):
+        raise ConfigError(
+            f"batch_size {config.batch_size} does not divide into {fabric.world_size} processes "
+            f"times {config.accumulate} micro-batches."
+        )
+    module, optimizer = fabric.setup(model, optimizer)
+    average = Average(config.ema_decay)
+    start = _restore(out, model, optimizer, average)
+    if start >= config.max_steps:
+        return 0
+    log = Log(out, resumed_step=start) if fabric.is_global_zero else None
+    with _stop_requests() as stops, _progress(fabric, start, config.max_steps) as progress:
+        window = _Window(task, config)
+        for step in range(start, config.max_steps):
+            torch.manual_seed(step_seed(config.seed, step, fabric.global_rank))
+            _one_step(fabric, module, optimizer, task, config, step, window)
+            if config.ema_decay:
+                average.update(model)
+            done = step + 1
+            last = done == config.max_steps
+            if (done % config.log_every == 0 or last) and log:
+                values = window.summary(fabric)
+                log.write(done, values)
+                progress(done, values)
+            if done % config.validate_every == 0 or last:
+                with average.inside(model):
+                    held_out = _validate(model, task)
+                if log:
+                    log.write(done, {"split": "validation", **held_out})
+            stopped = bool(_any_rank(fabric, bool(stops)))
+            if done % config.checkpoint_every == 0 or last or stopped:
+                if fabric.is_global_zero:
+                    _save(out, done, model, optimizer, average, task, config)
+                fabric.barrier()
+                window.restart_clock()
+            if stopped and not last:
+                raise StoppedError(f"stopped by a signal at step {done}; run it again to go on.")
+    return config.max_steps - start
+
+
+def _one_step(
+    fabric: Fabric,
+    module: Any,
+    optimizer: Any,
+    task: Task,
+    config: LoopConfig,
+    step: int,
+    window: "_Window",
+) -> None:
+    rate = task.learning_rate(step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    module.train()
+    began = time.perf_counter()
+    batches = task.batches(step)
+    window.waited += time.perf_counter() - began
+    total = torch.zeros((), device=fabric.device)
+    for index, micro in enumerate(batches, start=1):
+        last = index == len(batches)
+        with fabric.no_backward_sync(module, enabled=not last):
+            loss, values = task.loss(module, micro, step)
+            fabric.backward(loss / config.accumulate)
+        total += loss.detach() / config.accumulate
+        window.add(values, 1 / config.accumulate)
+    norm = fabric.clip_gradients(
+        module, optimizer, max_norm=config.clip_norm or math.inf, error_if_nonfinite=False
+    )
+    reduced = fabric.all_reduce(total, reduce_op="mean")
+    assert isinstance(reduced, Tensor)
+    mean_loss = float(reduced)
+    if not math.isfinite(mean_loss):
+        raise PipelineError(
+            f"the loss is {mean_loss} at step {step + 1}; the last checkpoint is intact. Lower the "
+            "learning rate, or set clip_norm."
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    window.add({"loss": mean_loss, "grad_norm": float(norm if norm is not None else 0)}, 1.0)
+    window.latest = {"learning_rate": rate}
+    window.steps += 1
+
+
+class _Window:
+    """Means over the steps since the last line of the log."""
+
+    def __init__(self, task: Task, config: LoopConfig) -> None:
+        self.task = task
+        self.latest: dict[str, float] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.weights: dict[str, float] = {}
+        self.steps = 0
+        self.waited = 0.0
+        self.began = time.perf_counter()
+        self.paused = 0.0
+
+    def restart_clock(self) -> None:
+        """Keeps the time of a checkpoint out of the speed."""
+        if not self.steps:
+            self.began = time.perf_counter()
+
+    def add(self, values: Mapping[str, Tensor | float], weight: float) -> None:
+        """Counts numbers of one micro-batch; a number that is missing there is no zero."""
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, 0.0) + weight * float(value)
+            self.weights[key] = self.weights.get(key, 0.0) + weight
+
+    def summary(self, fabric: Fabric) -> dict[str, float]:
+        """Returns the means, and starts anew."""
+        seconds = time.perf_counter() - self.began
+        means = {key: total / self.weights[key] for key, total in self.sums.items()}
+        speed = self.steps * self.task.rate_per_step / seconds
+        found = {
+            **means,
+            **self.latest,
+            f"{self.task.rate_name}_per_second": round(speed, 3),
+            "data_wait": round(self.waited / seconds, 6),
+            "memory_gb": round(_memory_gb(fabric.device), 3),
+            "seconds_per_step": round(seconds / self.steps, 5),
+        }
+        self._reset()
+        return found
+
+
+def _memory_gb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def _validate(model: nn.Module, task: Task) -> Mapping[str, float]:
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        values = task.validate(model)
+    model.train(was_training)
+    return values
+
+
+def _any_rank(fabric: Fabric, flag: bool) -> bool:
+    if fabric.world_size == 1:
+        return flag
+    total = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")
+    return float(total) > 0  # type: ignore[arg-type]
+
+
+def _save(
+    out: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    task: Task,
+    config: LoopConfig,
+) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
+    tensors |= optimizer_tensors(optimizer)
+    with average.inside(model):
+        task.export(model, step)
+    save_checkpoint(out / "checkpoints", step, tensors, {}, keep=config.keep_checkpoints)
+
+
+def _restore(
+    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+) -> int:
+    checkpoint = load_last(out / "checkpoints")
+    if checkpoint is None:
+        return 0
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    for name, tensor in checkpoint.tensors.items():
+        part, _, key = name.partition(".")
+        parts[part][key] = tensor
+    try:
+        model.load_state_dict(parts["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{out}: its checkpoint does not fit the model: {error}.") from None
+    restore_optimizer(optimizer, checkpoint.tensors)
+    device = next(model.parameters()).device
+    average.tensors = {name: tensor.to(device) for name, tensor in parts["average"].items()}
+    return checkpoint.step
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Sequence[int]]:
+    """Collects stop signals; the loop looks at them between two steps."""
+    seen: list[int] = []
+    old = {
+        name: signal.signal(name, lambda number, _: seen.append(number)) for name in STOP_SIGNALS
+    }
+    try:
+        yield seen
+    finally:
+        for name, handler in old.items():
+            signal.signal(name, handler)
+
+
+@contextmanager
+def _progress(
+    fabric: Fabric, start: int, stop: int
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """A bar on a terminal, a line now and then elsewhere."""
+    bar = tqdm(
+        total=stop, initial=start, unit="step", disable=None if fabric.is_global_zero else True
+    )
+    shown = 0.0
+
+    def show(done: int, values: Mapping[str, float]) -> None:
+        nonlocal shown
+        bar.update(done - bar.n)
+        bar.set_postfix(loss=f"{values['loss']:.4f}")
+        now = time.monotonic()
+        if bar.disable and (now - shown > PLAIN_PROGRESS_SECONDS or done == stop):
+            shown = now
+            seconds = (stop - done) * values["seconds_per_step"]
+            print(
+                f"step {done}/{stop}  loss {values['loss']:.4f}  {seconds / 60:.1f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    with bar:
+        yield show

@@ -1,0 +1,195 @@
+"""Decode, tile, write. The only place where pixel ranges change."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from pipeline.errors import FrameError
+from pipeline.files import replacing
+
+Frame = NDArray[np.uint8]
+MOTION_LEVELS = 24
+"""A pixel moves if its darkest and brightest value in a clip are further apart than this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """How videos become frame folders."""
+
+    size: int = 128
+    """Side of the square frames, in pixels."""
+    tile: int | None = None
+    """Side of the squares that the scene is cut into, in pixels of the video; null: one square
+    from the centre. For a camera that stands still over a large scene."""
+    tile_hop: int | None = None
+    """Pixels from one tile to the next; null: tiles that touch."""
+    fps: float | None = None
+    """Frames per second to keep, never more than the video has; null: all."""
+    clip_frames: int | None = None
+    """Frames per clip; null: each tile of a video is one clip."""
+    min_motion: float = 0.0
+    """Share of pixels that must move for a clip to be kept; needs `clip_frames`."""
+    test_share: float = 0.1
+    """Last part of each video's time that goes to the test split."""
+    image: Literal["png", "jpg"] = "png"
+    """png is exact; jpg (quality 95) is a quarter of the size."""
+    seed: int = 0
+    """Draws the synthetic videos."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "tile", "tile_hop", "clip_frames"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.fps is not None and self.fps <= 0:
+            raise ValueError(f"fps must be above 0, got {self.fps}.")
+        if not 0 <= self.test_share < 1:
+            raise ValueError(f"test_share must be in [0, 1), got {self.test_share}.")
+        if not 0 <= self.min_motion < 1:
+            raise ValueError(f"min_motion must be in [0, 1), got {self.min_motion}.")
+        if self.min_motion and self.clip_frames is None:
+            raise ValueError("min_motion needs clip_frames: it looks at one clip at a time.")
+        if self.tile_hop and not self.tile:
+            raise ValueError("tile_hop needs tile.")
+
+
+def read_video(path: Path, *, fps: float | None = None) -> Iterator[Frame]:
+    """Decodes any video that FFmpeg reads, frame by frame, to [H, W, 3].
+
+    Raises FrameError, naming the file, when it is no video or breaks off.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise FrameError(f"{path} has no video stream.")
+            container.streams.video[0].thread_type = "AUTO"
+            due = -math.inf
+            for frame in container.decode(video=0):
+                time = frame.time or 0.0
+                if fps is not None and time < due - 1e-6:
+                    continue
+                due = max(due, time) + 1 / (fps or math.inf)
+                pixels: Frame = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+                yield pixels
+    except av.FFmpegError as error:
+        if isinstance(error, OSError) and not isinstance(error, av.error.InvalidDataError):
+            reason = error.strerror
+        else:
+            reason = "damaged, or no video that FFmpeg knows"
+        raise FrameError(f"{path} cannot be decoded: {reason}.") from None
+
+
+def tiles(width: int, height: int, config: ExtractConfig) -> dict[str, tuple[int, int, int, int]]:
+    """Returns the boxes (left, top, right, bottom) to cut out, by the suffix of their name."""
+    if config.tile is None:
+        short = min(width, height)
+        left, top = (width - short) // 2, (height - short) // 2
+        return {"": (left, top, left + short, top + short)}
+    hop = config.tile_hop or config.tile
+    corners = itertools.product(
+        range(0, height - config.tile + 1, hop), range(0, width - config.tile + 1, hop)
+    )
+    return {f"-x{x}-y{y}": (x, y, x + config.tile, y + config.tile) for y, x in corners}
+
+
+def motion(frames: Sequence[Frame]) -> float:
+    """Returns the share of pixels that move: see `MOTION_LEVELS`."""
+    brightest = np.maximum.reduce(frames).astype(np.int16)
+    darkest = np.minimum.reduce(frames)
+    return float(((brightest - darkest).max(axis=-1) > MOTION_LEVELS).mean())
+
+
+def moving_shapes(num_frames: int, size: int, *, seed: int) -> Iterator[Frame]:
+    """Draws two or three shapes that drift and bounce over a shaded ground, as [size, size, 3]."""
+    rng = np.random.default_rng(seed)
+    scale = 4  # Drawn large and shrunk, so that edges are smooth and motion finer than a pixel.
+    side = size * scale
+    ground = np.linspace(rng.integers(60, 120), rng.integers(140, 220), side, dtype=np.float64)
+    shade = np.repeat(ground[:, None], side, axis=1)
+    image = np.stack([shade * tint for tint in rng.uniform(0.7, 1.0, 3)], axis=-1).astype(np.uint8)
+    count = int(rng.integers(2, 4))
+    place = rng.uniform(0.2, 0.8, (count, 2)) * side
+    speed = rng.uniform(-0.05, 0.05, (count, 2)) * side
+    radius = rng.uniform(0.08, 0.18, count) * side
+    colours = rng.integers(0, 256, (count, 3))
+    round_ones = rng.random(count) < 0.5
+    for _ in range(num_frames):
+        canvas = Image.fromarray(image)
+        draw = ImageDraw.Draw(canvas)
+        for (x, y), r, colour, is_round in zip(place, radius, colours, round_ones, strict=True):
+            shape = draw.ellipse if is_round else draw.rectangle
+            shape((x - r, y - r, x + r, y + r), fill=tuple(int(part) for part in colour))
+        yield np.asarray(canvas.resize((size, size), Image.Resampling.BOX))
+        place = place + speed
+        outside = (place < radius[:, None]) | (place > side - radius[:, None])
+        inward = np.where(place < side / 2, np.abs(speed), -np.abs(speed))
+        speed = np.where(outside, inward, speed)
+
+
+def to_model(frames: Frame | Tensor) -> Tensor:
+    """Turns bytes [..., T, H, W, 3] into float32 [..., 3, T, H, W] in -0.5 … 0.5."""
+    video = torch.as_tensor(frames).movedim(-1, -4)
+    return video.to(torch.float32) / 255 - 0.5
+
+
+def to_bytes(video: Tensor) -> Frame:
+    """Turns float [..., 3, T, H, W] around -0.5 … 0.5 into bytes [..., T, H, W, 3], rounded."""
+    levels = ((video.float().clamp(-0.5, 0.5) + 0.5) * 255).round().to(torch.uint8)
+    array: Frame = levels.movedim(-4, -1).cpu().numpy()
+    return array
+
+
+def write_mp4(path: Path, frames: Frame, *, fps: float, enlarge: int = 1) -> None:
+    """Writes frames [T, H, W, 3] as H.264 that every browser plays (lossy: for eyes only)."""
+    enlarged = frames.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
+    height, width = (side + side % 2 for side in enlarged.shape[1:3])  # yuv420p needs even sides.
+    padded = np.pad(
+        enlarged,
+        ((0, 0), (0, height - enlarged.shape[1]), (0, width - enlarged.shape[2]), (0, 0)),
+        mode="edge",
+    )
+    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        options = {"crf": "18", "preset": "veryfast", "threads": "1"}
+        stream = container.add_stream("libx264", rate=round(fps), options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in padded:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def write_sheet(path: Path, videos: Sequence[Frame], *, columns: int, fps: float) -> None:
+    """Writes videos [T, H, W, 3] side by side as one looping picture (.webp or .gif)."""
+    blank = np.full_like(videos[0], 255)
+    rows = -(-len(videos) // columns)
+    grid = np.stack([*videos, *[blank] * (rows * columns - len(videos))])
+    grid = np.pad(grid, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    sheet = rearrange(grid, "(r c) t h w d -> t (r h) (c w) d", c=columns)
+    write_animation(path, sheet, fps=fps)
+
+
+def write_animation(path: Path, frames: Frame, *, fps: float) -> None:
+    """Writes frames [T, H, W, 3] as one looping picture (.webp or .gif)."""
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    settings = {"quality": 80, "method": 2} if path.suffix == ".webp" else {}
+    with replacing(path) as temporary:
+        first.save(
+            temporary,
+            format=path.suffix[1:],
+            save_all=True,
+            append_images=rest,
+            duration=round(1000 / fps),
+            loop=0,
+            **settings,
+        )

@@ -1,0 +1,281 @@
+"""videos -> frame folders in the published naming, split into train and test by time."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from pipeline.config import as_dict, fingerprint, load_section
+from pipeline.errors import FrameError
+from pipeline.files import lock, read_json, remove, sha256_file, write_json, write_text
+from pipeline.frames import SPLITS, Rejected, crop_resize
+from pipeline.video import (
+    ExtractConfig,
+    Frame,
+    motion,
+    moving_shapes,
+    read_video,
+    tiles,
+)
+from stages.options import FOLDER, OUT, overwrite_option, params_options
+
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif")
+RECORD = "extract.json"
+PARTS = ".extract"
+WHOLE_CLIP_BUFFER = 64
+"""Frames of a clip without a fixed length that are held before they are written."""
+SYNTHETIC_FRAMES = 64
+
+
+@dataclass(frozen=True)
+class Source:
+    """One video: its name, what identifies its content, and how to read it."""
+
+    name: str
+    content: str
+    read: Callable[[], Iterator[Frame]]
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What `extract` did."""
+
+    num_videos: int
+    clips: dict[str, int]
+    num_frames: int
+    rejected: list[Rejected]
+
+
+def find_videos(folder: Path, config: ExtractConfig) -> tuple[list[Source], list[Rejected]]:
+    """Lists the videos under `folder`; every other file is rejected with a reason."""
+    sources: list[Source] = []
+    rejected = []
+    inside = folder.resolve()
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_dir() or any(part.startswith(".") for part in relative.parts):
+            continue
+        if not path.resolve().is_relative_to(inside):
+            rejected.append(Rejected(str(relative), "a link that leads outside the folder"))
+        elif path.suffix.lower() not in VIDEOS:
+            rejected.append(Rejected(str(relative), "no video by its extension"))
+        else:
+            name = "-".join(relative.with_suffix("").parts).replace(" ", "_")
+            if any(source.name == name for source in sources):
+                name += path.suffix.replace(".", "-")
+            read = partial(read_video, path, fps=config.fps)
+            sources.append(Source(name, sha256_file(path), read))
+    return sources, rejected
+
+
+def synthetic_videos(count: int, config: ExtractConfig) -> list[Source]:
+    """Lists `count` seeded videos of moving shapes."""
+    return [
+        Source(
+            f"shapes{i:05d}",
+            f"moving shapes {config.seed} {i}",
+            partial(moving_shapes, SYNTHETIC_FRAMES, config.size, seed=config.seed * 2**20 + i),
+        )
+        for i in range(count)
+    ]
+
+
+def cut_in_time(num_frames: int, config: ExtractConfig) -> Iterator[tuple[str, int, int]]:
+    """Cuts a video's time into clips (split, first, stop); train comes before test."""
+    first_test = num_frames - round(num_frames * config.test_share)
+    for split, start, stop in (("train", 0, first_test), ("test", first_test, num_frames)):
+        length = config.clip_frames or max(1, stop - start)
+        for first in range(start, stop, length):
+            yield split, first, min(first + length, stop)
+
+
+def _cut_out(frame: Frame, box: tuple[int, int, int, int], size: int) -> Frame:
+    return np.asarray(crop_resize(Image.fromarray(frame).crop(box), size))
+
+
+def _save(path: Path, frame: Frame) -> None:
+    # PNG level 1: frames are read more often than they are sent anywhere.
+    settings = {"quality": 95} if path.suffix == ".jpg" else {"compress_level": 1}
+    Image.fromarray(frame).save(path, **settings)
+
+
+def _extract_video(source: Source, out: Path, config: ExtractConfig) -> dict[str, Any]:
+    """Writes the clips of one video. Returns the record of what was kept and rejected."""
+    num_frames = sum(1 for _ in source.read())
+    if not num_frames:
+        raise FrameError(f"{source.name} holds no frame.")
+    kept: list[dict[str, Any]] = []
+    rejected: list[tuple[str, str]] = []
+    frames = source.read()
+    boxes: dict[str, tuple[int, int, int, int]] = {}
+    shape: tuple[int, ...] = ()
+    with ThreadPoolExecutor() as pool:
+        for split, first, stop in cut_in_time(num_frames, config):
+            moment = f"-f{first:05d}" if config.clip_frames else ""
+            for start in range(first, stop, config.clip_frames or WHOLE_CLIP_BUFFER):
+                numbers = range(start, min(start + (config.clip_frames or WHOLE_CLIP_BUFFER), stop))
+                pixels = list(itertools.islice(frames, len(numbers)))
+                shape = shape or pixels[0].shape
+                if wrong := next((frame for frame in pixels if frame.shape != shape), None):
+                    raise FrameError(f"{source.name} changes its size to {wrong.shape[:2]}.")
+                boxes = boxes or tiles(shape[1], shape[0], config)
+                for suffix, box in boxes.items():
+                    name = source.name + suffix + moment
+                    clip = list(pool.map(lambda f, box=box: _cut_out(f, box, config.size), pixels))
+                    if config.min_motion and (moved := motion(clip)) < config.min_motion:
+                        reason = f"still: {moved:.4f} of its pixels move"
+                        rejected.append((f"{split}/{name}", reason))
+                        continue
+                    folder = out / split / name
+                    folder.mkdir(parents=True, exist_ok=True)
+                    paths = [folder / f"{name}_{n:05d}.{config.image}" for n in numbers]
+                    list(pool.map(_save, paths, clip))
+                    files = [str(path.relative_to(out)) for path in paths]
+                    kept.append({"split": split, "name": name, "frames": files})
+    if not boxes:
+        raise FrameError(
+            f"{source.name} is {shape[1]}x{shape[0]}, smaller than tile {config.tile}."
+        )
+    return {"kept": kept, "rejected": rejected}
+
+
+def extract(
+    sources: Sequence[Source],
+    foreign: Sequence[Rejected],
+    out: Path,
+    config: ExtractConfig,
+    *,
+    overwrite: bool = False,
+) -> Extracted:
+    """Writes frames of every source under `out`, then the lists `train.txt` and `test.txt`.
+
+    A video that was finished before is not decoded again; one that cannot be decoded is rejected
+    with its reason. Raises FrameError if nothing is left, or if `out` was made of other videos or
+    with other values and `overwrite` is not given.
+    """
+    made_from = {
+        "config": as_dict(config),
+        "videos": {source.name: source.content for source in sources},
+    }
+    with lock(out):
+        parts = out / PARTS
+        if not _continues(out, made_from, overwrite=overwrite):
+            for path in out.iterdir():
+                if path.name != ".lock":
+                    remove(path)
+            parts.mkdir()
+            write_json(parts / "made_from.json", made_from)
+        records = []
+        for source in tqdm(sources, desc="extract", unit="video", disable=None):
+            part = parts / f"{fingerprint(source.name)}.json"
+            if not part.exists():
+                try:
+                    record = _extract_video(source, out, config)
+                except FrameError as error:
+                    record = {"kept": [], "rejected": [(source.name, str(error))]}
+                write_json(part, record)
+            records.append(read_json(part, FrameError, "frame folder"))
+        return _finish(out, records, foreign, made_from)
+
+
+def _continues(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> bool:
+    """Says whether `out` holds the beginning of the same work; refuses another's."""
+    path = out / PARTS / "made_from.json"
+    if not path.exists():
+        others = [file for file in out.iterdir() if file.name not in (".lock", PARTS)]
+        if others and not overwrite:
+            raise FrameError(
+                f"{out} holds {others[0].name}, which extract did not make; choose "
+                "another --out, or give --overwrite to delete it."
+            )
+        return False
+    found = read_json(path, FrameError, "frame folder")
+    if found == made_from:
+        return True
+    if overwrite:
+        return False
+    different = [
+        f"{key} {found.get('config', {}).get(key)!r} instead of {value!r}"
+        for key, value in made_from["config"].items()
+        if found.get("config", {}).get(key) != value
+    ] or ["other videos"]
+    raise FrameError(
+        f"{out} was made with {different[0]}; choose another --out, or give --overwrite."
+    )
+
+
+def _finish(
+    out: Path, records: Sequence[dict[str, Any]], foreign: Sequence[Rejected], made_from: object
+) -> Extracted:
+    kept = [clip for record in records for clip in record["kept"]]
+    rejected = [*foreign, *(Rejected(*pair) for record in records for pair in record["rejected"])]
+    if not kept:
+        why = f"; for example {rejected[0].name}: {rejected[0].reason}" if rejected else ""
+        raise FrameError(f"no clip is usable of {len(records)} videos{why}.")
+    for split in SPLITS:
+        lines = sorted(file for clip in kept if clip["split"] == split for file in clip["frames"])
+        write_text(out / f"{split}.txt", "".join(f"{line}\n" for line in lines))
+    clips = {s: len({c["name"] for c in kept if c["split"] == s}) for s in SPLITS}
+    summary = Extracted(
+        num_videos=len(records),
+        clips=clips,
+        num_frames=sum(len(clip["frames"]) for clip in kept),
+        rejected=rejected,
+    )
+    write_json(out / RECORD, {"made_from": made_from, **asdict(summary)})
+    return summary
+
+
+@click.command("extract")
+@click.option("--videos", type=FOLDER, help="Folder of videos: anything FFmpeg reads.")
+@click.option("--synthetic", type=click.IntRange(min=1), help="Draw this many videos instead.")
+@click.option("--out", type=OUT, required=True, help="Frame folder to make.")
+@params_options
+@overwrite_option
+def command(
+    videos: Path | None,
+    synthetic: int | None,
+    out: Path,
+    params: Path,
+    overrides: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Turn videos into frame folders, split into train and test by time.
+
+    Writes OUT/train.txt and OUT/test.txt, which list the frames, and OUT/extract.json, which says
+    what became of every video. Values: section `extract` of the params file.
+
+    \b
+    Example:
+      mebt extract --videos my_videos/ --out frames --set extract.size=64
+      mebt extract --synthetic 64 --out frames
+    """
+    config = load_section(params, "extract", ExtractConfig, overrides)
+    if (videos is None) == (synthetic is None):
+        raise click.UsageError("give either --videos or --synthetic.")
+    if videos is not None:
+        sources, foreign = find_videos(videos, config)
+    else:
+        sources, foreign = synthetic_videos(synthetic or 0, config), []
+    if not sources:
+        raise FrameError(
+            f"{videos} holds no video ({len(foreign)} other files); known: {', '.join(VIDEOS)}."
+        )
+    made = extract(sources, foreign, out, config, overwrite=overwrite)
+    for rejected in made.rejected[:5]:
+        click.echo(f"rejected {rejected.name}: {rejected.reason}")
+    if len(made.rejected) > 5:
+        click.echo(f"rejected {len(made.rejected) - 5} more: see {out / RECORD}")
+    click.echo(
+        f"{out}: {made.num_videos} videos in; kept {made.clips['train']} train and "
+        f"{made.clips['test']} test clips ({made.num_frames:,} frames), "
+        f"rejected {len(made.rejected)}"
+    )

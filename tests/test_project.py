@@ -1,0 +1,100 @@
+"""What the project promises as a whole: its commands, dvc.yaml, params.yaml and README agree."""
+
+import dataclasses
+import importlib
+import itertools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from pipeline.config import SECTIONS, load_params, load_section
+from stages.__main__ import STAGES, cli
+
+ROOT = Path(__file__).parent.parent
+DVC_STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+OWNERS = {
+    "extract": "pipeline.video.ExtractConfig",
+    "tokenizer": "tokenizer.config.VQGANConfig",
+    "fit_tokenizer": "stages.fit_tokenizer.FitTokenizerConfig",
+    "tokenize": "pipeline.windows.TokenizeConfig",
+    "model": "mebt.config.MeBTShape",
+    "train": "stages.train.TrainConfig",
+    "sample": "mebt.decoding.SampleConfig",
+    "decode": "stages.decode.DecodeConfig",
+    "evaluate": "stages.evaluate.EvaluateConfig",
+}
+PARAMS_FILES = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
+
+
+def owner(section: str) -> type:
+    module, _, name = OWNERS[section].rpartition(".")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("params", PARAMS_FILES, ids=lambda file: file.stem)
+def test_shipped_params_name_every_key_of_every_section(params: Path, section: str) -> None:
+    cls = owner(section)
+    load_section(params, section, cls)
+    assert set(load_params(params)[section]) == {field.name for field in dataclasses.fields(cls)}
+
+
+@pytest.mark.parametrize("name", DVC_STAGES)
+def test_dvc_calls_commands_and_flags_that_exist(name: str) -> None:
+    words = shlex.split(DVC_STAGES[name]["cmd"])
+    assert words[:2] == ["mebt", name]
+    command = cli.get_command(None, name)  # type: ignore[attr-defined]
+    known = {flag for option in command.params for flag in option.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("name", DVC_STAGES)
+def test_dvc_stages_depend_on_what_they_read(name: str) -> None:
+    stage = DVC_STAGES[name]
+    words = shlex.split(stage["cmd"])
+    paths = {word for flag, word in itertools.pairwise(words) if flag.startswith("--")}
+    paths = {word for word in paths if not word.startswith("--")}
+    written = {words[words.index("--out") + 1]}
+    known = {str(dep) for dep in stage["deps"]}
+    for path in paths - written:
+        assert any(dep == path or dep.startswith(f"{path}/") for dep in known), path
+    for dep in stage["deps"]:
+        if (ROOT / dep).suffix == ".py":
+            assert (ROOT / dep).exists(), dep
+
+
+def test_training_values_are_no_dependency_of_tokenization() -> None:
+    assert DVC_STAGES["tokenize"]["params"] == ["tokenize"]
+    assert "train" in DVC_STAGES["train"]["params"]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_command_explains_itself_with_an_example(name: str) -> None:
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0
+    assert "Example" in result.output
+    assert f"mebt {name}" in result.output
+
+
+def test_the_overview_names_every_stage() -> None:
+    result = CliRunner().invoke(cli, ["--help"])
+    assert result.exit_code == 0
+    for name in STAGES:
+        assert re.search(rf"^  {name} +\w", result.output, re.MULTILINE), name
+
+
+def test_wrong_usage_is_exit_code_2() -> None:
+    assert CliRunner().invoke(cli, ["train", "--no-such-flag"]).exit_code == 2
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    exec(compile(blocks[0], "README.md", "exec"), {"__name__": "readme"})

@@ -62,9 +62,14 @@ def group_frames(
         else:
             groups.setdefault((path.parent, match[1]), []).append((int(match[2]), str(path)))
     videos = []
+    taken: set[str] = set()
     for (folder, prefix), frames in sorted(groups.items()):
         inside = folder.relative_to(root) if folder.is_relative_to(root) else folder
-        name = (inside / prefix.rstrip("_-. ")).as_posix()
+        prefix = prefix.rstrip("_-. ")
+        name = (inside / prefix).as_posix()
+        if prefix == inside.name and inside.as_posix() not in taken:
+            name = inside.as_posix()  # Frames named after their folder: once is enough.
+        taken.add(name)
         pieces: list[list[str]] = []
         last: int | None = None
         for number, file in sorted(frames):

@@ -15,17 +15,16 @@ from typing import Any, Literal
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pipeline.checkpoint import load_last, optimizer_tensors, restore_optimizer, save_checkpoint
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
 from pipeline.files import read_json, remove, write_json, write_text
+from pipeline.progress import progress
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FREE_KEYS = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
 """Values of a run that may change without changing its weights."""
-PLAIN_PROGRESS_SECONDS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,6 @@ class Task:
     """Model -> numbers on held-out windows."""
     export: Callable[[nn.Module, int], None]
     """(model, step) -> writes the result."""
-    learning_rate: Callable[[int], float]
     rate_name: str
     """What `rate_per_step` counts, such as tokens: logged as `tokens_per_second`."""
     rate_per_step: int
@@ -162,19 +160,20 @@ def prepare_run(
 ) -> None:
     """Makes the run's folder, or checks that the one there is of the same run.
 
-    Raises ConfigError, naming the first difference, unless `overwrite` lets it start afresh.
+    Raises ConfigError, naming the differences, unless `overwrite` lets it start afresh.
     """
     record = {"config": as_dict(config), **made_from}
     path = out / "run.json"
     if path.exists():
         found = read_json(path, CheckpointError, "run")
-        different = _first_difference(found, record)
-        if different is None:
+        different = _differences(found, record)
+        if not different:
             write_json(path, record)
             return
         if not overwrite:
             raise ConfigError(
-                f"{out} was made with {different}. Choose another --out, or give --overwrite."
+                f"{out} was made with {'; '.join(different)}. Choose another --out, or give "
+                "--overwrite."
             )
     elif out.exists() and any(file.name != ".lock" for file in out.iterdir()) and not overwrite:
         raise ConfigError(f"{out} holds files of something else; choose another --out.")
@@ -186,22 +185,33 @@ def prepare_run(
     write_json(path, record)
 
 
-def _first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Lists where two records of a run differ in more than what may change."""
+    different = []
     for key in sorted({*found, *wanted}):
         ours, theirs = wanted.get(key), found.get(key)
         if isinstance(ours, dict) and isinstance(theirs, dict):
             free = FREE_KEYS if key == "config" else ()
             if key == "config" and not ours.get("cosine") and not theirs.get("cosine"):
                 free = (*free, "max_steps")  # At a constant rate, more steps just go on.
-            inner = _first_difference(
+            inner = _differences(
                 {k: v for k, v in theirs.items() if k not in free},
                 {k: v for k, v in ours.items() if k not in free},
             )
-            if inner:
-                return f"{key}.{inner}"
+            different += [f"{key}.{line}" for line in inner]
         elif ours != theirs:
-            return f"{key} = {theirs!r}, not {ours!r}"
-    return None
+            different.append(f"{key} = {theirs!r}, not {ours!r}")
+    return different
+
+
+def learning_rate(step: int, config: LoopConfig) -> float:
+    """Warms up linearly, then stays, or falls to zero along half a cosine."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if not config.cosine:
+        return config.learning_rate
+    done = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
+    return config.learning_rate / 2 * (1 + math.cos(math.pi * done))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
@@ -235,7 +245,12 @@ def run_loop(
     if start >= config.max_steps:
         return 0
     log = Log(out, resumed_step=start) if fabric.is_global_zero else None
-    with _stop_requests() as stops, _progress(fabric, start, config.max_steps) as progress:
+    with (
+        _stop_requests() as stops,
+        progress(
+            "train", config.max_steps, "step", done=start, shown=fabric.is_global_zero
+        ) as advance,
+    ):
         window = _Window(task, config)
         for step in range(start, config.max_steps):
             torch.manual_seed(step_seed(config.seed, step, fabric.global_rank))
@@ -244,10 +259,11 @@ def run_loop(
                 average.update(model)
             done = step + 1
             last = done == config.max_steps
-            if (done % config.log_every == 0 or last) and log:
-                values = window.summary(fabric)
-                log.write(done, values)
-                progress(done, values)
+            if done % config.log_every == 0 or last:
+                steps, values = window.steps, window.summary(fabric)
+                if log:
+                    log.write(done, values)
+                advance(steps, loss=values["loss"])
             if done % config.validate_every == 0 or last:
                 with average.inside(model):
                     held_out = _validate(model, task)
@@ -273,7 +289,7 @@ def _one_step(
     step: int,
     window: "_Window",
 ) -> None:
-    rate = task.learning_rate(step)
+    rate = learning_rate(step, config)
     for group in optimizer.param_groups:
         group["lr"] = rate
     module.train()
@@ -422,31 +438,3 @@ def _stop_requests() -> Iterator[Sequence[int]]:
     finally:
         for name, handler in old.items():
             signal.signal(name, handler)
-
-
-@contextmanager
-def _progress(
-    fabric: Fabric, start: int, stop: int
-) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A bar on a terminal, a line now and then elsewhere."""
-    bar = tqdm(
-        total=stop, initial=start, unit="step", disable=None if fabric.is_global_zero else True
-    )
-    shown = 0.0
-
-    def show(done: int, values: Mapping[str, float]) -> None:
-        nonlocal shown
-        bar.update(done - bar.n)
-        bar.set_postfix(loss=f"{values['loss']:.4f}")
-        now = time.monotonic()
-        if bar.disable and (now - shown > PLAIN_PROGRESS_SECONDS or done == stop):
-            shown = now
-            seconds = (stop - done) * values["seconds_per_step"]
-            print(
-                f"step {done}/{stop}  loss {values['loss']:.4f}  {seconds / 60:.1f} min left",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    with bar:
-        yield show

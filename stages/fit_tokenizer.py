@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,16 +128,6 @@ def measure(model: VQGAN, held_out: WindowSource, config: FitTokenizerConfig) ->
     }
 
 
-def learning_rate(step: int, config: LoopConfig) -> float:
-    """Warms up linearly, then stays or falls along half a cosine."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if not config.cosine:
-        return config.learning_rate
-    done = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
-    return config.learning_rate / 2 * (1 + math.cos(math.pi * done))
-
-
 def fit_tokenizer(
     frames: Path,
     out: Path,
@@ -164,7 +155,7 @@ def fit_tokenizer(
         "windows": {key: getattr(windows, key) for key in ("frames", "stride", "hop", "size")},
         "source": source_fingerprint(found.videos, frames),
     }
-    with lock(out):
+    with lock(out) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             prepare_run(out, config, made_from, overwrite=overwrite)
         fabric.barrier()
@@ -208,7 +199,6 @@ def fit_tokenizer(
             loss=loss,
             validate=lambda model: measure(model, held_out, config),
             export=export,
-            learning_rate=lambda step: learning_rate(step, config),
             rate_name="windows",
             rate_per_step=config.batch_size,
         )

@@ -44,13 +44,18 @@ def save_tokenizer(
 ) -> None:
     """Writes weights and config to one `.safetensors` file.
 
-    `half` stores float16, half the bytes; the rounded weights then have an identity of their own.
+    `half` stores float16 where it can hold the values, about half the bytes; the rounded weights
+    then have an identity of their own. Raises ValueError if a value is not finite.
     """
-    dtype = torch.float16 if half else torch.float32
-    tensors = {
-        name: tensor.detach().to("cpu", dtype).contiguous()
-        for name, tensor in inference_tensors(model).items()
-    }
+    tensors = {}
+    for name, tensor in inference_tensors(model).items():
+        exact = tensor.detach().to("cpu", torch.float32).contiguous()
+        if not torch.isfinite(exact).all():
+            raise ValueError(f"tensor {name!r} holds values that are not finite; not saved.")
+        rounded = exact.half()
+        # Running variances of batch norm exceed float16's largest number, 65,504.
+        fits = half and bool(torch.isfinite(rounded).all())
+        tensors[name] = rounded if fits else exact
     metadata = {"format": FORMAT, "config": _config_json(model.config), **(extra or {})}
     save_file(tensors, path, metadata)
 

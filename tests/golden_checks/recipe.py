@@ -10,8 +10,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 
+def load_meta(case: Path) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads((case / "meta.json").read_text())
+    return meta
+
+
 def load_case(case: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return json.loads((case / "meta.json").read_text()), load_file(case / "io.safetensors")
+    return load_meta(case), load_file(case / "io.safetensors")
 
 
 def recipe_tensor(shape: list[int], *, seed: int, scale: float, offset: float) -> Tensor:

@@ -1,0 +1,352 @@
+"""Sampling: choose tokens, fix the most certain ones, draft whole windows, revise them.
+
+Every function works on a `predict` callable, so any model, or a test's oracle, can be sampled.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from mebt.masking import num_masked
+
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(context tokens [B Nc], context positions [B Nc], target positions [B Nt]) -> logits [B Nt K]."""
+
+CONFIDENCE_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda progress: 1 - progress,
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: math.cos(math.pi / 2 * progress),
+}
+"""Factor of the confidence temperature as a function of progress."""
+
+
+@runtime_checkable
+class Noise(Protocol):
+    """Where the sampler's random numbers come from."""
+
+    def exponential(self, *shape: int) -> Tensor:
+        """Returns Exp(1) noise [B, *shape]."""
+
+    def normal(self, *shape: int) -> Tensor:
+        """Returns standard normal noise [B, *shape]."""
+
+    def permutations(self, count: int) -> Tensor:
+        """Returns a permutation of range(count) for each row, [B, count]."""
+
+
+class RowNoise:
+    """Noise that gives every row its own generator, so a sample does not know its batch."""
+
+    def __init__(self, generators: Sequence[Generator]) -> None:
+        self.generators = generators
+
+    def exponential(self, *shape: int) -> Tensor:
+        """Returns Exp(1) noise [B, *shape]."""
+        return torch.stack(
+            [torch.empty(shape, device=g.device).exponential_(generator=g) for g in self.generators]
+        )
+
+    def normal(self, *shape: int) -> Tensor:
+        """Returns standard normal noise [B, *shape]."""
+        return torch.stack(
+            [torch.randn(shape, generator=g, device=g.device) for g in self.generators]
+        )
+
+    def permutations(self, count: int) -> Tensor:
+        """Returns a permutation of range(count) for each row, [B, count]."""
+        return torch.stack(
+            [torch.randperm(count, generator=g, device=g.device) for g in self.generators]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How new token grids are drawn: bootstrap, then draft by confidence, then revise."""
+
+    num_samples: int = 16
+    batch_size: int = 8
+    """Samples drawn at once; changes speed and memory, never a sample."""
+    seed: int = 0
+    bootstrap_steps: int = 0
+    """Tokens fixed one at a time at random places before the draft; helps long windows."""
+    draft_steps: int = 32
+    schedule: Literal[
+        "cosine", "linear", "quadratic", "sqrt", "square", "cube", "cosine_plus", "convex"
+    ] = "cosine"
+    """Share still masked as the draft goes on."""
+    strategy: Literal["confidence", "random"] = "confidence"
+    """Which drawn tokens are fixed first."""
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    confidence_temperature: float = 4.0
+    """Noise in the order of confidence; 0: strictly the most certain first."""
+    confidence_schedule: Literal["linear", "constant", "cosine"] = "linear"
+    """How the confidence temperature falls as the draft goes on."""
+    revise_rounds: int = 2
+    """Times that every position is predicted again; 0: keep the draft."""
+    revise_groups: int = 2
+    """Groups that a round predicts in turn, each from all others."""
+    revise_temperature: float = 0.7
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "batch_size", "draft_steps", "revise_groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in (
+            *("bootstrap_steps", "revise_rounds", "temperature"),
+            *("confidence_temperature", "revise_temperature"),
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
+
+
+def token_probabilities(
+    logits: Float[Tensor, "B Nt K"],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Float[Tensor, "B Nt K"]:
+    """Turns logits into what tokens are drawn from.
+
+    `top_k` keeps every logit that reaches the k-th largest, so ties keep more than k; `top_p`
+    keeps the likeliest tokens until their mass reaches p, at least one.
+    """
+    logits = logits.float() / (temperature + 1e-8)
+    if top_k is not None:
+        if top_k > logits.shape[-1]:
+            raise ValueError(f"top_k is {top_k}, but there are {logits.shape[-1]} tokens.")
+        smallest = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    probs = logits.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).softmax(-1)
+    if top_p is not None and top_p < 1:
+        ranked, order = probs.sort(dim=-1, descending=True)
+        before = ranked.cumsum(-1) - ranked
+        dropped = torch.zeros_like(probs, dtype=torch.bool)
+        dropped.scatter_(-1, order, before >= top_p)
+        probs = probs.masked_fill(dropped, 0)
+        probs = probs / probs.sum(-1, keepdim=True)
+    return probs
+
+
+def choose_tokens(
+    probs: Float[Tensor, "B Nt K"], exponential: Float[Tensor, "B Nt K"]
+) -> tuple[Int[Tensor, "B Nt"], Float[Tensor, "B Nt"]]:
+    """Draws a token at each position (p / Exp(1) is largest with probability p).
+
+    Returns the tokens and their probabilities, the scores of confidence.
+    """
+    tokens = (probs / exponential).argmax(-1)
+    return tokens, probs.gather(-1, tokens[..., None])[..., 0]
+
+
+def rank(
+    scores: Float[Tensor, "B Nt"], exponential: Float[Tensor, "B Nt"], *, temperature: float
+) -> Int[Tensor, "B Nt"]:
+    """Orders positions from the surest on; temperature 0 goes by score alone."""
+    noisy = scores / scores.sum(1, keepdim=True) / exponential**temperature
+    return noisy.argsort(dim=1, descending=True, stable=True)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Windows being filled: tokens [B N], and which positions are fixed and which are open."""
+
+    tokens: Tensor
+    context: Tensor
+    targets: Tensor
+
+    @staticmethod
+    def empty(shape: tuple[int, int], device: torch.device | str = "cpu") -> "Canvas":
+        """Makes windows of `shape` (B, N) with every position open."""
+        tokens = torch.zeros(shape, dtype=torch.int64, device=device)
+        positions = torch.arange(shape[1], device=device).expand(shape)
+        return Canvas(tokens, positions[:, :0], positions)
+
+    @staticmethod
+    def given(tokens: Int[Tensor, "B N"], kept: Int[Tensor, "B Nc"]) -> "Canvas":
+        """Makes windows that keep the tokens at `kept` and leave all other positions open."""
+        is_kept = torch.zeros_like(tokens, dtype=torch.bool).scatter_(1, kept, True)
+        order = is_kept.int().argsort(dim=1, stable=True)
+        return Canvas(tokens, kept, order[:, : tokens.shape[1] - kept.shape[1]])
+
+    def known(self) -> Int[Tensor, "B Nc"]:
+        """Returns the tokens of the fixed positions."""
+        return self.tokens.gather(1, self.context)
+
+    def fix(self, tokens: Int[Tensor, "B Nt"], order: Int[Tensor, "B Nt"], count: int) -> "Canvas":
+        """Writes tokens at the open positions and fixes the first `count` of the order."""
+        ranked = self.targets.gather(1, order)
+        return Canvas(
+            self.tokens.scatter(1, self.targets, tokens),
+            torch.cat([self.context, ranked[:, :count]], dim=1),
+            ranked[:, count:],
+        )
+
+
+def bootstrap(predict: Predict, canvas: Canvas, *, num_steps: int, noise: Noise) -> Canvas:
+    """Fixes one token a step at a random open position, at temperature 1."""
+    for _ in range(min(num_steps, canvas.targets.shape[1])):
+        probs = token_probabilities(predict(canvas.known(), canvas.context, canvas.targets))
+        tokens, scores = choose_tokens(probs, noise.exponential(*probs.shape[1:]))
+        scores = noise.normal(scores.shape[1])
+        order = rank(scores, noise.exponential(scores.shape[1]), temperature=0.0)
+        canvas = canvas.fix(tokens, order, 1)
+    return canvas
+
+
+def draft(
+    predict: Predict,
+    canvas: Canvas,
+    *,
+    num_steps: int,
+    noise: Noise,
+    schedule: str = "cosine",
+    strategy: str = "confidence",
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    confidence_temperature: float = 0.0,
+    confidence_schedule: str = "linear",
+    count_given: bool = False,
+) -> Canvas:
+    """Fills all open positions in `num_steps` steps, the surest tokens first.
+
+    Each step draws every open token anew and fixes so many that the schedule's share of positions
+    stays open: of the positions open at the start, or of the whole window with `count_given`, where
+    steps are left out until the schedule is behind what was given. A step that would fix nothing
+    is left out: what it drew would never be read.
+    """
+    total = canvas.tokens.shape[1] if count_given else canvas.targets.shape[1]
+    for step in range(1, num_steps + 1):
+        progress = step / num_steps
+        num_new = canvas.targets.shape[1] - num_masked(schedule, progress, total)
+        if num_new <= 0:
+            continue
+        logits = predict(canvas.known(), canvas.context, canvas.targets)
+        probs = token_probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+        tokens, scores = choose_tokens(probs, noise.exponential(*probs.shape[1:]))
+        if strategy == "random":
+            scores, heat = noise.normal(scores.shape[1]), 0.0
+        else:
+            heat = confidence_temperature * CONFIDENCE_SCHEDULES[confidence_schedule](progress)
+        order = rank(scores, noise.exponential(scores.shape[1]), temperature=heat)
+        canvas = canvas.fix(tokens, order, num_new)
+    return canvas
+
+
+def _groups(count: int, num_groups: int) -> list[tuple[int, int]]:
+    """Cuts range(count) into groups that differ by one at most; none is empty."""
+    edges = [count * i // num_groups for i in range(num_groups + 1)]
+    return [(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
+
+
+def draft_groups(
+    predict: Predict, canvas: Canvas, *, num_groups: int, temperature: float, noise: Noise
+) -> Canvas:
+    """Fills the open positions in random order, a group of equal size per step."""
+    order = canvas.targets.gather(1, noise.permutations(canvas.targets.shape[1]))
+    tokens = canvas.tokens
+    for start, _ in _groups(order.shape[1], num_groups):
+        context = torch.cat([canvas.context, order[:, :start]], dim=1)
+        tokens = _predict_into(predict, tokens, context, order[:, start:], temperature, noise)
+    return Canvas(tokens, torch.cat([canvas.context, order], dim=1), order[:, :0])
+
+
+def revise(
+    predict: Predict,
+    canvas: Canvas,
+    *,
+    num_groups: int,
+    temperature: float,
+    noise: Noise,
+) -> Canvas:
+    """Predicts every open position once more, group by group, each from all other positions.
+
+    Call it with what was given as context and all else as targets: given tokens never change
+    (Draft-and-Revise, NeurIPS 2022).
+    """
+    order = canvas.targets.gather(1, noise.permutations(canvas.targets.shape[1]))
+    tokens = canvas.tokens
+    for start, stop in _groups(order.shape[1], num_groups):
+        context = torch.cat([canvas.context, order[:, stop:], order[:, :start]], dim=1)
+        tokens = _predict_into(predict, tokens, context, order[:, start:stop], temperature, noise)
+    return Canvas(tokens, canvas.context, canvas.targets)
+
+
+def _predict_into(
+    predict: Predict,
+    tokens: Tensor,
+    context: Tensor,
+    targets: Tensor,
+    temperature: float,
+    noise: Noise,
+) -> Tensor:
+    logits = predict(tokens.gather(1, context), context, targets)
+    probs = token_probabilities(logits, temperature=temperature)
+    drawn, _ = choose_tokens(probs, noise.exponential(*probs.shape[1:]))
+    return tokens.scatter(1, targets, drawn)
+
+
+def sample_generator(seed: int, number: int, device: torch.device | str = "cpu") -> Generator:
+    """Returns the generator of one sample: nothing else is drawn from it."""
+    return Generator(device).manual_seed((seed * 1_000_003 + number) % (1 << 63))
+
+
+@torch.inference_mode()
+def sample(
+    predict: Predict,
+    num_tokens: int,
+    config: SampleConfig,
+    *,
+    numbers: Sequence[int],
+    given: tuple[Tensor, Tensor] | None = None,
+    device: torch.device | str = "cpu",
+) -> Int[Tensor, "B N"]:
+    """Draws the samples with these numbers: bootstrap, draft, revise.
+
+    `given` is (tokens [B N], positions [B Nc]) to keep: prediction, interpolation and in-painting
+    differ only in which positions are given. A sample depends on the weights, the config, its seed
+    and its number, not on its batch.
+    """
+    noise = RowNoise([sample_generator(config.seed, number, device) for number in numbers])
+    if given is None:
+        start = Canvas.empty((len(numbers), num_tokens), device)
+    else:
+        start = Canvas.given(given[0].to(device), given[1].to(device))
+    canvas = bootstrap(predict, start, num_steps=config.bootstrap_steps, noise=noise)
+    canvas = draft(
+        predict,
+        canvas,
+        num_steps=config.draft_steps,
+        noise=noise,
+        schedule=config.schedule,
+        strategy=config.strategy,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        confidence_temperature=config.confidence_temperature,
+        confidence_schedule=config.confidence_schedule,
+        count_given=given is None,
+    )
+    canvas = Canvas(canvas.tokens, start.context, start.targets)
+    for _ in range(config.revise_rounds):
+        canvas = revise(
+            predict,
+            canvas,
+            num_groups=config.revise_groups,
+            temperature=config.revise_temperature,
+            noise=noise,
+        )
+    return canvas.tokens

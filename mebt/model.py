@@ -1,0 +1,138 @@
+"""MeBT: masked-token prediction through a fixed number of latent tokens (CVPR 2023, section 3)."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mebt.config import MeBTConfig
+
+INIT_STD = 0.02
+
+
+class Attention(nn.Module):
+    """Multi-head attention of a query on a memory, already normalised."""
+
+    def __init__(self, width: int, num_heads: int, dropout: float, residual_dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.out_dropout = nn.Dropout(residual_dropout)
+
+    def forward(
+        self, query: Float[Tensor, "B Nq D"], memory: Float[Tensor, "B Nm D"]
+    ) -> Float[Tensor, "B Nq D"]:
+        """Reads the memory. An empty memory gives the output's bias: nothing was read."""
+        q, k, v = (
+            rearrange(x, "b n (head d) -> b head n d", head=self.num_heads)
+            for x in (self.query(query), self.key(memory), self.value(memory))
+        )
+        if memory.shape[1] == 0:
+            # Said outright, since fused kernels differ on an empty axis. Every parameter stays in
+            # the graph, with a gradient of zero: DDP waits for all of them.
+            read = 0 * q + (k.sum(2, keepdim=True) + v.sum(2, keepdim=True))
+        else:
+            p = self.dropout if self.training else 0.0
+            read = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
+        read = rearrange(read, "b head n d -> b n (head d)")
+        out: Tensor = self.out_dropout(self.out(read))
+        return out
+
+
+class Block(nn.Module):
+    """`query` reads `memory`, then goes through an MLP.
+
+    As published, one norm serves both streams and the residual starts from the *normalised* query;
+    trained weights depend on it.
+    """
+
+    def __init__(self, config: MeBTConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.norm = nn.LayerNorm(width)
+        self.attention = Attention(
+            width, config.num_heads, config.attention_dropout, config.residual_dropout
+        )
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Linear(4 * width, width),
+            nn.Dropout(config.residual_dropout),
+        )
+
+    def forward(
+        self, query: Float[Tensor, "B Nq D"], memory: Float[Tensor, "B Nm D"]
+    ) -> Float[Tensor, "B Nq D"]:
+        """Returns the new query stream."""
+        query, memory = self.norm(query), self.norm(memory)
+        query = query + self.attention(query, memory)
+        out: Tensor = query + self.mlp(self.norm_mlp(query))
+        return out
+
+
+class MeBT(nn.Module):
+    """Predicts target tokens from context tokens, in one pass and any order."""
+
+    def __init__(self, config: MeBTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.token_embedding = nn.Embedding(config.codebook_size, width)
+        self.position_embedding = nn.Parameter(torch.empty(config.num_tokens, width))
+        self.mask_embedding = nn.Parameter(torch.empty(width))
+        self.latents = nn.Parameter(torch.empty(config.num_latents, width))
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in config.layers)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, config.codebook_size, bias=False)
+        self.apply(_initialize)
+        for parameter in (self.position_embedding, self.mask_embedding, self.latents):
+            nn.init.normal_(parameter, std=INIT_STD)
+
+    def forward(
+        self,
+        context_tokens: Int[Tensor, "B Nc"],
+        context_positions: Int[Tensor, "B Nc"],
+        target_positions: Int[Tensor, "B Nt"],
+    ) -> Float[Tensor, "B Nt K"]:
+        """Returns logits for the target positions, in their order.
+
+        Positions are t*H*W + h*W + w in the grid the model was made for. The order of the context
+        does not matter.
+        """
+        batch = len(target_positions)
+        latents = self.dropout(self.latents.expand(batch, -1, -1))
+        context = self.token_embedding(context_tokens) + self.position_embedding[context_positions]
+        context = self.dropout(context)
+        targets = self.mask_embedding + self.position_embedding[target_positions]
+        targets = self.dropout(targets)
+        num_context = context.shape[1]
+        for layer, block in zip(self.config.layers, self.blocks, strict=True):
+            match layer:
+                case "encode":
+                    latents = block(latents, context)
+                case "process":
+                    latents = block(latents, latents)
+                case "decode":
+                    targets = block(targets, latents)
+                case "refresh":
+                    latents = block(latents, torch.cat([latents, targets], dim=1))
+                case "dense":
+                    both = torch.cat([context, targets], dim=1)
+                    both = block(both, both)
+                    context, targets = both[:, :num_context], both[:, num_context:]
+        logits: Tensor = self.head(self.norm(targets))
+        return logits
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INIT_STD)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

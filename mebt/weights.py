@@ -1,0 +1,87 @@
+"""The model's own file: weights as safetensors, the config as JSON in its header."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mebt.config import MeBTConfig
+from mebt.model import MeBT
+
+FORMAT = "mebt-model-1"
+
+
+def save_model(path: Path, model: MeBT, *, extra: Mapping[str, str] | None = None) -> None:
+    """Writes weights, config and `extra` to one `.safetensors` file."""
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    config = json.dumps(dataclasses.asdict(model.config), sort_keys=True)
+    save_file(tensors, path, {"format": FORMAT, "config": config, **(extra or {})})
+
+
+def model_metadata(path: Path) -> dict[str, str]:
+    """Reads the header: `config` as JSON, and what `save_model` was given as `extra`.
+
+    Raises ValueError, in one line, if the file is damaged or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}.") from None
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {metadata.get('format')!r}, but a model of this version has "
+            f"{FORMAT!r}; make one with `mebt train`."
+        )
+    return metadata
+
+
+def load_model(path: Path, device: str = "cpu") -> MeBT:
+    """Loads a model, frozen and in evaluation mode.
+
+    Raises ValueError, in one line, if the file is damaged, of another format, or does not fit.
+    """
+    config = _read_config(path, model_metadata(path))
+    with torch.device("meta"):  # A header may claim any size: compare before allocating.
+        expected = MeBT(config).state_dict()
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if different := sorted(tensors.keys() ^ expected.keys()):
+        whose = "lacks" if different[0] in expected else "has an unknown"
+        raise ValueError(f"{path} {whose} tensor {different[0]!r}; it does not fit its config.")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"{path}: tensor {name!r} has shape {list(tensor.shape)}, but its config asks for "
+                f"{list(expected[name].shape)}."
+            )
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: tensor {name!r} holds values that are not finite.")
+    model = MeBT(config)
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def weights_identity(path: Path) -> str:
+    """Returns the SHA-256 of the model's file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_config(path: Path, metadata: Mapping[str, str]) -> MeBTConfig:
+    try:
+        fields: dict[str, Any] = json.loads(metadata["config"])
+        fields["layers"] = tuple(fields["layers"])
+        fields["grid"] = tuple(fields["grid"])
+        return MeBTConfig(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its header holds no usable config: {error}.") from None

@@ -1,0 +1,277 @@
+"""Real windows, their reconstructions and samples -> numbers, and why some could not be made."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from tqdm import tqdm
+
+from pipeline.comparison import (
+    DISTANCES,
+    ReconstructionErrors,
+    VideoSet,
+    distances,
+    two_halves,
+)
+from pipeline.errors import FrameError, TokenStoreError
+from pipeline.frames import Video, source_fingerprint
+from pipeline.metrics import (
+    codebook_use,
+    frame_change,
+    frequency_loss,
+    pool_features,
+    token_counts,
+    total_variation,
+)
+from pipeline.token_store import TokenStore, read_rows
+from pipeline.windows import TokenizeConfig, WindowReader
+
+Tokens = Int[np.ndarray, "N t h w"]
+Videos = UInt8[np.ndarray, "B T H W 3"]
+
+SETS = ("real", "reconstructions", "samples")
+"""What is held against real videos; ends of the names of numbers."""
+RECONSTRUCTION = ("psnr", "psnr_mean_frame", "ssim")
+HOW = {
+    "sets": "equally many windows each; the two sets of real windows share no video",
+    "pixels": "RGB, 8 bits, as decoded from tokens; never from lossy video",
+    "psnr": "of the mean squared error over all windows, frames, pixels and channels",
+    "ssim": "Gaussian window 11 of sigma 1.5, K1 0.01, K2 0.03, mean over channels",
+    "features": "the tokenizer's encoder before quantisation: mean over the grid; mean absolute "
+    "difference of neighbours in time; the same in height and width",
+    "frechet": "squared Fréchet distance of Gaussians, unbiased covariances, float64",
+    "kernel": "squared MMD, polynomial kernel of degree 3, gamma 1/D, coef0 1, unbiased",
+    "motion": "mean absolute difference of neighbouring frames, grey levels; Wasserstein-1",
+    "token_distance": "total variation of the token histograms",
+}
+
+
+@dataclass
+class Evaluation:
+    """Numbers, how they were made, and which ones could not be made."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+    not_computed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Takes in numbers; JSON has no word for infinity, so that is named instead."""
+        for key, value in values.items():
+            if math.isfinite(value):
+                self.metrics[key] = float(value)
+            else:
+                self.not_computed[key] = f"is {value}: the pictures are equal"
+
+    def skip(self, keys: Iterable[str], why: str) -> None:
+        """Names numbers that are not made; of several reasons the first stays."""
+        self.not_computed |= {key: why for key in keys if key not in self.not_computed}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Real windows as the reference, and what is held against them."""
+
+    store: TokenStore
+    split: str
+    rows: tuple[list[int], list[int]]
+    """Where in the store the reference and the other real windows are."""
+    reference: Tokens
+    real: Tokens
+    samples: Tokens | None
+
+    @property
+    def count(self) -> int:
+        """Windows that every set has."""
+        sets = (self.reference, self.real, self.samples)
+        return min(len(tokens) for tokens in sets if tokens is not None)
+
+    def held_out(self) -> Tokens:
+        """Returns the tokens of all real windows."""
+        return np.concatenate([self.reference, self.real])
+
+    def too_few(self, needed: int) -> str:
+        """Says why a number cannot be made."""
+        found = f"{len(self.reference)} and {len(self.real)} real ones of different videos"
+        if self.samples is not None:
+            found += f", {len(self.samples)} samples"
+        return f"needs {needed} windows on each side, but there are {found}"
+
+    def protocol(self) -> dict[str, Any]:
+        """Says what was compared, and how."""
+        info = self.store.info
+        videos = self.store.plan(self.split)["video"]
+        return {
+            "split": self.split,
+            "num_videos": self.count,
+            "num_real_windows": len(self.reference) + len(self.real),
+            "num_source_videos": len({videos[row].as_py() for half in self.rows for row in half}),
+            "window": {
+                "frames": info.frames,
+                "stride": info.stride,
+                "size": info.size,
+                "grid": list(self.store.grid),
+            },
+            "how": HOW,
+        }
+
+
+def choose_windows(
+    store: TokenStore, samples: TokenStore | None, *, split: str, limit: int, seed: int
+) -> Windows:
+    """Draws two sets of real windows that share no video, and takes the first samples.
+
+    Raises TokenStoreError if there is no such split, or if the samples are not of these tokens.
+    """
+    if split not in store.splits:
+        raise TokenStoreError(
+            f"{store.root} has no split {split!r}, only {', '.join(store.splits)}; set "
+            "evaluate.split to one that it has."
+        )
+    if samples is not None:
+        _check_same_tokens(store, samples)
+    rows = two_halves(store.plan(split)["video"].to_pylist(), limit=limit, seed=seed)
+    return Windows(
+        store,
+        split,
+        rows,
+        reference=read_rows(store, split, rows[0]),
+        real=read_rows(store, split, rows[1]),
+        samples=None if samples is None else samples.read(samples.splits[0], 0, limit),
+    )
+
+
+def _check_same_tokens(store: TokenStore, samples: TokenStore) -> None:
+    for what, theirs, ours in (
+        ("tokenizer", samples.info.tokenizer, store.info.tokenizer),
+        ("codebook size", samples.codebook_size, store.codebook_size),
+        ("grid", samples.grid, store.grid),
+    ):
+        if theirs != ours:
+            raise TokenStoreError(
+                f"{samples.root} has {what} {theirs}, but {store.root} has {ours}. Give the tokens "
+                "that the samples' model was trained on."
+            )
+
+
+def measure_tokens(found: Evaluation, windows: Windows) -> None:
+    """Measures how the codebook is used, and compares token histograms."""
+    store, size = windows.store, windows.store.codebook_size
+    known = np.zeros(size, dtype=np.int64)
+    split = "train" if "train" in store.splits else windows.split
+    for shard in range(store.num_shards(split)):
+        known += token_counts(store.read_shard(split, shard), size)
+    use = codebook_use(known)
+    found.add(
+        {
+            "codebook_use": use.share,
+            "codebook_dead": use.dead,
+            "codebook_perplexity": use.perplexity,
+            "bits_per_token": use.bits,
+            "token_loss_uniform": math.log(size),
+            "token_loss_frequency": frequency_loss(known, token_counts(windows.held_out(), size)),
+        }
+    )
+    if windows.samples is None:
+        found.skip(["token_distance_samples"], "no --samples were given")
+    if windows.count < 1:
+        found.skip(["token_distance_real", "token_distance_samples"], windows.too_few(1))
+        return
+    reference = token_counts(windows.reference[: windows.count], size)
+    for who, tokens in (("real", windows.real), ("samples", windows.samples)):
+        if tokens is not None:
+            counts = token_counts(tokens[: windows.count], size)
+            found.add({f"token_distance_{who}": total_variation(reference, counts)})
+
+
+def skip_pictures(found: Evaluation, why: str) -> None:
+    """Names every number that `measure_pictures` would have made."""
+    found.skip(RECONSTRUCTION, why)
+    found.skip([f"{key}_{who}" for key in DISTANCES for who in SETS], why)
+
+
+def measure_pictures(
+    found: Evaluation,
+    windows: Windows,
+    *,
+    read: Callable[[str, int], UInt8[np.ndarray, "T H W 3"]],
+    decode: Callable[[Tokens], Videos],
+    features: Callable[[Videos], Float[np.ndarray, "B D t h w"]],
+    batch_size: int,
+) -> None:
+    """Measures reconstructions against their videos, and each set of videos against real ones.
+
+    `read` returns the window of a video that starts at a frame. Holds one batch of pictures at a
+    time, whatever the number of windows.
+    """
+    plan = windows.store.plan(windows.split)
+    seen: dict[str, list[VideoSet]] = {}
+    errors = ReconstructionErrors()
+
+    def see(who: str, videos: Videos) -> None:
+        row = VideoSet(pool_features(features(videos)), frame_change(videos))
+        seen.setdefault(who, []).append(row)
+
+    real = {"reference": windows.reference, "real": windows.real}
+    for rows, (who, tokens) in zip(windows.rows, real.items(), strict=True):
+        for part in batches(len(rows), batch_size, f"{who} videos"):
+            places = plan.take(rows[part]).to_pylist()
+            videos = np.stack([read(place["video"], place["first_frame"]) for place in places])
+            decoded = decode(tokens[part])
+            for video, reconstruction in zip(videos, decoded, strict=True):
+                errors.add(video, reconstruction)
+            see(who, videos)
+            if who == "real":
+                see("reconstructions", decoded)
+    if windows.samples is None:
+        found.skip([f"{key}_samples" for key in DISTANCES], "no --samples were given")
+    else:
+        for part in batches(windows.count, batch_size, "samples"):
+            see("samples", decode(windows.samples[part]))
+    found.add(errors.summary())
+    if not errors.similarity:
+        found.skip(["ssim"], "the frames are smaller than its window")
+    if windows.count < 2:
+        found.skip([f"{key}_{who}" for key in DISTANCES for who in SETS], windows.too_few(2))
+        return
+    sets = {who: VideoSet.joined(rows).first(windows.count) for who, rows in seen.items()}
+    reference = sets.pop("reference")
+    for who, others in sets.items():
+        measured = distances(reference, others)
+        found.add({f"{key}_{who}": value for key, value in measured.items()})
+
+
+def check_tokenizer(store: TokenStore, path: Path, identity: str) -> None:
+    """Raises TokenStoreError unless the tokenizer at `path` made the tokens."""
+    if store.info.tokenizer is None:
+        raise TokenStoreError(
+            f"{store.root} was imported: which tokenizer made its tokens is not known, so they "
+            "cannot be turned into pictures here. Decode them where they came from."
+        )
+    if store.info.tokenizer != identity:
+        raise TokenStoreError(
+            f"{store.root} was encoded with tokenizer {store.info.tokenizer}, but {path} is "
+            f"{identity}. Give the tokenizer that made the tokens."
+        )
+
+
+def window_reader(videos: Sequence[Video], folder: Path, store: TokenStore) -> WindowReader:
+    """Reads the windows that tokens were made of. Raises FrameError if they are of other frames."""
+    info = store.info
+    if source_fingerprint(videos, folder) != info.source:
+        raise FrameError(
+            f"{folder} does not hold the frames that {store.root} was made from. Give those, or "
+            "make the tokens again with `mebt tokenize`."
+        )
+    assert info.frames and info.stride and info.size, "tokens made from frames know their window"
+    window = TokenizeConfig(frames=info.frames, stride=info.stride, size=info.size)
+    return WindowReader(videos, window)
+
+
+def batches(count: int, size: int, what: str) -> Iterator[slice]:
+    """Cuts `count` into slices of at most `size`, with a progress bar on a terminal."""
+    for start in tqdm(range(0, count, size), desc=what, unit="batch", disable=None, leave=False):
+        yield slice(start, min(start + size, count))

@@ -1,0 +1,45 @@
+"""How far long work is: a bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+PLAIN_SECONDS = 15
+"""Seconds between two lines where there is no terminal."""
+
+
+@contextmanager
+def progress(
+    what: str, total: int, unit: str, *, done: int = 0, shown: bool = True
+) -> Iterator[Callable[..., None]]:
+    """Yields a function to call with the count of units just finished, and numbers to show.
+
+    `done` units were finished before. Nothing is printed if `shown` is false, as on other ranks.
+    """
+    began = last = time.monotonic()
+    first = done
+    bar = tqdm(desc=what, total=total, initial=done, unit=unit, disable=None if shown else True)
+
+    def advance(count: int, **numbers: float) -> None:
+        nonlocal done, last
+        done += count
+        bar.update(count)
+        if numbers:
+            bar.set_postfix({name: f"{value:.4f}" for name, value in numbers.items()})
+        now = time.monotonic()
+        if bar.disable and shown and (now - last > PLAIN_SECONDS or done == total):
+            last = now
+            speed = (done - first) / max(now - began, 1e-9)
+            text = "".join(f", {name} {value:.4f}" for name, value in numbers.items())
+            left = (total - done) / max(speed, 1e-9) / 60
+            print(
+                f"{what}: {done}/{total} {unit}s, {speed:.1f}/s, {left:.1f} min left{text}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    with bar:
+        yield advance

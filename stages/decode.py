@@ -1,0 +1,246 @@
+"""tokens -> videos: an mp4 of each, a contact sheet, exact frames on request."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+from pipeline.checkpoint import user_errors
+from pipeline.config import as_dict, load_section
+from pipeline.errors import PipelineError
+from pipeline.evaluation import check_tokenizer
+from pipeline.files import lock, read_json, remove, write_json
+from pipeline.progress import progress
+from pipeline.token_store import TokenStore
+from pipeline.video import to_bytes, write_mp4, write_sheet
+from stages.options import FILE, FOLDER, OUT, device_option, overwrite_option, params_options
+from tokenizer import VQGAN, identity, load_tokenizer
+
+RECORD = "decode.json"
+EXACT = "frames.zarr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """How tokens become videos."""
+
+    fps: float = 8.0
+    """Frames per second of the videos and the sheet."""
+    batch_size: int = 4
+    """Windows decoded at once; changes speed and memory only."""
+    sheet: Literal["webp", "gif"] = "webp"
+    """Kind of the contact sheet: webp is smaller and has all colours."""
+    sheet_videos: int = 64
+    """Most videos on the contact sheet; they are held in memory together."""
+    columns: int | None = None
+    """Videos side by side on the sheet; null: about as many as there are rows."""
+
+    def __post_init__(self) -> None:
+        if self.fps <= 0:
+            raise ValueError(f"fps must be above 0, got {self.fps}.")
+        for name in ("batch_size", "sheet_videos", "columns"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What `decode` made."""
+
+    total: int
+    written: int
+    """Videos written in this call."""
+    on_sheet: int
+    sheet: Path
+
+
+class Outputs:
+    """The files of one decoded split, and which of them are there."""
+
+    def __init__(self, out: Path, split: str, count: int, config: DecodeConfig) -> None:
+        self.out, self.split, self.count = out, split, count
+        self.sheet = out / f"sheet.{config.sheet}"
+        self.on_sheet = min(config.sheet_videos, count)
+        self.columns = config.columns or math.ceil(math.sqrt(self.on_sheet))
+
+    def video(self, row: int) -> Path:
+        """Returns where the video of a row goes."""
+        return self.out / f"{self.split}-{row:05d}.mp4"
+
+    def exact(self, row: int) -> Path:
+        """Returns where the exact frames of a row lie inside their array."""
+        return self.out / EXACT / "c" / str(row) / "0" / "0" / "0" / "0"
+
+    def needed(self, row: int, *, exact: bool) -> bool:
+        """Says whether something of this row is still to be made."""
+        on_missing_sheet = row < self.on_sheet and not self.sheet.exists()
+        return (
+            on_missing_sheet
+            or not self.video(row).exists()
+            or (exact and not self.exact(row).exists())
+        )
+
+
+def decode(
+    tokens: Path,
+    tokenizer: Path,
+    out: Path,
+    config: DecodeConfig,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    exact: bool = False,
+    device: str = "cpu",
+    overwrite: bool = False,
+) -> Decoded:
+    """Decodes a split of a token store; goes on where an earlier call was cut off.
+
+    Holds one batch and the videos of the sheet in memory, whatever the number of windows. Raises
+    PipelineError if the tokenizer is not the one that made the tokens, or `out` holds videos of
+    something else.
+    """
+    store = TokenStore(tokens)
+    with user_errors():
+        model = load_tokenizer(tokenizer, device)
+    check_tokenizer(store, tokenizer, identity(model))
+    split = split or store.splits[0]
+    count = min(limit or store.num_windows(split), store.num_windows(split))
+    made_from = {
+        "tokens": store.fingerprint,
+        "tokenizer": store.info.tokenizer,
+        "split": split,
+        "count": count,
+        "config": {k: v for k, v in as_dict(config).items() if k != "batch_size"},
+    }
+    files = Outputs(out, split, count, config)
+    with lock(out):
+        _prepare(out, made_from, overwrite=overwrite)
+        rows = [row for row in range(count) if files.needed(row, exact=exact)]
+        written = sum(not files.video(row).exists() for row in rows)
+        sheet: list[NDArray[np.uint8]] = []
+        array: zarr.Array[Any] | None = None
+        with progress("decode", len(rows), "video") as advance:
+            for row, frames in _decoded(store, split, rows, model, config.batch_size):
+                if exact:
+                    array = _open_exact(out, count, frames) if array is None else array
+                    array[row] = frames
+                if not files.video(row).exists():
+                    write_mp4(files.video(row), frames, fps=config.fps)
+                if row < files.on_sheet and not files.sheet.exists():
+                    sheet.append(frames)
+                    if len(sheet) == files.on_sheet:
+                        write_sheet(files.sheet, sheet, columns=files.columns, fps=config.fps)
+                        sheet = []
+                advance(1)
+    return Decoded(count, written, files.on_sheet, files.sheet)
+
+
+def _prepare(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> None:
+    """Makes the folder, or checks that the one there is of the same videos."""
+    path = out / RECORD
+    others = [file for file in out.iterdir() if file.name != ".lock"]
+    found = read_json(path, PipelineError, "folder of decoded videos") if path.exists() else {}
+    if others and found != made_from:
+        if not overwrite:
+            different = [key for key, value in made_from.items() if found.get(key) != value]
+            what = f"other {different[0]}" if found else f"something else ({others[0].name})"
+            raise PipelineError(
+                f"{out} was made of {what}; choose another --out, or give --overwrite."
+            )
+        for file in sorted(others, key=lambda file: file.name == RECORD):
+            remove(file)
+    write_json(path, made_from)
+
+
+@torch.inference_mode()
+def _decoded(
+    store: TokenStore, split: str, rows: list[int], model: VQGAN, batch_size: int
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yields each row with its frames [T, H, W, 3], one shard of tokens and one batch at a time."""
+    device = next(model.parameters()).device
+    for shard in range(store.num_shards(split)):
+        first, last = store.shard_rows(split, shard)
+        mine = [row for row in rows if first <= row < last]
+        if not mine:
+            continue
+        tokens = store.read_shard(split, shard)
+        for start in range(0, len(mine), batch_size):
+            batch = mine[start : start + batch_size]
+            chosen = tokens[[row - first for row in batch]].astype(np.int64)
+            video = to_bytes(model.decode(torch.from_numpy(chosen).to(device)))
+            yield from zip(batch, video, strict=True)
+
+
+def _open_exact(out: Path, count: int, frames: NDArray[np.uint8]) -> "zarr.Array[Any]":
+    """Opens, or makes, the array [N, T, H, W, 3] of exact frames: one chunk a video."""
+    if (out / EXACT / "zarr.json").exists():
+        return zarr.open_array(out / EXACT, mode="r+", zarr_format=3)
+    return zarr.create_array(
+        out / EXACT,
+        shape=(count, *frames.shape),
+        chunks=(1, *frames.shape),
+        dtype=np.uint8,
+        compressors=[ZstdCodec(level=1, checksum=True)],
+        config={"write_empty_chunks": True},  # A black video is a video, not a missing one.
+    )
+
+
+@click.command("decode")
+@click.option("--tokens", type=FOLDER, required=True, help="Any token store.")
+@click.option("--tokenizer", type=FILE, required=True, help="Tokenizer that made the tokens.")
+@click.option("--out", type=OUT, required=True, help="Folder of videos to make or to go on with.")
+@click.option("--split", help="Split to decode; needed if there is more than one.")
+@click.option("--limit", type=click.IntRange(min=1), help="Decode the first so many windows only.")
+@click.option("--exact", is_flag=True, help=f"Write exact pixels to OUT/{EXACT} as well.")
+@params_options
+@device_option
+@overwrite_option
+def command(
+    tokens: Path,
+    tokenizer: Path,
+    out: Path,
+    split: str | None,
+    limit: int | None,
+    exact: bool,
+    params: Path,
+    overrides: tuple[str, ...],
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Turn tokens into videos.
+
+    Writes an mp4 of each window and one contact sheet that plays them side by side; with --exact
+    also their exact pixels, a zarr array [N, T, H, W, 3]. Values: section `decode` of the params
+    file.
+
+    \b
+    Example:
+      mebt decode --tokens samples/tokens --tokenizer models/fish-64.safetensors --out videos
+      mebt decode --tokens tokens --split test --limit 16 --tokenizer t.safetensors --out real
+    """
+    config = load_section(params, "decode", DecodeConfig, overrides)
+    splits = TokenStore(tokens).splits
+    if (split is None and len(splits) > 1) or (split is not None and split not in splits):
+        raise click.UsageError(f"give --split: {tokens} has {', '.join(splits)}.")
+    made = decode(
+        tokens,
+        tokenizer,
+        out,
+        config,
+        split=split,
+        limit=limit,
+        exact=exact,
+        device=device,
+        overwrite=overwrite,
+    )
+    done = f"{made.written} written now" if made.written else "nothing to do"
+    click.echo(f"{out}: {made.total} videos; {done}; the first {made.on_sheet} on {made.sheet}")

@@ -1,0 +1,289 @@
+"""Every artefact of a project -> one HTML page."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from mebt import model_metadata, weights_identity
+from pipeline.checkpoint import user_errors
+from pipeline.comparison import two_halves
+from pipeline.config import load_params
+from pipeline.errors import PipelineError
+from pipeline.evaluation import check_tokenizer, window_reader
+from pipeline.files import read_json, write_text
+from pipeline.frames import FrameFolder, Rejected, scan_frames, source_fingerprint
+from pipeline.report import Artefact, Clip, Contents, Pair, make_report
+from pipeline.token_store import TokenStore
+from pipeline.video import to_bytes
+from stages.options import FILE, FOLDER, OUT
+from tokenizer import VQGAN, identity, load_tokenizer
+
+SHOWN_PAIRS = 8
+SHOWN_SAMPLES = 32
+"""Samples shown, those beside the pairs included."""
+DECODED_AT_ONCE = 4
+DEFAULT_FPS = 8.0
+
+
+def collect(
+    tokens: Path,
+    *,
+    frames: Path | None = None,
+    samples: Path | None = None,
+    run: Path | None = None,
+    tokenizer: Path | None = None,
+    tokenizer_log: Path | None = None,
+    metrics: Path | None = None,
+    params: Path | None = None,
+) -> Contents:
+    """Reads what a report shows; what is not given is left out.
+
+    Raises PipelineError if something given cannot be read, or does not belong to the tokens.
+    """
+    store = TokenStore(tokens)
+    drawn = None if samples is None else TokenStore(samples)
+    model = None if tokenizer is None else _open_tokenizer(tokenizer, store)
+    split = "test" if "test" in store.splits else store.splits[0]
+    artefacts: list[Artefact] = []
+    rejected: list[Rejected] = []
+    pairs: list[Pair] = []
+    shown: list[Clip] = []
+    if frames is not None:
+        found = scan_frames(frames)
+        artefacts += _frame_artefacts(frames, found)
+        rejected = _all_rejected(frames, found, store)
+        if model is not None:
+            pairs = _pairs(model, frames, found, store, split)
+    if tokenizer is not None and model is not None:
+        artefacts.append(_tokenizer_artefact(tokenizer, model))
+    artefacts.append(_token_artefact(store))
+    if run is not None:
+        artefacts.append(_model_artefact(run))
+    if drawn is not None:
+        artefacts.append(_sample_artefact(drawn))
+        if model is not None:
+            shown = _decode(model, drawn.read(drawn.splits[0], 0, SHOWN_SAMPLES))
+    return Contents(
+        lede=_lede(store, drawn),
+        fps=DEFAULT_FPS if params is None else _fps(params),
+        samples=shown,
+        pairs=pairs,
+        pairs_split=split,
+        evaluation={} if metrics is None else read_json(metrics, PipelineError, "evaluation"),
+        training_log=[] if run is None else read_log(run / "metrics.jsonl"),
+        tokenizer_log=[] if tokenizer_log is None else read_log(tokenizer_log),
+        artefacts=artefacts,
+        rejected=rejected,
+        params="" if params is None else params.read_text(),
+    )
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Reads a metrics.jsonl; a last line that a kill cut off is left out."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            if number < len(lines):
+                raise PipelineError(f"{path}, line {number}: not a line of a log.") from None
+    return found
+
+
+def _open_tokenizer(path: Path, store: TokenStore) -> VQGAN:
+    with user_errors():
+        model = load_tokenizer(path)
+    check_tokenizer(store, path, identity(model))
+    return model
+
+
+def _fps(params: Path) -> float:
+    value = load_params(params).get("decode", {}).get("fps", DEFAULT_FPS)
+    return float(value) if isinstance(value, int | float) and value > 0 else DEFAULT_FPS
+
+
+def _decode(model: VQGAN, tokens: np.ndarray) -> list[Clip]:
+    clips: list[Clip] = []
+    for start in range(0, len(tokens), DECODED_AT_ONCE):
+        part = torch.from_numpy(tokens[start : start + DECODED_AT_ONCE])
+        clips += list(to_bytes(model.decode(part)))
+    return clips
+
+
+def _pairs(
+    model: VQGAN, frames: Path, found: FrameFolder, store: TokenStore, split: str
+) -> list[Pair]:
+    """Decodes windows of as many different videos as there are."""
+    reader = window_reader(found.videos, frames, store)
+    plan = store.plan(split)
+    halves = two_halves(plan["video"].to_pylist(), limit=SHOWN_PAIRS // 2, seed=0)
+    pairs = []
+    for row in sorted(halves[0] + halves[1]):
+        video, first = (plan[column][row].as_py() for column in ("video", "first_frame"))
+        (decoded,) = _decode(model, store.read(split, row, row + 1))
+        real = reader.read(split, video, first)
+        pairs.append(Pair(name=f"{video}, frame {first}", real=real, reconstruction=decoded))
+    return pairs
+
+
+def _times(values: Sequence[int]) -> str:
+    return "\N{MULTIPLICATION SIGN}".join(map(str, values))
+
+
+def _window_bits(store: TokenStore) -> float:
+    return math.prod(store.grid) * math.log2(store.codebook_size)
+
+
+def _lede(store: TokenStore, drawn: TokenStore | None) -> str:
+    info = store.info
+    total = sum(store.num_windows(split) for split in store.splits)
+    count = math.prod(store.grid)
+    if info.frames and info.size:
+        pixels = info.frames * info.size**2 * 3
+        text = (
+            f"{total:,} windows of real video, {info.frames} frames of "
+            f"{_times([info.size, info.size])} pixels each, became {count:,} tokens apiece: "
+            f"{8 * pixels / _window_bits(store):,.0f} times fewer bits than their pixels have."
+        )
+    else:
+        text = f"{total:,} windows of video came as {count:,} tokens each."
+    if drawn is None:
+        return text
+    number = drawn.num_windows(drawn.splits[0])
+    return (
+        f"{text} A transformer learned to fill in tokens that are hidden from it. Then it was "
+        f"shown nothing at all, and filled in {number:,} windows: new videos."
+    )
+
+
+def _frame_artefacts(folder: Path, found: FrameFolder) -> Iterator[Artefact]:
+    record = folder / "extract.json"
+    if record.exists():
+        made = read_json(record, PipelineError, "frame folder")
+        kept = ", ".join(f"{count:,} {split}" for split, count in made["clips"].items())
+        yield Artefact(
+            name="Videos",
+            about=f"{made['num_videos']:,} given, cut into clips; train and test split by time.",
+            facts=[("clips kept", kept), ("rejected", f"{len(made['rejected']):,}")],
+        )
+    splits = {video.split: 0 for video in found.videos}
+    for video in found.videos:
+        splits[video.split] += 1
+    yield Artefact(
+        name="Frames",
+        about=f"{sum(len(video.frames) for video in found.videos):,} pictures in order.",
+        facts=[(f"{split} videos", f"{count:,}") for split, count in splits.items()],
+        identity=source_fingerprint(found.videos, folder),
+    )
+
+
+def _all_rejected(folder: Path, found: FrameFolder, store: TokenStore) -> list[Rejected]:
+    record = folder / "extract.json"
+    earlier = read_json(record, PipelineError, "frame folder") if record.exists() else {}
+    used = {name for s in store.splits for name in store.plan(s)["video"].unique().to_pylist()}
+    short = (
+        Rejected(f"{video.split}/{video.name}", f"{len(video.frames)} frames, too few for a window")
+        for video in found.videos
+        if video.name not in used
+    )
+    return [*(Rejected(**item) for item in earlier.get("rejected", [])), *found.rejected, *short]
+
+
+def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
+    config = model.config
+    with safe_open(path, framework="pt") as file:
+        steps = (file.metadata() or {}).get("steps")
+    facts = [
+        ("codebook", f"{config.codebook_size:,} vectors of {config.embedding_dim}"),
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+    ]
+    if steps:
+        facts.append(("trained", f"{int(steps):,} steps"))
+    return Artefact(
+        name="Tokenizer",
+        about="A 3D VQGAN: each block of "
+        f"{_times(config.downsample)} (frames, height, width) pixels becomes a token.",
+        facts=facts,
+        identity=identity(model),
+    )
+
+
+def _token_artefact(store: TokenStore) -> Artefact:
+    facts = [(f"{split} windows", f"{store.num_windows(split):,}") for split in store.splits]
+    return Artefact(
+        name="Tokens",
+        about=f"A grid of {_times(store.grid)} tokens (time, height, width) for each window.",
+        facts=[*facts, ("bytes a window", f"{math.ceil(_window_bits(store) / 8):,}")],
+        identity=store.fingerprint,
+    )
+
+
+def _model_artefact(run: Path) -> Artefact:
+    path = run / "model.safetensors"
+    with user_errors():
+        metadata = model_metadata(path)
+    config = json.loads(metadata["config"])
+    with safe_open(path, framework="pt") as file:  # Shapes only: a model may be large.
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    facts = [
+        ("layers", f"{len(config['layers'])} of width {config['width']}"),
+        ("latent tokens", f"{config['num_latents']}"),
+        ("parameters", f"{sum(map(math.prod, shapes)):,}"),
+    ]
+    if "step" in metadata:
+        facts.append(("trained", f"{int(metadata['step']):,} steps"))
+    return Artefact(
+        name="Transformer",
+        about="MeBT: latent tokens read the tokens that are shown, and predict the hidden ones.",
+        facts=facts,
+        identity=weights_identity(path),
+    )
+
+
+def _sample_artefact(drawn: TokenStore) -> Artefact:
+    config: Mapping[str, Any] = drawn.info.extra.get("sample", {})
+    return Artefact(
+        name="New videos",
+        about=f"{drawn.num_windows(drawn.splits[0]):,} token grids, drawn from seeds.",
+        facts=[(key.replace("_", " "), str(value)) for key, value in config.items()],
+        identity=drawn.fingerprint,
+    )
+
+
+@click.command("report")
+@click.option("--tokens", type=FOLDER, required=True, help="Token store of the real videos.")
+@click.option("--frames", type=FOLDER, help="Frame folder that the tokens were made from.")
+@click.option("--samples", type=FOLDER, help="Token store of samples.")
+@click.option("--run", type=FOLDER, help="Run that trained the model.")
+@click.option("--tokenizer", type=FILE, help="Tokenizer that made the tokens, .safetensors.")
+@click.option("--tokenizer-log", type=FILE, help="The metrics.jsonl of fit-tokenizer.")
+@click.option("--metrics", type=FILE, help="What `mebt evaluate` wrote.")
+@click.option("--params", type=FILE, help="Params file, shown as it is.")
+@click.option("--out", type=OUT, required=True, help="HTML file to write.")
+def command(tokens: Path, out: Path, **given: Path | None) -> None:
+    """Show everything on one HTML page.
+
+    Real clips, what tokens keep of them and new videos, playing side by side; how both models
+    learned; every number with what it means; what was made from what. The page holds all it
+    shows, so it can be read offline and sent around. What is not given is left out.
+
+    \b
+    Example:
+      mebt report --frames frames --tokens tokens --samples samples/tokens --run run \\
+        --tokenizer models/fish-64.safetensors --metrics metrics.json --params params.yaml \\
+        --out report.html
+    """
+    page = make_report(collect(tokens, **given))
+    write_text(out, page)
+    click.echo(f"{out}: {len(page.encode()) / 1e6:.1f} MB")

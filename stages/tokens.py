@@ -1,0 +1,191 @@
+"""Look into token stores, check them, bring in tokens of other tokenizers, take tokens out."""
+
+import hashlib
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import PipelineError, TokenStoreError
+from pipeline.files import lock, replacing
+from pipeline.metrics import codebook_use, token_counts
+from pipeline.progress import progress
+from pipeline.token_store import StoreInfo, TokenStore, create_store, numbered_plan
+from stages.options import FILE, FOLDER, OUT, overwrite_option
+
+SHARD_WINDOWS = 4096
+
+
+@click.group("tokens")
+def command() -> None:
+    """Look into token stores, check them, import and export.
+
+    \b
+    Example:
+      mebt tokens info tokens
+      mebt tokens import ids.npy --codebook-size 8192 --out tokens
+    """
+
+
+@command.command("info")
+@click.argument("store", type=FOLDER)
+def info(store: Path) -> None:
+    """Say what STORE holds and how its codebook is used.
+
+    \b
+    Example:
+      mebt tokens info tokens
+    """
+    opened = TokenStore(store)
+    found = opened.info
+    t, h, w = found.grid
+    click.echo(f"store        {store}")
+    click.echo(f"fingerprint  {opened.fingerprint}")
+    click.echo(f"tokenizer    {found.tokenizer or 'unknown: the tokens were imported'}")
+    if found.frames:
+        click.echo(
+            f"window       {found.frames} frames, stride {found.stride}, "
+            f"{found.size}x{found.size} pixels, one every {found.hop} frames"
+        )
+    click.echo(f"grid         {t}x{h}x{w} = {t * h * w} tokens of {found.codebook_size}")
+    for split in opened.splits:
+        counts = np.zeros(found.codebook_size, dtype=np.int64)
+        size = 0
+        for shard in range(opened.num_shards(split)):
+            counts += token_counts(opened.read_shard(split, shard), found.codebook_size)
+            size += opened.shard_file(split, shard).stat().st_size
+        use = codebook_use(counts)
+        click.echo(
+            f"{split:12s} {opened.num_windows(split):,} windows in {opened.num_shards(split)} "
+            f"shards, {size / 1e6:.1f} MB, codebook {use.share:.1%} used ({use.dead} dead), "
+            f"perplexity {use.perplexity:.1f}, {use.bits:.2f} bits per token"
+        )
+    for key, value in found.extra.items():
+        click.echo(f"{key:12s} {value}")
+
+
+@command.command("verify")
+@click.argument("store", type=FOLDER)
+def verify(store: Path) -> None:
+    """Re-hash every file of STORE; exit code 1 and a list if anything is wrong.
+
+    \b
+    Example:
+      mebt tokens verify tokens
+    """
+    opened = TokenStore(store, allow_partial=True)
+    wrong = opened.verify()
+    for line in wrong:
+        click.echo(line)
+    if wrong:
+        raise TokenStoreError(f"{store}: {len(wrong)} things are wrong.")
+    count = sum(opened.num_shards(split) for split in opened.splits)
+    click.echo(f"{store}: all {count} shards are as they were written")
+
+
+def _open_ids(path: Path, codebook_size: int) -> NDArray[np.integer]:
+    """Maps an `.npy` of ids [N, t, h, w] into memory. Never unpickles."""
+    try:
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise PipelineError(f"{path} is no .npy of numbers: {error}.") from None
+    if not isinstance(ids, np.ndarray) or ids.ndim != 4 or ids.dtype.kind not in "iu":
+        kind = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "an archive"
+        raise PipelineError(f"{path} must hold integers [N, t, h, w], but holds {kind}.")
+    if not ids.size:
+        raise PipelineError(f"{path} holds no window: its shape is {list(ids.shape)}.")
+    if int(ids.min()) < 0 or int(ids.max()) >= codebook_size:
+        raise PipelineError(
+            f"{path} holds ids {ids.min()} … {ids.max()}, but --codebook-size is {codebook_size}: "
+            f"ids must be 0 … {codebook_size - 1}."
+        )
+    return ids
+
+
+@command.command("import")
+@click.argument("ids", type=FILE)
+@click.option("--codebook-size", type=click.IntRange(min=1), required=True)
+@click.option("--test", "test", type=FILE, help="Ids of held-out windows, of the same grid.")
+@click.option("--out", type=OUT, required=True, help="Token store to make.")
+@overwrite_option
+def import_ids(
+    ids: Path, codebook_size: int, test: Path | None, out: Path, overwrite: bool
+) -> None:
+    """Make a store of IDS, an .npy of integers [N, t, h, w] from any tokenizer.
+
+    Such a store trains and samples; `decode` cannot turn its tokens into pictures, because their
+    tokenizer is not known here.
+
+    \b
+    Example:
+      mebt tokens import ids.npy --codebook-size 8192 --out tokens
+    """
+    arrays = {"train": _open_ids(ids, codebook_size)}
+    if test is not None:
+        arrays["test"] = _open_ids(test, codebook_size)
+        if arrays["test"].shape[1:] != arrays["train"].shape[1:]:
+            raise PipelineError(
+                f"{test} has a grid {list(arrays['test'].shape[1:])}, but {ids} has "
+                f"{list(arrays['train'].shape[1:])}."
+            )
+    t, h, w = arrays["train"].shape[1:]
+    counts = {split: len(array) for split, array in arrays.items()}
+    digest = hashlib.sha256()
+    for array in arrays.values():
+        for start in range(0, len(array), SHARD_WINDOWS):
+            digest.update(np.ascontiguousarray(array[start : start + SHARD_WINDOWS], "<i8"))
+    made = StoreInfo(
+        tokenizer=None,
+        codebook_size=codebook_size,
+        grid=(t, h, w),
+        source=digest.hexdigest(),
+        counts=counts,
+        shard_windows=SHARD_WINDOWS,
+    )
+    with lock(out):
+        plan = numbered_plan(counts, "imported", made.shard_windows)
+        writer = create_store(out, made, plan, overwrite=overwrite)
+        with progress("import", sum(counts.values()), "window") as advance:
+            done = set(made.shards()) - set(writer.unfinished())
+            for split, shard in made.shards():
+                start, stop = made.shard_rows(split, shard)
+                if (split, shard) not in done:
+                    writer.write_shard(split, shard, np.asarray(arrays[split][start:stop]))
+                advance(stop - start)
+    total = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    click.echo(f"{out}: {total} windows of {t}x{h}x{w} tokens, codebook {codebook_size}")
+
+
+@command.command("export")
+@click.argument("store", type=FOLDER)
+@click.option("--split", help="Split to take out; needed if there is more than one.")
+@click.option("--out", type=OUT, required=True, help=".npy file to write.")
+def export(store: Path, split: str | None, out: Path) -> None:
+    """Write the ids of one split as an .npy [N, t, h, w].
+
+    \b
+    Example:
+      mebt tokens export tokens --split train --out ids.npy
+    """
+    opened = TokenStore(store)
+    if split is None and len(opened.splits) > 1:
+        raise click.UsageError(f"give --split: {store} has {', '.join(opened.splits)}.")
+    split = split or opened.splits[0]
+    if split not in opened.splits:
+        raise click.UsageError(f"--split {split}: {store} has {', '.join(opened.splits)}.")
+    if out.suffix != ".npy":
+        raise click.UsageError(f"--out {out}: give a name that ends in .npy.")
+    count = opened.num_windows(split)
+    with replacing(out) as temporary:
+        array = np.lib.format.open_memmap(
+            temporary, mode="w+", dtype=opened.info.dtype, shape=(count, *opened.grid)
+        )
+        with progress("export", count, "window") as advance:
+            for shard in range(opened.num_shards(split)):
+                start, stop = opened.shard_rows(split, shard)
+                array[start:stop] = opened.read_shard(split, shard)
+                advance(stop - start)
+        array.flush()
+        del array
+    click.echo(f"{out}: {count:,} windows of {split}")

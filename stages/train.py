@@ -1,0 +1,291 @@
+"""tokens -> a MeBT trained on them."""
+
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Generator, Tensor, nn
+
+from mebt import MeBT, MeBTConfig, MeBTShape, save_model, weights_identity
+from mebt.loss import accuracy, held_out_loss, masked_token_loss
+from mebt.masking import SCHEDULES, LengthPriorName, draw_order, draw_split
+from mebt.optim import make_optimizer
+from pipeline.batches import Balance, Batches
+from pipeline.config import as_dict, load_section
+from pipeline.errors import TokenStoreError
+from pipeline.files import lock, replacing
+from pipeline.token_store import TokenStore, read_rows
+from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
+from stages.options import (
+    FOLDER,
+    OUT,
+    fabric_options,
+    make_fabric,
+    overwrite_option,
+    params_options,
+)
+
+RESULT = "model.safetensors"
+VALIDATION_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+BUCKETS = 5
+"""Equal ranges of the mask ratio whose losses are logged apart."""
+MASK_DRAW, ORDER_DRAW = -1, -2
+"""Beside the ranks 0, 1, … what a seed is drawn for; the order of row i is ORDER_DRAW - i."""
+
+Micro = tuple[Tensor, Tensor]
+"""Tokens [B N] and a permutation of positions for each row [B N]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(LoopConfig):
+    """How MeBT is trained on cached tokens."""
+
+    weight_decay: float = 0.01
+    """Of Linear weights only."""
+    schedule: str = "linear"
+    """Mask ratio as a function of a progress drawn evenly from 0 … 1."""
+    average_loss: float = 1.0
+    """1: mean over masked tokens; 0: a batch weighs as much as is masked in it."""
+    label_smoothing: float = 0.0
+    budget: int | None = None
+    """Most tokens that are predicted in one pass; null: all that are masked."""
+    length_prior: LengthPriorName = "longest"
+    """Length of training clips: longest, uniform, or gaussian (short first, then longer)."""
+    time_scale: float = 30_000.0
+    """Steps after which gaussian clips grow by a latent frame; published: 30,000 or 100,000."""
+    balance: Balance = "window"
+    """window: each window once per epoch; video: each video once, as published."""
+    memory_gb: float = 4.0
+    """Memory for cached tokens; the shuffle is global if the train split fits."""
+    validation_windows: int = 64
+    """Held-out windows measured at each validation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"unknown schedule {self.schedule!r}; choose from {', '.join(SCHEDULES)}."
+            )
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}.")
+        for name in ("average_loss", "label_smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
+        if self.budget is not None and self.budget < 1:
+            raise ValueError(f"budget must be at least 1, got {self.budget}.")
+        for name in ("time_scale", "memory_gb"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.validation_windows < 1:
+            raise ValueError(f"validation_windows must be at least 1: {self.validation_windows}.")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` made."""
+
+    path: Path
+    steps: int
+    """Steps done in this call."""
+    parameters: int
+    identity: str
+
+
+def bucket(ratio: float) -> str:
+    """Names the range of a mask ratio in per cent, such as `mask_20_40`."""
+    width = 100 // BUCKETS
+    low = min(int(ratio * BUCKETS), BUCKETS - 1) * width
+    return f"mask_{low:02d}_{low + width:02d}"
+
+
+def _loss(
+    module: nn.Module, micro: Micro, step: int, model: MeBTConfig, config: TrainConfig
+) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+    tokens, order = micro
+    split = draw_split(
+        order,
+        grid=model.grid,
+        step=step,
+        generator=Generator().manual_seed(step_seed(config.seed, step, MASK_DRAW)),
+        schedule=config.schedule,
+        length_prior=config.length_prior,
+        time_scale=config.time_scale,
+        budget=config.budget,
+    )
+    logits = module(tokens.gather(1, split.context), split.context, split.targets)
+    wanted = tokens.gather(1, split.targets)
+    loss = masked_token_loss(
+        logits,
+        wanted,
+        num_masked=split.num_masked,
+        num_tokens=split.num_tokens,
+        average=config.average_loss,
+        label_smoothing=config.label_smoothing,
+    )
+    ratio = split.num_masked / split.num_tokens
+    summed = split.num_tokens * ratio**config.average_loss  # What the loss was divided by.
+    name = bucket(ratio)
+    return loss, {
+        f"loss/{name}": loss.detach() * (summed / split.targets.shape[1]),
+        f"accuracy/{name}": accuracy(logits, wanted),
+        "uniform": math.log(model.codebook_size),
+    }
+
+
+def _validate(model: nn.Module, tokens: Tensor, config: TrainConfig) -> dict[str, float]:
+    """Measures held-out tokens at fixed mask ratios, with the same masks each time."""
+    device = next(model.parameters()).device
+    size = max(1, config.batch_size // config.accumulate)
+    found = {}
+    for ratio in VALIDATION_RATIOS:
+        percent = round(100 * ratio)
+        generator = Generator().manual_seed(step_seed(config.seed, percent, MASK_DRAW))
+        sums = np.zeros(2)
+        for part in tokens.split(size):
+            means = held_out_loss(model, part.to(device), mask_ratio=ratio, generator=generator)
+            sums += np.asarray(means) * len(part)
+        loss, right = sums / len(tokens)
+        found[f"val_loss/mask_{percent}"] = float(loss)
+        found[f"val_accuracy/mask_{percent}"] = float(right)
+    losses = [value for key, value in found.items() if key.startswith("val_loss")]
+    return {"val_loss": sum(losses) / len(losses), **found}
+
+
+def train(
+    tokens: Path,
+    out: Path,
+    shape: MeBTShape,
+    config: TrainConfig,
+    *,
+    fabric: Fabric,
+    overwrite: bool = False,
+) -> Trained:
+    """Trains MeBT on the train split of a token store; resumes if `out` has checkpoints.
+
+    Raises PipelineError if the store is damaged, or not the one that `out` was begun with.
+    """
+    store = TokenStore(tokens)
+    if "train" not in store.splits:
+        raise TokenStoreError(f"{tokens} has no train split, only {', '.join(store.splits)}.")
+    fields = {**as_dict(shape), "layers": shape.layers}
+    model_config = MeBTConfig(**fields, codebook_size=store.codebook_size, grid=store.grid)
+    made_from = {
+        "model": as_dict(shape),
+        "tokens": {
+            "store": store.fingerprint,
+            "tokenizer": store.info.tokenizer,
+            "codebook_size": store.codebook_size,
+            "grid": list(store.grid),
+        },
+    }
+    held_out = "test" if "test" in store.splits else "train"
+    count = min(config.validation_windows, store.num_windows(held_out))
+    rows = np.linspace(0, store.num_windows(held_out) - 1, count).round().astype(int)
+    validation = torch.from_numpy(read_rows(store, held_out, [int(row) for row in rows])).flatten(1)
+    stream = Batches(
+        store,
+        "train",
+        batch_size=config.batch_size,
+        seed=config.seed,
+        memory_gb=config.memory_gb,
+        balance=config.balance,
+    )
+    rank, world_size = fabric.global_rank, fabric.world_size
+    share = config.batch_size // world_size
+
+    def batches(step: int) -> list[Micro]:
+        mine = stream.read(step, rank=rank, world_size=world_size)
+        order = draw_order(
+            range(rank * share, (rank + 1) * share),
+            model_config.num_tokens,
+            step_seed=lambda row: step_seed(config.seed, step, ORDER_DRAW - row),
+        )
+        parts = (x.to(fabric.device).chunk(config.accumulate) for x in (mine, order))
+        return list(zip(*parts, strict=True))
+
+    def export(model: nn.Module, step: int) -> None:
+        assert isinstance(model, MeBT)
+        info = store.info
+        extra = {
+            "step": str(step),
+            "tokens": store.fingerprint,
+            "tokenizer": info.tokenizer or "",
+            "frames": str(info.frames or ""),
+            "stride": str(info.stride or ""),
+            "size": str(info.size or ""),
+        }
+        with replacing(out / RESULT) as temporary:
+            save_model(temporary, model, extra=extra)
+
+    with lock(out) if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            prepare_run(out, config, made_from, overwrite=overwrite)
+        fabric.barrier()
+        torch.manual_seed(config.seed)
+        model = MeBT(model_config)
+        optimizer = make_optimizer(
+            model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+        )
+        task = Task(
+            batches=batches,
+            loss=lambda module, micro, step: _loss(module, micro, step, model_config, config),
+            validate=lambda model: _validate(model, validation, config),
+            export=export,
+            rate_name="tokens",
+            rate_per_step=config.batch_size * model_config.num_tokens,
+        )
+        steps = run_loop(fabric, model, optimizer, task, config, out)
+        fabric.barrier()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Trained(out / RESULT, steps, parameters, weights_identity(out / RESULT))
+
+
+@click.command("train")
+@click.option("--tokens", type=FOLDER, required=True, help="Token store to train on.")
+@click.option("--out", type=OUT, required=True, help="Folder of the run to make or to go on with.")
+@params_options
+@fabric_options
+@overwrite_option
+def command(
+    tokens: Path,
+    out: Path,
+    params: Path,
+    overrides: tuple[str, ...],
+    accelerator: str,
+    devices: str,
+    nodes: int,
+    strategy: str,
+    overwrite: bool,
+) -> None:
+    """Train MeBT on cached tokens.
+
+    Writes OUT/model.safetensors, OUT/metrics.jsonl, and checkpoints to go on from after a stop. A
+    signal (Ctrl-C, SIGTERM, SIGUSR1) stops it after the step at hand with exit code 75: run it
+    again to go on. Values: sections `model` (its shape) and `train` of the params file.
+
+    \b
+    Example:
+      mebt train --tokens tokens --out run --set train.max_steps=2000
+      mebt train --tokens tokens --out run --devices 8 --strategy ddp
+    """
+    shape = load_section(params, "model", MeBTShape, overrides)
+    config = load_section(params, "train", TrainConfig, overrides)
+    fabric = make_fabric(
+        accelerator=accelerator,
+        devices=devices,
+        nodes=nodes,
+        strategy=strategy,
+        precision=config.precision,
+    )
+    made = train(tokens, out, shape, config, fabric=fabric, overwrite=overwrite)
+    if fabric.is_global_zero:
+        done = f"{made.steps} steps" if made.steps else "nothing to do"
+        click.echo(
+            f"{made.path}: {done}, {made.parameters:,} parameters, identity {made.identity[:12]}"
+        )

@@ -1,0 +1,247 @@
+"""Choosing, ordering, drafting and revising as the published sampler does, draw by draw."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mebt.decoding import (
+    Canvas,
+    Predict,
+    bootstrap,
+    choose_tokens,
+    draft,
+    draft_groups,
+    rank,
+    revise,
+    token_probabilities,
+)
+from mebt.extrapolation import extend
+from mebt.masking import num_masked
+from tests.golden_checks.model import load_published
+from tests.golden_checks.recipe import load_case
+
+
+class RecordedNoise:
+    """Gives back the recorded draws in their order; ones where none were stored."""
+
+    def __init__(self, io: dict[str, Tensor], prefix: str, batch: int) -> None:
+        self.io, self.prefix, self.batch = io, prefix, batch
+        self.used = {"exp": 0, "randn": 0, "randperm": 0}
+
+    def _next(self, kind: str) -> Tensor | None:
+        found = self.io.get(f"{self.prefix}{kind}{self.used[kind]}")
+        self.used[kind] += 1
+        return found
+
+    def exponential(self, *shape: int) -> Tensor:
+        stored = f"{self.prefix}exp0" in self.io
+        noise = self._next("exp") if stored else torch.ones(self.batch, *shape)
+        assert noise is not None and noise.shape == (self.batch, *shape)
+        return noise
+
+    def normal(self, *shape: int) -> Tensor:
+        noise = self._next("randn")
+        assert noise is not None and noise.shape == (self.batch, *shape)
+        return noise
+
+    def permutations(self, count: int) -> Tensor:
+        if f"{self.prefix}randperm0" not in self.io:
+            return torch.arange(count).expand(self.batch, count)
+        rows = [self._next("randperm") for _ in range(self.batch)]
+        return torch.stack([row for row in rows if row is not None])
+
+
+def check_pieces(case: Path) -> None:
+    meta, io = load_case(case)
+    for index, choice in enumerate(meta["choices"]):
+        probs = token_probabilities(io["logits"], **choice)
+        tokens, scores = choose_tokens(probs, io["exp_noise"])
+        torch.testing.assert_close(probs, io[f"choice{index}.probs"])
+        assert torch.equal(tokens, io[f"choice{index}.tokens"])
+        torch.testing.assert_close(scores, io[f"choice{index}.scores"])
+    scores, noise = io["order.scores"], io["order.exp_noise"]
+    for key in (key for key in io if key.startswith("order.ctemp")):
+        order = rank(scores, noise, temperature=float(key.removeprefix("order.ctemp")))
+        expected = io[key]
+        same_positions = torch.equal(order, expected)
+        assert same_positions or torch.equal(io["next.target_indices"].gather(1, order), expected)
+    check_next(meta, io, scores, noise)
+    for entry in meta["gibbs"]:
+        check_groups(entry, io)
+
+
+def check_next(meta: dict, io: dict[str, Tensor], scores: Tensor, noise: Tensor) -> None:
+    """Which positions become context: so many that the schedule's share stays open."""
+    context, targets = io["next.context_indices"], io["next.target_indices"]
+    total = context.shape[1] + targets.shape[1]
+    tokens = torch.zeros(len(context), total, dtype=torch.int64)
+    for entry in meta["next_mask"]["cases"]:
+        masked = entry["n_masked"]
+        key = f"next.t{entry['t']}" if masked is None else f"next.n{masked}"
+        if masked is None:
+            masked = num_masked(meta["next_mask"]["schedule"], entry["t"], total)
+        count = max(0, targets.shape[1] - masked)
+        check_fixed(Canvas(tokens, context, targets), scores, noise, 0.0, count, io, key)
+    count = targets.shape[1] - 10
+    canvas = Canvas(tokens, context, targets)
+    check_fixed(canvas, scores, noise, 4.5, count, io, "next.noisy4.5_n10")
+
+
+def check_fixed(
+    canvas: Canvas,
+    scores: Tensor,
+    noise: Tensor,
+    heat: float,
+    count: int,
+    io: dict[str, Tensor],
+    key: str,
+) -> None:
+    found = canvas
+    if count:  # A step that fixes nothing is left out altogether.
+        found = canvas.fix(canvas.targets, rank(scores, noise, temperature=heat), count)
+    assert torch.equal(found.context, io[f"{key}.context"]), key
+    assert torch.equal(found.targets, io[f"{key}.target"]), key
+
+
+class Spy:
+    """A model that notes its calls and says nothing of interest."""
+
+    def __init__(self, predict: Predict) -> None:
+        self.predict = predict
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __call__(self, tokens: Tensor, context: Tensor, targets: Tensor) -> Tensor:
+        self.calls.append((tokens, context, targets))
+        return self.predict(tokens, context, targets)
+
+
+def check_groups(entry: dict, io: dict[str, Tensor]) -> None:
+    key = f"gibbs.{entry['tag']}.{entry['kind']}"
+    context, targets = io[f"{key}.in_context"], io[f"{key}.in_target"]
+    total = context.shape[1] + targets.shape[1]
+    canvas = Canvas(torch.zeros(len(context), total, dtype=torch.int64), context, targets)
+    spy = Spy(lambda tokens, context, targets: torch.zeros(*targets.shape, 5))
+    run = draft_groups if entry["kind"] == "draft" else revise
+
+    class Permutation(RecordedNoise):
+        def permutations(self, count: int) -> Tensor:
+            return io[f"{key}.randperm"]
+
+    noise = Permutation({}, "", len(context))
+    run(spy, canvas, num_groups=entry["n_steps"], temperature=1.0, noise=noise)
+    assert len(spy.calls) == entry["n_steps"]
+    for step, (_, found_context, found_targets) in enumerate(spy.calls):
+        assert torch.equal(found_context, io[f"{key}.step{step}.context"])
+        assert torch.equal(found_targets, io[f"{key}.step{step}.target"])
+
+
+def check_runs(case: Path) -> None:
+    meta, io = load_case(case)
+    model = load_published(case, meta["hparams"])
+    for run in meta["runs"]:
+        if "INFORMATIONAL" in (run["note"] or ""):
+            continue  # Temperature 0 (an order by ties) and one fault of the published code.
+        spy = Spy(model)
+        with torch.no_grad():
+            final = replay(spy, run, io, meta)
+        assert torch.equal(final.flatten(1), io[f"{run['name']}.final"].flatten(1)), run["name"]
+        check_calls(spy, run, io)
+
+
+def check_calls(spy: Spy, run: dict, io: dict[str, Tensor]) -> None:
+    """Our calls are the published ones, less those after which nothing was fixed."""
+    recorded = []
+    for step in range(run["n_model_calls"]):
+        key = f"{run['name']}.step{step}"
+        context = io[f"{key}.context"]
+        recorded.append((io[f"{key}.partial_in"].gather(1, context), context, io[f"{key}.target"]))
+    drafting = run["name"].startswith(("sample", "edit", "extrapolate", "bidirect"))
+    if drafting:  # Such a call is followed by one with the same targets.
+        pairs = zip(recorded, [*recorded[1:], None], strict=True)
+        recorded = [
+            call
+            for call, after in pairs
+            if after is None
+            or after[2].shape[1] != call[2].shape[1]
+            or after[1].shape[1] != call[1].shape[1]
+        ]
+    assert len(spy.calls) <= run["n_model_calls"], run["name"]
+    if run["name"].startswith(("extrapolate", "bidirect_c")):
+        return  # Windows of equal size follow one another there: the final tokens tell.
+    assert len(spy.calls) == len(recorded), run["name"]
+    for ours, theirs in zip(spy.calls, recorded, strict=True):
+        for found, expected in zip(ours, theirs, strict=True):
+            assert torch.equal(found, expected), run["name"]
+
+
+def replay(spy: Spy, run: dict, io: dict[str, Tensor], meta: dict) -> Tensor:
+    params, name, batch = run["params"], run["name"], meta["batch"]
+    t, h, w = meta["hparams"]["shape"]
+    noise = RecordedNoise(io, f"{name}.", batch)
+    settings = {
+        "num_steps": params.get("n_steps", params.get("vid_n_steps")),
+        "noise": noise,
+        "schedule": params.get("schedule", "cosine"),
+        "strategy": params.get("strategy", "confidence"),
+        "temperature": params.get("temperature", 1.0),
+        "top_k": params.get("top_k"),
+        "top_p": params.get("top_p"),
+        "confidence_temperature": params.get("context_temperature", params.get("vid_c_temp", 0.0)),
+        "confidence_schedule": params.get("ctemp_schedule", "linear"),
+    }
+    first = Canvas(*(io[f"{name}.step0.{part}"] for part in ("partial_in", "context", "target")))
+    if name.startswith("sample"):
+        return draft(spy, first, **settings, count_given=True).tokens
+    if name.startswith("edit"):
+        return draft(spy, first, **settings, count_given=not params["edit"]).tokens
+    if name == "bidirect_bootstrap":
+        started = bootstrap(spy, first, num_steps=params["bootstrap"], noise=noise)
+        return draft(spy, started, **settings, count_given=True).tokens
+    if name.startswith(("extrapolate", "bidirect")):
+        edit = name.startswith("extrapolate")
+        start = io["given_tokens"]
+        if not edit:
+            filled = draft(spy, first, **settings, count_given=True).tokens
+            start = filled.reshape(batch, t, h, w)
+        return extend(
+            lambda canvas: draft(spy, canvas, **settings, count_given=not edit),
+            start,
+            window_frames=params["step_size"] // 4,
+            context_frames=params["context_size"] // 4,
+            num_frames=params["total_length"] // 4,
+        )
+    return replay_groups(spy, run, io, noise, first)
+
+
+def replay_groups(
+    spy: Spy, run: dict, io: dict[str, Tensor], noise: RecordedNoise, first: Canvas
+) -> Tensor:
+    params = run["params"]
+    count = first.tokens.shape[1]
+    is_kept = "context" in params
+    kept = torch.arange(count - 16 if is_kept else 0).expand(len(first.tokens), -1)
+    start = Canvas.given(first.tokens, kept)
+    tokens = start.tokens
+    if not params.get("skip_draft"):
+        tokens = draft_groups(
+            spy,
+            start,
+            num_groups=params["n_draft"],
+            temperature=params["draft_t"],
+            noise=noise,
+        ).tokens
+    if params.get("edit"):  # Published: revision forgets what was given.
+        start = Canvas.empty((len(tokens), count))
+    for _ in range(params["M"]):
+        tokens = revise(
+            spy,
+            Canvas(tokens, start.context, start.targets),
+            num_groups=params["n_revise"],
+            temperature=params["revise_t"],
+            noise=noise,
+        ).tokens
+    return tokens
+
+
+CHECKS = {"sampling pieces": check_pieces, "sampling runs": check_runs}

@@ -1,0 +1,57 @@
+"""A token store that answers from memory, for tests of what reads one."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+SHARD = 7
+
+
+@dataclass
+class MemoryStore:
+    """Reads like `pipeline.token_store.TokenStore`."""
+
+    tokens: dict[str, np.ndarray]
+    plans: dict[str, pa.Table]
+    codebook_size: int
+    grid: tuple[int, int, int]
+    tokenizer: str | None = None
+    source: str = ""
+    frames: int | None = None
+    stride: int | None = None
+    size: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    root: str = "tokens"
+    fingerprint: str = "ab" * 32
+    shards_read: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def info(self) -> Any:
+        keys = ("tokenizer", "source", "frames", "stride", "size", "extra", "codebook_size", "grid")
+        return SimpleNamespace(**{key: getattr(self, key) for key in keys})
+
+    @property
+    def splits(self) -> list[str]:
+        return list(self.tokens)
+
+    def num_windows(self, split: str) -> int:
+        return len(self.tokens[split])
+
+    def plan(self, split: str) -> pa.Table:
+        return self.plans[split]
+
+    def num_shards(self, split: str) -> int:
+        return -(-len(self.tokens[split]) // SHARD)
+
+    def shard_rows(self, split: str, shard: int) -> tuple[int, int]:
+        return shard * SHARD, min((shard + 1) * SHARD, len(self.tokens[split]))
+
+    def read_shard(self, split: str, shard: int) -> np.ndarray:
+        self.shards_read.append((split, shard))
+        return self.tokens[split][slice(*self.shard_rows(split, shard))]
+
+    def read(self, split: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return self.tokens[split][start:stop].astype(np.int64)

@@ -1,0 +1,206 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from mebt import MeBT, MeBTConfig, load_model, save_model
+from pipeline.comparison import DISTANCES, two_halves
+from pipeline.config import build
+from pipeline.errors import CheckpointError, ConfigError, FrameError, TokenStoreError
+from pipeline.evaluation import RECONSTRUCTION, SETS
+from pipeline.findings import AT_MASK, MEANINGS
+from pipeline.findings import DISTANCES as SHOWN_AS_BARS
+from stages.__main__ import cli
+from stages.evaluate import EvaluateConfig, evaluate
+from tests.stages.project import K, Project, make_project
+from tokenizer import VQGAN, load_tokenizer, save_tokenizer
+
+CONFIG = EvaluateConfig(num_videos=7, batch_size=3, mask_ratios=(0.25, 1.0))
+OF_PICTURES = {*RECONSTRUCTION, *(f"{key}_{who}" for key in DISTANCES for who in SETS)}
+OF_MODEL = {f"token_{kind}_mask_{p}" for kind in ("loss", "accuracy") for p in (25, 100)}
+OF_TOKENS = {
+    *("codebook_use", "codebook_dead", "codebook_perplexity", "bits_per_token"),
+    *("token_loss_uniform", "token_loss_frequency", "token_distance_real"),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Project:
+    return make_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture
+def project(made, monkeypatch) -> Project:
+    made.use(monkeypatch, "evaluate")
+    return made
+
+
+def measure(project, *names, config=CONFIG, **replaced):
+    given = {**(project.paths(*names) if names else {}), **replaced}
+    return evaluate(project.root / "tokens", config, **given)
+
+
+def everything(project, **replaced):
+    return measure(project, "frames", "samples", "run", "tokenizer", **replaced)
+
+
+def test_all_numbers_are_made_of_all_artefacts(project):
+    found = everything(project)
+    expected = OF_PICTURES | OF_MODEL | OF_TOKENS | {"token_distance_samples"}
+    assert set(found.metrics) == expected
+    assert set(found.not_computed) == {"fvd", "kvd"}
+    assert all(map(math.isfinite, found.metrics.values()))
+
+
+def test_every_number_can_be_explained(project):
+    bars = {f"{key}_{who}" for key in SHOWN_AS_BARS for who in SETS}
+    for key in everything(project).metrics:
+        assert key in MEANINGS or key in bars or AT_MASK.fullmatch(key)
+
+
+@pytest.mark.parametrize(
+    ("names", "made_of", "reason"),
+    [
+        ((), OF_TOKENS, "no --tokenizer was given"),
+        (("run",), OF_TOKENS | OF_MODEL, "no --tokenizer was given"),
+        (("tokenizer",), OF_TOKENS, "no --frames was given"),
+        (("samples",), OF_TOKENS | {"token_distance_samples"}, "no --tokenizer was given"),
+    ],
+)
+def test_what_is_given_is_measured_and_the_rest_named(project, names, made_of, reason):
+    found = measure(project, *names)
+    whole = OF_PICTURES | OF_MODEL | OF_TOKENS | {"token_distance_samples", "fvd", "kvd"}
+    assert set(found.metrics) == made_of
+    assert set(found.not_computed) == whole - made_of
+    assert found.not_computed["psnr"] == reason
+
+
+def test_protocol_says_what_was_compared(project):
+    found = everything(project)
+    protocol = found.protocol
+    assert protocol["split"] == "test"
+    assert protocol["num_videos"] == 7
+    assert protocol["num_real_windows"] == 14
+    assert protocol["num_source_videos"] == 6
+    assert protocol["window"] == {"frames": 4, "stride": 1, "size": 16, "grid": [2, 4, 4]}
+    assert protocol["identities"]["tokens"] == project.tokens.fingerprint
+    assert protocol["identities"]["samples"] == project.samples.fingerprint
+    assert protocol["identities"]["tokenizer"] == project.tokens.tokenizer
+    assert len(protocol["identities"]["model"]) == 64
+
+
+def test_fewer_samples_than_asked_for_are_not_repeated(project):
+    config = EvaluateConfig(num_videos=99, mask_ratios=(1.0,))
+    assert everything(project, config=config).protocol["num_videos"] == 9
+    assert everything(project, config=config).protocol["num_videos_asked"] == 99
+
+
+def test_batch_size_does_not_change_a_number(project):
+    found = [
+        everything(
+            project, config=EvaluateConfig(num_videos=7, batch_size=size, mask_ratios=(0.25, 1.0))
+        ).metrics
+        for size in (1, 4)
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-4, abs=1e-6)
+
+
+def test_seed_and_split_choose_other_windows(project):
+    frechet = {
+        everything(
+            project, config=EvaluateConfig(num_videos=3, mask_ratios=(1.0,), seed=seed, split=split)
+        ).metrics["frechet_real"]
+        for seed, split in ((0, "test"), (1, "test"), (0, "train"))
+    }
+    assert len(frechet) == 3
+
+
+def test_a_model_without_context_knows_one_distribution_per_place(project):
+    """With everything hidden, the loss can be computed from one forward pass."""
+    found = measure(project, "run", config=CONFIG)
+    model = load_model(project.paths()["run"] / "model.safetensors")
+    places = torch.arange(32)[None]
+    nothing = torch.zeros(1, 0, dtype=torch.int64)
+    logits = model(nothing, nothing, places)[0].log_softmax(-1)
+    rows = [row for half in halves(project) for row in half]
+    tokens = torch.from_numpy(project.tokens.tokens["test"][rows].astype(np.int64)).flatten(1)
+    expected = -np.mean([float(logits[torch.arange(32), row].mean()) for row in tokens])
+    assert found.metrics["token_loss_mask_100"] == pytest.approx(expected, rel=1e-5)
+
+
+def halves(project):
+    videos = project.tokens.plan("test")["video"].to_pylist()
+    return two_halves(videos, limit=CONFIG.num_videos, seed=CONFIG.seed)
+
+
+def test_another_tokenizer_is_refused(project, tmp_path):
+    model = VQGAN(load_tokenizer(project.paths()["tokenizer"]).config)
+    save_tokenizer(tmp_path / "other.safetensors", model)
+    with pytest.raises(TokenStoreError, match=r"was encoded with tokenizer .* but .* is "):
+        everything(project, tokenizer=tmp_path / "other.safetensors")
+
+
+def test_other_frames_are_refused(project, tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a_1.png")
+    with pytest.raises(FrameError, match=r"does not hold the frames that .* was made from"):
+        everything(project, frames=tmp_path)
+
+
+def test_a_model_of_another_grid_is_refused(project, tmp_path):
+    config = MeBTConfig(
+        layers=("encode", "decode"), width=4, num_heads=1, codebook_size=K, grid=(2, 4, 5)
+    )
+    save_model(tmp_path / "model.safetensors", MeBT(config))
+    with pytest.raises(CheckpointError, match=r"grid \(2, 4, 5\) of 13 tokens, but .* \(2, 4, 4\)"):
+        everything(project, run=tmp_path)
+
+
+def test_a_run_without_a_model_is_one_clear_line(project, tmp_path):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        everything(project, run=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_videos": 1}, "num_videos must be at least 2, got 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"mask_ratios": [0.5, 0.0]}, r"mask_ratios must be in \(0, 1\], got 0.0"),
+        ({"mask_ratios": [0.5, 0.501]}, "mask_ratios must differ by a per cent"),
+        ({"split": "validation"}, "choose from test, train"),
+    ],
+)
+def test_wrong_values_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        build(EvaluateConfig, values, where="evaluate")
+
+
+def run_command(project, out: Path):
+    params = project.root / "params.yaml"
+    params.write_text("evaluate: {num_videos: 99, mask_ratios: [0.5], batch_size: 4}\n")
+    args = ["evaluate", "--tokens", project.root / "tokens", "--out", out, "--params", params]
+    for name, path in project.paths("frames", "samples", "tokenizer").items():
+        args += [f"--{name}", path]
+    return CliRunner().invoke(cli, [str(arg) for arg in [*args, "--device", "cpu"]])
+
+
+def test_command_writes_numbers_and_says_what_is_missing(project, tmp_path):
+    result = run_command(project, tmp_path / "metrics.json")
+    assert result.exit_code == 0, result.output
+    assert "not computed: fvd, kvd: needs the I3D network" in result.output
+    assert "token_loss_mask_50, token_accuracy_mask_50: no --run was given" in result.output
+    assert "compared 9 videos on each side, not 99" in result.output
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(found) == {"metrics", "protocol", "not_computed"}
+    assert all(isinstance(value, float) for value in found["metrics"].values())
+
+
+def test_the_same_artefacts_give_the_same_file(project, tmp_path):
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    assert [run_command(project, file).exit_code for file in files] == [0, 0]
+    assert files[0].read_bytes() == files[1].read_bytes()

@@ -1,0 +1,132 @@
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from mebt import load_model
+from pipeline.errors import PipelineError, TokenStoreError
+from pipeline.frames import scan_frames, source_fingerprint
+from stages.__main__ import cli
+from stages.report import collect, read_log
+from tests.stages.project import Project, make_project
+from tokenizer import VQGAN, load_tokenizer, save_tokenizer
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Project:
+    project = make_project(tmp_path_factory.mktemp("project"))
+    root = project.root
+    lines = ['{"step": 10, "loss": 2.5, "uniform": 2.56}', '{"step": 20, "val_loss": 2.25}', '{"st']
+    (root / "run" / "metrics.jsonl").write_text("\n".join(lines))
+    (root / "fit.jsonl").write_text('{"step": 5, "psnr": 21.5, "psnr_mean_frame": 20.5}\n')
+    (root / "metrics.json").write_text(json.dumps({"metrics": {"psnr": 23.4}, "protocol": {}}))
+    (root / "params.yaml").write_text("decode: {fps: 5}\n")
+    short = root / "frames" / "test" / "short <b>"
+    short.mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 16)).save(short / f"short_{number}.png")
+    (root / "frames" / "test" / "notes.txt").write_text("no picture")
+    record = {
+        "num_videos": 3,
+        "clips": {"train": 5, "test": 7},
+        "rejected": [{"name": "clip <i>", "reason": "still"}],
+    }
+    (root / "frames" / "extract.json").write_text(json.dumps(record))
+    project.tokens.source = source_fingerprint(scan_frames(root / "frames").videos, root / "frames")
+    return project
+
+
+@pytest.fixture
+def project(made, monkeypatch) -> Project:
+    made.use(monkeypatch, "report")
+    return made
+
+
+def show(project, *names):
+    files = {
+        "tokenizer-log": project.root / "fit.jsonl",
+        "metrics": project.root / "metrics.json",
+        "params": project.root / "params.yaml",
+        **project.paths(),
+    }
+    out = project.root / "report.html"
+    args = ["report", "--tokens", project.root / "tokens", "--out", out]
+    for name in names or files:
+        args += [f"--{name}", files[name]]
+    result = CliRunner().invoke(cli, [str(arg) for arg in args])
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(r".*report\.html: \d+\.\d MB\n", result.output)
+    return out.read_text()
+
+
+def test_everything_that_is_given_is_shown(project):
+    page = show(project)
+    for part in (
+        "33 windows of real video",
+        "filled in 9 windows",
+        "23.4 <span",
+        "5 frames a second",
+        "held out: 2.25 at 20",
+        "held out: 21.5 at 5",
+        "1,234 steps",
+        "77 steps",
+        "draft steps",
+        "decode: {fps: 5}",
+        project.tokens.fingerprint,
+        project.tokens.tokenizer,
+        project.tokens.source,
+        project.samples.fingerprint,
+    ):
+        assert part in page, part
+    # Six test videos have tokens, so six rows of three panels, and three more samples.
+    assert page.count("<img ") == 6 + 3
+
+
+def test_every_reject_is_listed_with_its_reason(project):
+    page = show(project, "frames")
+    assert "Rejected: 3" in page
+    assert "<dt>clip &lt;i&gt;</dt><dd>still</dd>" in page
+    assert "test/short &lt;b&gt;/short</dt><dd>3 frames, too few for a window</dd>" in page
+    assert "notes.txt</dt><dd>no image by its extension</dd>" in page
+
+
+def test_parameters_are_those_of_the_model(project):
+    model = load_model(project.paths()["run"] / "model.safetensors")
+    assert f"<dd>{sum(p.numel() for p in model.parameters()):,}</dd>" in show(project, "run")
+
+
+@pytest.mark.parametrize("name", ["frames", "samples", "run", "tokenizer", "metrics", "params"])
+def test_each_artefact_may_come_alone(project, name):
+    assert "windows of real video" in show(project, name)
+
+
+def test_the_same_artefacts_give_the_same_page(project):
+    assert show(project) == show(project)
+
+
+def test_tokens_that_were_imported_can_be_reported(project, monkeypatch):
+    for key in ("tokenizer", "frames", "stride", "size"):
+        monkeypatch.setattr(project.tokens, key, None)
+    assert "33 windows of video came as 32 tokens each." in show(project, "run")
+    with pytest.raises(
+        TokenStoreError, match="was imported: which tokenizer made its tokens is not known"
+    ):
+        collect(project.root / "tokens", tokenizer=project.paths()["tokenizer"])
+
+
+def test_another_tokenizer_is_refused(project, tmp_path):
+    model = VQGAN(load_tokenizer(project.paths()["tokenizer"]).config)
+    save_tokenizer(tmp_path / "other.safetensors", model)
+    with pytest.raises(TokenStoreError, match="Give the tokenizer that made the tokens"):
+        collect(project.root / "tokens", tokenizer=tmp_path / "other.safetensors")
+
+
+def test_a_log_loses_only_a_line_that_a_kill_cut_off(project, tmp_path):
+    assert [line["step"] for line in read_log(project.root / "run" / "metrics.jsonl")] == [10, 20]
+    assert read_log(tmp_path / "missing.jsonl") == []
+    broken = tmp_path / "metrics.jsonl"
+    broken.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
+    with pytest.raises(PipelineError, match="line 2: not a line of a log"):
+        read_log(broken)

@@ -145,9 +145,10 @@ def choose_tokens(
 ) -> tuple[Int[Tensor, "B Nt"], Float[Tensor, "B Nt"]]:
     """Draws a token at each position (p / Exp(1) is largest with probability p).
 
-    Returns the tokens and their probabilities, the scores of confidence.
+    A token of probability 0 is never drawn, whatever the noise. Returns the tokens and their
+    probabilities, the scores of confidence.
     """
-    tokens = (probs / exponential).argmax(-1)
+    tokens = (probs / exponential).masked_fill(probs == 0, -torch.inf).argmax(-1)
     return tokens, probs.gather(-1, tokens[..., None])[..., 0]
 
 
@@ -156,7 +157,7 @@ def rank(
 ) -> Int[Tensor, "B Nt"]:
     """Orders positions from the surest on; temperature 0 goes by score alone."""
     noisy = scores / scores.sum(1, keepdim=True) / exponential**temperature
-    return noisy.argsort(dim=1, descending=True, stable=True)
+    return noisy.argsort(dim=1, descending=True)
 
 
 @dataclass(frozen=True)

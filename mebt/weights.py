@@ -15,6 +15,8 @@ from mebt.config import MeBTConfig
 from mebt.model import MeBT
 
 FORMAT = "mebt-model-1"
+HEADER = "mebt"
+"""The one key of the file's metadata: safetensors writes several in an order drawn by chance."""
 
 
 def save_model(path: Path, model: MeBT, *, extra: Mapping[str, str] | None = None) -> None:
@@ -24,7 +26,8 @@ def save_model(path: Path, model: MeBT, *, extra: Mapping[str, str] | None = Non
         for name, tensor in model.state_dict().items()
     }
     config = json.dumps(dataclasses.asdict(model.config), sort_keys=True)
-    save_file(tensors, path, {"format": FORMAT, "config": config, **(extra or {})})
+    header = {"format": FORMAT, "config": config, **(extra or {})}
+    save_file(tensors, path, {HEADER: json.dumps(header, sort_keys=True)})
 
 
 def model_metadata(path: Path) -> dict[str, str]:
@@ -34,9 +37,10 @@ def model_metadata(path: Path) -> dict[str, str]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}.") from None
+    metadata: dict[str, str] = header if isinstance(header, dict) else {}
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"{path} has format {metadata.get('format')!r}, but a model of this version has "

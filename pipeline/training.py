@@ -75,6 +75,8 @@ class LoopConfig:
 class Task:
     """What a run trains: the parts of the loop that know the model."""
 
+    name: str
+    """Shown before the progress."""
     batches: Callable[[int], Sequence[Any]]
     """Step -> this process's part of the global batch, cut into `accumulate` micro-batches."""
     loss: Callable[[nn.Module, Any, int], tuple[Tensor, Mapping[str, Tensor | float]]]
@@ -248,7 +250,7 @@ def run_loop(
     with (
         _stop_requests() as stops,
         progress(
-            "train", config.max_steps, "step", done=start, shown=fabric.is_global_zero
+            task.name, config.max_steps, "step", done=start, shown=fabric.is_global_zero
         ) as advance,
     ):
         window = _Window(task, config)

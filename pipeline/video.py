@@ -39,7 +39,7 @@ class ExtractConfig:
     clip_frames: int | None = None
     """Frames per clip; null: each tile of a video is one clip."""
     min_motion: float = 0.0
-    """Share of pixels that must move for a clip to be kept; needs `clip_frames`."""
+    """Share of the video's pixels that must move for a clip to be kept; needs `clip_frames`."""
     test_share: float = 0.1
     """Last part of each video's time that goes to the test split."""
     image: Literal["png", "jpg"] = "png"
@@ -103,11 +103,11 @@ def tiles(width: int, height: int, config: ExtractConfig) -> dict[str, tuple[int
     return {f"-x{x}-y{y}": (x, y, x + config.tile, y + config.tile) for y, x in corners}
 
 
-def motion(frames: Sequence[Frame]) -> float:
-    """Returns the share of pixels that move: see `MOTION_LEVELS`."""
+def motion(frames: Sequence[Frame]) -> NDArray[np.bool_]:
+    """Returns which pixels move, [H, W]: see `MOTION_LEVELS`."""
     brightest = np.maximum.reduce(frames).astype(np.int16)
-    darkest = np.minimum.reduce(frames)
-    return float(((brightest - darkest).max(axis=-1) > MOTION_LEVELS).mean())
+    moves: NDArray[np.bool_] = (brightest - np.minimum.reduce(frames)).max(-1) > MOTION_LEVELS
+    return moves
 
 
 def moving_shapes(num_frames: int, size: int, *, seed: int) -> Iterator[Frame]:

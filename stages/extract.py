@@ -127,13 +127,16 @@ def _extract_video(source: Source, out: Path, config: ExtractConfig) -> dict[str
                 if wrong := next((frame for frame in pixels if frame.shape != shape), None):
                     raise FrameError(f"{source.name} changes its size to {wrong.shape[:2]}.")
                 boxes = boxes or tiles(shape[1], shape[0], config)
+                moves = motion(pixels) if config.min_motion else np.ones(shape[:2], np.bool_)
                 for suffix, box in boxes.items():
                     name = source.name + suffix + moment
-                    clip = list(pool.map(lambda f, box=box: _cut_out(f, box, config.size), pixels))
-                    if config.min_motion and (moved := motion(clip)) < config.min_motion:
+                    left, top, right, bottom = box
+                    moved = moves[top:bottom, left:right].mean()
+                    if moved < config.min_motion:
                         reason = f"still: {moved:.4f} of its pixels move"
                         rejected.append((f"{split}/{name}", reason))
                         continue
+                    clip = list(pool.map(lambda f, box=box: _cut_out(f, box, config.size), pixels))
                     folder = out / split / name
                     folder.mkdir(parents=True, exist_ok=True)
                     paths = [folder / f"{name}_{n:05d}.{config.image}" for n in numbers]

@@ -28,7 +28,7 @@ from stages.options import (
     overwrite_option,
     params_options,
 )
-from tokenizer import VQGAN, VQGANConfig, identity, save_tokenizer
+from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer, save_tokenizer
 from tokenizer.losses import reconstruction_loss
 
 RESULT = "tokenizer.safetensors"
@@ -195,6 +195,7 @@ def fit_tokenizer(
                 save_tokenizer(temporary, model, extra=extra, half=config.half)
 
         task = Task(
+            name="fit-tokenizer",
             batches=batches,
             loss=loss,
             validate=lambda model: measure(model, held_out, config),
@@ -203,7 +204,7 @@ def fit_tokenizer(
             rate_per_step=config.batch_size,
         )
         steps = run_loop(fabric, model, optimizer, task, config, out)
-    return Fitted(out / RESULT, steps, identity(model))
+    return Fitted(out / RESULT, steps, identity(load_tokenizer(out / RESULT)))
 
 
 @click.command("fit-tokenizer")

@@ -9,7 +9,6 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from mebt import model_metadata, weights_identity
 from pipeline.checkpoint import user_errors
@@ -23,7 +22,7 @@ from pipeline.report import Artefact, Clip, Contents, Pair, make_report
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes
 from stages.options import FILE, FOLDER, OUT
-from tokenizer import VQGAN, identity, load_tokenizer
+from tokenizer import VQGAN, identity, load_tokenizer, tokenizer_metadata
 
 SHOWN_PAIRS = 8
 SHOWN_SAMPLES = 32
@@ -202,13 +201,12 @@ def _all_rejected(folder: Path, found: FrameFolder, store: TokenStore) -> list[R
 
 def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
     config = model.config
-    with safe_open(path, framework="pt") as file:
-        steps = (file.metadata() or {}).get("steps")
+    steps = tokenizer_metadata(path).get("steps", "")
     facts = [
         ("codebook", f"{config.codebook_size:,} vectors of {config.embedding_dim}"),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
     ]
-    if steps:
+    if steps.isdecimal():
         facts.append(("trained", f"{int(steps):,} steps"))
     return Artefact(
         name="Tokenizer",

@@ -233,6 +233,7 @@ def train(
             model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )
         task = Task(
+            name="train",
             batches=batches,
             loss=lambda module, micro, step: _loss(module, micro, step, model_config, config),
             validate=lambda model: _validate(model, validation, config),

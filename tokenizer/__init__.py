@@ -2,7 +2,7 @@
 
 from tokenizer.config import VQGANConfig
 from tokenizer.vqgan import VQGAN, VQGANOutput
-from tokenizer.weights import identity, load_tokenizer, save_tokenizer
+from tokenizer.weights import identity, load_tokenizer, save_tokenizer, tokenizer_metadata
 
 __all__ = [
     "VQGAN",
@@ -11,4 +11,5 @@ __all__ = [
     "identity",
     "load_tokenizer",
     "save_tokenizer",
+    "tokenizer_metadata",
 ]

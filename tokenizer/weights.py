@@ -15,6 +15,8 @@ from tokenizer.config import VQGANConfig
 from tokenizer.vqgan import VQGAN
 
 FORMAT = "mebt-tokenizer-1"
+HEADER = "mebt"
+"""The one key of the file's metadata: safetensors writes several in an order drawn by chance."""
 TRAINING_ONLY = ("counts", "sums", "initialized", "num_batches_tracked")
 """Last part of the names of tensors that encoding and decoding never read."""
 
@@ -56,8 +58,27 @@ def save_tokenizer(
         # Running variances of batch norm exceed float16's largest number, 65,504.
         fits = half and bool(torch.isfinite(rounded).all())
         tensors[name] = rounded if fits else exact
-    metadata = {"format": FORMAT, "config": _config_json(model.config), **(extra or {})}
-    save_file(tensors, path, metadata)
+    header = {"format": FORMAT, "config": _config_json(model.config), **(extra or {})}
+    save_file(tensors, path, {HEADER: json.dumps(header, sort_keys=True)})
+
+
+def tokenizer_metadata(path: Path) -> dict[str, str]:
+    """Reads the header: `config` as JSON, and what `save_tokenizer` was given as `extra`.
+
+    Raises ValueError, in one line, if the file is damaged or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}.") from None
+    metadata: dict[str, str] = header if isinstance(header, dict) else {}
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {metadata.get('format')!r}, but a tokenizer of this version has "
+            f"{FORMAT!r}; make one with `mebt fit-tokenizer`."
+        )
+    return metadata
 
 
 def load_tokenizer(path: Path, device: str = "cpu") -> VQGAN:
@@ -65,18 +86,9 @@ def load_tokenizer(path: Path, device: str = "cpu") -> VQGAN:
 
     Raises ValueError, in one line, if the file is damaged, of another format, or does not fit.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}.") from None
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {metadata.get('format')!r}, but a tokenizer of this version has "
-            f"{FORMAT!r}; make one with `mebt fit-tokenizer`."
-        )
-    config = _read_config(path, metadata)
+    config = _read_config(path, tokenizer_metadata(path))
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     with torch.device("meta"):  # A header may claim any size: compare before allocating.
         expected = inference_tensors(VQGAN(config))
     if different := sorted(tensors.keys() ^ expected.keys()):

@@ -1,0 +1,143 @@
+"""The whole flow on tiny videos of moving shapes, through the commands that people type."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from click.testing import CliRunner, Result
+from ruamel.yaml import YAML
+
+from pipeline.video import moving_shapes, to_model
+from stages.__main__ import cli
+from tokenizer import VQGAN, VQGANConfig, save_tokenizer
+
+ROOT = Path(__file__).parents[2]
+PARAMS = {
+    "extract": {"size": 16, "test_share": 0.25, "seed": 3},
+    "tokenizer": {
+        "codebook_size": 24,
+        "embedding_dim": 4,
+        "width": 4,
+        "downsample": [2, 4, 4],
+        "norm": "batch",
+    },
+    "fit_tokenizer": {
+        "max_steps": 4,
+        "batch_size": 2,
+        "checkpoint_every": 2,
+        "validate_every": 4,
+        "log_every": 1,
+        "validation_windows": 4,
+    },
+    "tokenize": {
+        "frames": 4,
+        "hop": 2,
+        "size": 16,
+        "batch_size": 3,
+        "shard_windows": 16,
+        "chunk_windows": 8,
+    },
+    "model": {
+        "layers": ["encode", "process", "decode", "refresh", "decode"],
+        "width": 16,
+        "num_heads": 2,
+        "num_latents": 4,
+        "residual_dropout": 0.1,
+    },
+    "train": {
+        "max_steps": 6,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "ema_decay": 0.9,
+        "checkpoint_every": 2,
+        "validate_every": 3,
+        "log_every": 1,
+        "validation_windows": 8,
+    },
+    "sample": {"num_samples": 34, "batch_size": 8, "draft_steps": 4, "revise_rounds": 1},
+    "decode": {"fps": 8.0, "sheet_videos": 4},
+    "evaluate": {"num_videos": 4, "mask_ratios": [0.5, 1.0], "batch_size": 4},
+}
+
+
+def write_params(path: Path) -> Path:
+    YAML().dump(PARAMS, path)
+    return path
+
+
+def make_tokenizer(path: Path, *, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    fields = {**PARAMS["tokenizer"], "downsample": (2, 4, 4)}
+    model = VQGAN(VQGANConfig(**fields))  # type: ignore[arg-type]
+    frames = [np.stack(list(moving_shapes(4, 16, seed=video))) for video in range(8)]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _ in range(40):  # Until codebook and batch norm have seen what pictures look like.
+            model(to_model(np.stack(frames)), restart_threshold=0.5, generator=generator)
+    save_tokenizer(path, model.eval())
+    return path
+
+
+class Flow:
+    """A folder with params, a tokenizer, and whatever the commands make there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        write_params(root / "params.yaml")
+        make_tokenizer(root / "tokenizer.safetensors")
+
+    def arguments(self, stage: str, *more: str, out: str | None = None) -> list[str]:
+        root = self.root
+        inputs = {
+            "extract": ("--synthetic", "6", "--out", "frames"),
+            "fit-tokenizer": ("--frames", "frames", "--out", "tokenizer-run"),
+            "tokenize": (
+                *("--frames", "frames", "--tokenizer", "tokenizer.safetensors", "--out", "tokens"),
+            ),
+            "train": ("--tokens", "tokens", "--out", "run"),
+            "sample": ("--run", "run", "--out", "samples"),
+            "decode": (
+                *("--tokens", "samples", "--tokenizer", "tokenizer.safetensors", "--out", "videos"),
+            ),
+        }
+        words = list(inputs[stage])
+        if out is not None:
+            words[-1] = out
+        pairs = zip(words[::2], words[1::2], strict=True)
+        paths = [w for f, v in pairs for w in (f, v if f == "--synthetic" else str(root / v))]
+        return [stage, *paths, "--params", str(root / "params.yaml"), *more]
+
+    def run(self, stage: str, *more: str, out: str | None = None) -> Result:
+        return CliRunner().invoke(cli, self.arguments(stage, *more, out=out))
+
+    def ok(self, stage: str, *more: str, out: str | None = None) -> str:
+        result = self.run(stage, *more, out=out)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    def refused(self, stage: str, *more: str, out: str | None = None) -> str:
+        """Runs a stage that must end with one clear line and exit code 1."""
+        result = self.run(stage, *more, out=out)
+        assert result.exit_code == 1, result.output
+        assert isinstance(result.exception, SystemExit), repr(result.exception)
+        (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+        return line
+
+    def start(self, stage: str, *more: str, out: str | None = None) -> "subprocess.Popen[bytes]":
+        """Starts a stage in a process of its own, to be killed."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "stages", *self.arguments(stage, *more, out=out)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Returns the bytes of every file below a folder, less its lock."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

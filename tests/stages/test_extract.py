@@ -1,0 +1,172 @@
+"""`mebt extract`: videos of any kind in, frame folders out, every file accounted for."""
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pipeline.errors import FrameError
+from pipeline.files import read_json
+from pipeline.frames import scan_frames
+from pipeline.video import ExtractConfig, moving_shapes, write_mp4
+from stages.__main__ import cli
+from stages.extract import cut_in_time, extract, find_videos, synthetic_videos
+from tests.stages.small import Flow, content
+
+CONFIG = ExtractConfig(size=16, test_share=0.25)
+
+
+def write_videos(folder: Path, *names: str, size: int = 48, frames: int = 20) -> Path:
+    for seed, name in enumerate(names):
+        write_mp4(folder / name, np.stack(list(moving_shapes(frames, size, seed=seed))), fps=25)
+    return folder
+
+
+def run(videos: Path, out: Path, config: ExtractConfig = CONFIG, **options: bool):
+    return extract(*find_videos(videos, config), out, config, **options)
+
+
+def test_every_file_is_kept_or_rejected_with_a_reason(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4", "deep/b c.mp4")
+    (videos / "notes.txt").write_text("no video")
+    (videos / "broken.mp4").write_bytes((videos / "a.mp4").read_bytes()[:300])
+    (videos / "empty.avi").write_bytes(b"")
+    (videos / "out.mp4").symlink_to(tmp_path / "elsewhere.mp4")
+    (tmp_path / "elsewhere.mp4").write_bytes((videos / "a.mp4").read_bytes())
+    made = run(videos, tmp_path / "frames")
+    assert made.clips == {"train": 2, "test": 2}
+    reasons = {rejected.name: rejected.reason for rejected in made.rejected}
+    assert set(reasons) == {"notes.txt", "broken", "empty", "out.mp4"}
+    assert "leads outside" in reasons["out.mp4"]
+    assert "broken.mp4" in reasons["broken"]
+    record = read_json(tmp_path / "frames" / "extract.json", FrameError, "record")
+    assert record["num_videos"] == 4
+    found = scan_frames(tmp_path / "frames")
+    assert sorted((v.name, v.split, len(v.frames)) for v in found.videos) == [
+        ("test/a", "test", 5),
+        ("test/deep-b_c", "test", 5),
+        ("train/a", "train", 15),
+        ("train/deep-b_c", "train", 15),
+    ]
+    assert not found.rejected
+
+
+def test_frames_are_the_videos_frames(tmp_path: Path) -> None:
+    (source,) = synthetic_videos(1, CONFIG)
+    extract([source], [], tmp_path / "frames", CONFIG)
+    files = (tmp_path / "frames" / "train.txt").read_text().split()
+    files += (tmp_path / "frames" / "test.txt").read_text().split()
+    expected = list(moving_shapes(len(files), 16, seed=0))
+    for file, frame in zip(files, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "frames" / file)), frame)
+
+
+def test_train_is_earlier_than_test_and_no_clip_spans_both() -> None:
+    config = ExtractConfig(clip_frames=7, test_share=0.3)
+    pieces = list(cut_in_time(50, config))
+    assert [piece[1] for piece in pieces] == sorted(piece[1] for piece in pieces)
+    assert sum(stop - first for _, first, stop in pieces) == 50
+    assert {split for split, _, stop in pieces if stop <= 35} == {"train"}
+    assert {split for split, first, _ in pieces if first >= 35} == {"test"}
+
+
+def test_tiles_cover_the_scene_and_still_clips_are_named(tmp_path: Path) -> None:
+    frames = np.full((12, 64, 96, 3), 128, dtype=np.uint8)
+    for number in range(12):  # Something moves in the upper left tile only.
+        frames[number, 8:16, 2 * number : 2 * number + 8] = 255
+    write_mp4(tmp_path / "videos" / "scene.mp4", frames, fps=25)
+    config = ExtractConfig(size=16, tile=32, clip_frames=6, min_motion=0.05, test_share=0.0)
+    made = run(tmp_path / "videos", tmp_path / "frames", config)
+    assert made.clips["train"] + len(made.rejected) == 2 * 6
+    names = {path.parent.name for path in (tmp_path / "frames").rglob("*.png")}
+    assert names == {"scene-x0-y0-f00000", "scene-x0-y0-f00006"}
+    assert all(rejected.reason.startswith("still: 0.0") for rejected in made.rejected)
+
+
+def test_frame_rate_is_lowered_and_never_raised(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4")
+    for fps, count in ((12.5, 10), (5.0, 4), (100.0, 20)):
+        config = ExtractConfig(size=16, fps=fps, test_share=0.0)
+        assert run(videos, tmp_path / f"frames{fps}", config).num_frames == count
+
+
+def test_a_stopped_extract_goes_on_and_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4", "b.mp4", "c.mp4")
+    run(videos, tmp_path / "whole")
+    saved = 0
+
+    def full_disk(self: Image.Image, *args: object, **kwargs: object) -> None:
+        nonlocal saved
+        saved += 1
+        if saved > 30:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, *args, **kwargs)
+
+    save = Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        run(videos, tmp_path / "frames")
+    monkeypatch.undo()
+    assert not (tmp_path / "frames" / "train.txt").exists()
+    run(videos, tmp_path / "frames")
+    assert content(tmp_path / "frames") == content(tmp_path / "whole")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "frames").rglob("*.png")}
+    run(videos, tmp_path / "frames")
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+
+
+def test_other_values_are_refused_by_name_unless_overwritten(flow: Flow) -> None:
+    line = flow.refused("extract", "--set", "extract.size=8")
+    assert "size 16 instead of 8" in line
+    flow.ok("extract", "--set", "extract.size=8", "--overwrite")
+    with Image.open(next((flow.root / "frames").rglob("*.png"))) as image:
+        assert image.size == (8, 8)
+
+
+def test_a_foreign_folder_is_left_alone(flow: Flow) -> None:
+    (flow.root / "mine").mkdir()
+    (flow.root / "mine" / "thesis.txt").write_text("precious")
+    assert "thesis.txt" in flow.refused("extract", out="mine")
+    assert (flow.root / "mine" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["empty", "texts"])
+def test_a_folder_without_videos_is_one_clear_line(tmp_path: Path, name: str, flow: Flow) -> None:
+    (flow.root / name).mkdir()
+    if name == "texts":
+        (flow.root / name / "a.txt").write_text("")
+    words = ["extract", "--videos", str(flow.root / name), "--out", str(flow.root / "out")]
+    params = ["--params", str(flow.root / "params.yaml")]
+    result = CliRunner().invoke(cli, [*words, *params])
+    assert result.exit_code == 1
+    assert "holds no video" in result.output
+
+
+def test_only_corrupt_videos_say_why(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"\0" * 1000)
+    with pytest.raises(FrameError, match=r"no clip is usable of 1 videos; for example a: .*a\.mp4"):
+        run(tmp_path / "videos", tmp_path / "frames")
+
+
+def test_a_scene_smaller_than_its_tile_says_so(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4")
+    config = ExtractConfig(size=16, tile=64)
+    with pytest.raises(FrameError, match="48x48, smaller than tile 64"):
+        run(videos, tmp_path / "frames", config)
+
+
+def test_the_summary_is_json_and_counts_add_up(made: Flow) -> None:
+    record = json.loads((made.root / "frames" / "extract.json").read_text())
+    assert record["clips"] == {"train": 6, "test": 6}
+    listed = sum(
+        len((made.root / "frames" / f"{split}.txt").read_text().split())
+        for split in ("train", "test")
+    )
+    assert record["num_frames"] == listed == len(list((made.root / "frames").rglob("*.png")))

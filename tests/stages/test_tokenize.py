@@ -1,0 +1,205 @@
+"""`mebt tokenize`: every window once, resumed byte for byte, refused when it does not fit."""
+
+import errno
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.files import write_bytes
+from pipeline.frames import scan_frames
+from pipeline.token_store import TokenStore, read_rows
+from pipeline.video import to_model
+from pipeline.windows import TokenizeConfig, WindowReader
+from tests.stages.small import PARAMS, Flow, content, make_tokenizer
+from tokenizer import load_tokenizer
+
+
+def test_each_row_holds_the_tokens_of_the_window_that_its_plan_names(made: Flow) -> None:
+    store = TokenStore(made.root / "tokens")
+    model = load_tokenizer(made.root / "tokenizer.safetensors")
+    videos = scan_frames(made.root / "frames").videos
+    reader = WindowReader(videos, TokenizeConfig(**PARAMS["tokenize"]))
+    for split in store.splits:
+        plan = store.plan(split).to_pylist()
+        assert [row["row"] for row in plan] == list(range(store.num_windows(split)))
+        for row in plan[:: len(plan) // 5]:
+            window = to_model(reader.read(split, row["video"], row["first_frame"]))
+            expected = model.encode(window[None])
+            np.testing.assert_array_equal(store.read(split, row["row"], row["row"] + 1), expected)
+    assert len({tuple(x) for x in store.read("train").reshape(-1, 32).tolist()}) > 20
+
+
+def test_the_plan_is_every_start_of_every_video(made: Flow) -> None:
+    store = TokenStore(made.root / "tokens")
+    for split in store.splits:
+        found = sorted((r["video"], r["first_frame"]) for r in store.plan(split).to_pylist())
+        videos = [v for v in scan_frames(made.root / "frames").videos if v.split == split]
+        assert found == sorted(
+            (video.name, first)
+            for video in videos
+            for first in range(0, len(video.frames) - 3, PARAMS["tokenize"]["hop"])
+        )
+
+
+def test_a_finished_store_is_left_alone(flow: Flow) -> None:
+    before = content(flow.root / "tokens")
+    assert "nothing to do" in flow.ok("tokenize")
+    assert content(flow.root / "tokens") == before
+
+
+def test_batch_size_changes_no_token(flow: Flow) -> None:
+    flow.ok("tokenize", "--set", "tokenize.batch_size=7", out="other")
+    assert content(flow.root / "other") == content(flow.root / "tokens")
+
+
+@pytest.mark.parametrize("shards", [1, 5])
+def test_killed_and_run_again_the_store_is_the_same_byte_for_byte(flow: Flow, shards: int) -> None:
+    slow = flow.start("tokenize", "--set", "tokenize.batch_size=1", out="killed")
+    manifest = flow.root / "killed" / "manifest"
+    deadline = time.monotonic() + 60
+    while len(list(manifest.glob("*.parquet"))) < shards and time.monotonic() < deadline:
+        time.sleep(0.002)
+    slow.kill()
+    slow.wait()
+    flow.ok("tokenize", out="killed")
+    assert content(flow.root / "killed") == content(flow.root / "tokens")
+    assert not list((flow.root / "killed").rglob("*.partial*"))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete", "swap", "part", "plan"])
+def test_damage_is_named_and_only_that_shard_is_redone(flow: Flow, damage: str) -> None:
+    root = flow.root / "tokens"
+    before = content(root)
+    shard = TokenStore(root).shard_file("train", 1)
+    data = shard.read_bytes()
+    broken = shard
+    if damage == "flip":
+        shard.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    elif damage == "truncate":
+        shard.write_bytes(data[:-3])
+    elif damage == "empty":
+        shard.write_bytes(b"")
+    elif damage == "delete":
+        shard.unlink()
+    elif damage == "swap":
+        other = TokenStore(root).shard_file("train", 2)
+        data = other.read_bytes()
+        other.write_bytes(shard.read_bytes())
+        shard.write_bytes(data)
+    elif damage == "part":
+        broken = root / "manifest" / "train-00001.parquet"
+        broken.write_bytes(b"PAR1")
+    else:
+        broken = root / "plan.parquet"
+        broken.write_bytes(broken.read_bytes()[:-9])
+    balance = "video" if damage == "plan" else "window"
+    line = flow.refused("train", "--set", f"train.balance={balance}", out="run2")
+    assert str(broken) in line
+    assert not (flow.root / "run2" / "model.safetensors").exists()
+    said = flow.ok("tokenize")
+    redone = {"swap": "encoded 32 now", "plan": "nothing to do"}.get(damage, "encoded 16 now")
+    assert redone in said
+    assert content(root) == before
+
+
+def test_a_store_of_other_values_is_refused_by_name(flow: Flow) -> None:
+    line = flow.refused("tokenize", "--set", "tokenize.hop=3")
+    assert "hop = 2, not 3" in line
+    flow.ok("tokenize", "--set", "tokenize.hop=3", "--overwrite")
+    assert TokenStore(flow.root / "tokens").info.hop == 3
+
+
+def test_another_tokenizer_is_refused(flow: Flow) -> None:
+    make_tokenizer(flow.root / "tokenizer.safetensors", seed=1)
+    assert "tokenizer = " in flow.refused("tokenize")
+    assert "tokenizer" in flow.refused("decode")
+
+
+def test_a_store_of_another_version_is_refused(flow: Flow) -> None:
+    path = flow.root / "tokens" / "store.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "schema": 99}))
+    assert "schema 99" in flow.refused("train", out="run2")
+    record["info"]["codebook_size"] = 7
+    path.write_text(json.dumps(record))
+    assert "was edited" in flow.refused("train", out="run2")
+
+
+def test_a_link_out_of_the_store_is_not_followed(flow: Flow) -> None:
+    shard = TokenStore(flow.root / "tokens").shard_file("train", 0)
+    shard.rename(flow.root / "elsewhere")
+    shard.symlink_to(flow.root / "elsewhere")
+    assert "leads out of the store" in flow.refused("train", out="run2")
+
+
+def test_a_full_disk_loses_nothing(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = 0
+
+    def full(path: Path, data: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written > 9:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_bytes(path, data)
+
+    monkeypatch.setattr("pipeline.token_store.write_bytes", full)
+    assert "No space left" in flow.refused("tokenize", out="full")
+    monkeypatch.undo()
+    flow.ok("tokenize", out="full")
+    assert content(flow.root / "full") == content(flow.root / "tokens")
+
+
+def test_two_writers_cannot_meet(flow: Flow) -> None:
+    slow = flow.start("tokenize", "--set", "tokenize.batch_size=1", out="shared")
+    while not (flow.root / "shared" / "store.json").exists() and slow.poll() is None:
+        time.sleep(0.002)
+    try:
+        assert "being written by another process" in flow.refused("tokenize", out="shared")
+    finally:
+        slow.kill()
+        slow.wait()
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("missing", "is listed in"),
+        ("unreadable", "is not a readable image"),
+        ("size", "all frames must have one size"),
+    ],
+)
+def test_bad_frames_are_named(flow: Flow, what: str, message: str) -> None:
+    frame = sorted((flow.root / "frames" / "train").rglob("*.png"))[3]
+    if what == "missing":
+        frame.unlink()
+    elif what == "unreadable":
+        frame.write_bytes(b"no picture")
+    else:
+        Image.new("RGB", (20, 16)).save(frame)
+    line = flow.refused("tokenize", out="tokens2")
+    assert str(frame) in line
+    assert message in line
+
+
+def test_clips_too_short_say_why(flow: Flow) -> None:
+    line = flow.refused("tokenize", "--set", "tokenize.frames=64", out="tokens2")
+    assert "no window fits" in line
+    assert "48 frames" in line
+
+
+def test_a_window_that_the_tokenizer_cannot_divide_is_refused(flow: Flow) -> None:
+    assert "section tokenize" in flow.refused("tokenize", "--set", "tokenize.size=18", out="t2")
+
+
+def test_rows_come_in_the_order_asked_for(made: Flow) -> None:
+    store = TokenStore(made.root / "tokens")
+    rows = torch.randperm(store.num_windows("train")).tolist()[:30]
+    every = store.read("train")
+    np.testing.assert_array_equal(read_rows(store, "train", rows), every[rows])
+    np.testing.assert_array_equal(store.read("train", 13, 50), every[13:50])
+    assert not store.verify()

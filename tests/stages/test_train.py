@@ -1,0 +1,200 @@
+"""`mebt train` and `fit-tokenizer`: exact resume, the log, stops, refusals."""
+
+import json
+import math
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mebt import load_model, model_metadata
+from pipeline.token_store import TokenStore
+from tests.stages.small import ROOT, Flow, make_tokenizer
+from tokenizer import load_tokenizer
+
+RESULTS = {"train": "model.safetensors", "fit-tokenizer": "tokenizer.safetensors"}
+
+
+def last_state(run: Path) -> dict[str, torch.Tensor]:
+    step = (run / "checkpoints" / "last").read_text().strip()
+    return load_file(run / "checkpoints" / step / "state.safetensors")
+
+
+def assert_same_run(one: Path, two: Path, result: str) -> None:
+    assert (one / result).read_bytes() == (two / result).read_bytes()
+    first, second = last_state(one), last_state(two)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+@pytest.mark.parametrize("stage", RESULTS)
+def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(flow: Flow, stage: str) -> None:
+    section = stage.replace("-", "_")
+    more = ["--set", f"{section}.max_steps=40", "--set", f"{section}.cosine=true"]
+    flow.ok(stage, *more, out="whole")
+    killed = flow.root / "killed"
+    for checkpoints in (1, 4):
+        process = flow.start(stage, *more, out="killed")
+        deadline = time.monotonic() + 60
+        folder = killed / "checkpoints"
+        while time.monotonic() < deadline and process.poll() is None:
+            names = [path.name for path in folder.glob("step-*")]
+            if names and int(max(names)[5:]) >= 2 * checkpoints:
+                break
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+    flow.ok(stage, *more, out="killed")
+    assert_same_run(killed, flow.root / "whole", RESULTS[stage])
+    assert "nothing to do" in flow.ok(stage, *more, out="killed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_and_says_run_me_again(flow: Flow, number: int) -> None:
+    process = flow.start("train", "--set", "train.max_steps=100000", out="stopped")
+    log = flow.root / "stopped" / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.stat().st_size > 500):
+        time.sleep(0.005)
+    process.send_signal(number)
+    assert process.wait(30) == 75
+    assert (flow.root / "stopped" / "model.safetensors").exists()
+    assert last_state(flow.root / "stopped")
+
+
+def test_the_log_has_what_one_wants_to_see(made: Flow) -> None:
+    lines = [
+        json.loads(line) for line in (made.root / "run/metrics.jsonl").read_text().split("\n")[:-1]
+    ]
+    steps = [line for line in lines if "split" not in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    for line in steps:
+        assert line["uniform"] == pytest.approx(math.log(24))
+        assert {"loss", "grad_norm", "learning_rate", "tokens_per_second"} <= set(line)
+        assert {"data_wait", "memory_gb"} <= set(line)
+        assert any(key.startswith("loss/mask_") for key in line)
+        assert any(key.startswith("accuracy/mask_") for key in line)
+    held_out = [line for line in lines if line.get("split") == "validation"]
+    assert [line["step"] for line in held_out] == [3, 6]
+    assert list((made.root / "run" / "tensorboard").iterdir())
+
+
+def test_training_learns(flow: Flow) -> None:
+    flow.ok(
+        *("train", "--set", "train.max_steps=150", "--set", "train.learning_rate=0.01"),
+        *("--set", "train.validate_every=50", "--set", "train.log_every=50"),
+        out="learned",
+    )
+    lines = [
+        json.loads(x) for x in (flow.root / "learned/metrics.jsonl").read_text().split("\n")[:-1]
+    ]
+    held_out = [line["val_loss/mask_50"] for line in lines if "split" in line]
+    counts = TokenStore(flow.root / "tokens").read("test").flatten()
+    shares = torch.bincount(torch.from_numpy(counts), minlength=24) / len(counts)
+    entropy = -float((shares[shares > 0] * shares[shares > 0].log()).sum())
+    assert held_out[-1] < 0.95 * entropy  # More than how frequent each token is.
+
+
+def test_accumulated_micro_batches_are_the_same_step(flow: Flow) -> None:
+    more = ["--set", "model.residual_dropout=0.0", "--set", "train.clip_norm=1.0"]
+    flow.ok("train", *more, out="one")
+    flow.ok("train", *more, "--set", "train.accumulate=2", out="two")
+    one, two = last_state(flow.root / "one"), last_state(flow.root / "two")
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-4)
+
+
+def test_two_processes_train_the_same_model_as_one(flow: Flow) -> None:
+    more = ["--set", "model.residual_dropout=0.0"]
+    flow.ok("train", *more, out="one")
+    process = flow.start(
+        "train", *more, *("--accelerator", "cpu", "--devices", "2", "--strategy", "ddp"), out="two"
+    )
+    assert process.wait(100) == 0
+    one, two = last_state(flow.root / "one"), last_state(flow.root / "two")
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-4)
+
+
+def test_checkpoints_are_few_and_whole(made: Flow) -> None:
+    folder = made.root / "run" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "last",
+        "step-00000004",
+        "step-00000006",
+    ]
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(flow: Flow) -> None:
+    state = flow.root / "run" / "checkpoints" / "step-00000006" / "state.safetensors"
+    data = bytearray(state.read_bytes())
+    data[-1] ^= 1
+    state.write_bytes(bytes(data))
+    line = flow.refused("train", "--set", "train.max_steps=8")
+    assert str(state) in line
+    (state.parents[1] / "last").write_text("../../../etc\n")
+    assert "no checkpoint of this folder" in flow.refused("train", "--set", "train.max_steps=8")
+
+
+def test_a_run_of_other_values_is_refused_by_name(flow: Flow) -> None:
+    line = flow.refused("train", "--set", "train.learning_rate=0.5")
+    assert "config.learning_rate = 0.001, not 0.5" in line
+    flow.ok("train", "--set", "train.log_every=2")
+    flow.ok("train", "--set", "train.learning_rate=0.5", "--overwrite")
+
+
+def test_another_store_is_not_the_same_run(flow: Flow) -> None:
+    make_tokenizer(flow.root / "tokenizer.safetensors", seed=5)
+    flow.ok("tokenize", "--overwrite")
+    assert "tokens" in flow.refused("train")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(flow: Flow) -> None:
+    line = flow.refused("train", "--set", "train.learning_rate=1.0e+30", out="wild")
+    assert "at step" in line
+    assert "Lower the learning rate" in line
+
+
+def test_the_model_file_says_what_it_was_made_of(made: Flow) -> None:
+    path = made.root / "run" / "model.safetensors"
+    metadata = model_metadata(path)
+    store = TokenStore(made.root / "tokens")
+    assert metadata["step"] == "6"
+    assert metadata["tokens"] == store.fingerprint
+    assert metadata["tokenizer"] == store.info.tokenizer
+    assert load_model(path).config.grid == store.grid
+
+
+def test_the_saved_weights_are_the_moving_average(made: Flow) -> None:
+    state = last_state(made.root / "run")
+    saved = load_file(made.root / "run" / "model.safetensors")
+    for name, tensor in saved.items():
+        assert torch.equal(tensor, state[f"average.{name}"])
+    assert any(not torch.equal(saved[name], state[f"model.{name}"]) for name in saved)
+
+
+def test_a_fitted_tokenizer_is_ready_for_use(flow: Flow) -> None:
+    flow.ok("fit-tokenizer")
+    model = load_tokenizer(flow.root / "tokenizer-run" / "tokenizer.safetensors")
+    assert model.config.grid(4, 16, 16) == (2, 4, 4)
+    lines = (flow.root / "tokenizer-run" / "metrics.jsonl").read_text().splitlines()
+    held_out = json.loads(lines[-1])
+    assert {"psnr", "psnr_mean_frame", "codebook_use", "perplexity"} <= set(held_out)
+    flow.ok(
+        "tokenize", "--tokenizer", str(flow.root / "tokenizer-run/tokenizer.safetensors"), out="t2"
+    )
+
+
+def test_the_shipped_tokenizer_is_what_its_readme_says() -> None:
+    path = ROOT / "models" / "fish-64.safetensors"
+    assert path.stat().st_size < 3_000_000
+    model = load_tokenizer(path)
+    last = json.loads((ROOT / "models" / "fish-64.jsonl").read_text().splitlines()[-1])
+    assert last["psnr"] > last["psnr_mean_frame"] + 2
+    assert last["codebook_use"] > 1 / 3
+    readme = (ROOT / "models" / "README.md").read_text()
+    assert f"{model.config.codebook_size} codes" in readme
+    assert f"{last['psnr']:.1f} dB" in readme

@@ -9,6 +9,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from safetensors import safe_open
 
 from mebt import model_metadata, weights_identity
 from pipeline.checkpoint import user_errors

@@ -1,0 +1,76 @@
+"""`mebt decode`: a video of each window, resumed, and exact when asked."""
+
+import itertools
+
+import av
+import numpy as np
+import torch
+import zarr
+from click.testing import CliRunner
+from PIL import Image
+
+from pipeline.token_store import TokenStore
+from pipeline.video import to_bytes
+from stages.__main__ import cli
+from tests.stages.small import Flow
+from tokenizer import load_tokenizer
+
+
+def test_each_window_becomes_a_video_and_the_first_ones_a_sheet(flow: Flow) -> None:
+    flow.ok("decode", "--exact")
+    store = TokenStore(flow.root / "samples")
+    model = load_tokenizer(flow.root / "tokenizer.safetensors")
+    exact = zarr.open_array(flow.root / "videos" / "frames.zarr", mode="r")[:]
+    assert exact.shape == (34, 4, 16, 16, 3)
+    rows = store.read("sample")
+    for row in (0, 17, 33):
+        with torch.inference_mode():
+            expected = to_bytes(model.decode(torch.from_numpy(rows[row : row + 1])))[0]
+        assert np.abs(exact[row].astype(int) - expected).max() <= 1
+        with av.open(str(flow.root / "videos" / f"sample-{row:05d}.mp4")) as container:
+            shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert len(shown) == 4
+        brightness = np.stack(shown).mean(-1) - exact[row].mean(-1)  # H.264 halves the colours.
+        assert np.abs(brightness).mean() < 8
+    with Image.open(flow.root / "videos" / "sheet.webp") as sheet:
+        assert sheet.n_frames == 4
+        assert sheet.size == (2 * 18, 2 * 18)
+
+
+def test_what_is_missing_is_made_and_the_rest_left_alone(flow: Flow) -> None:
+    flow.ok("decode")
+    videos = flow.root / "videos"
+    stamps = {path.name: path.stat().st_mtime_ns for path in videos.iterdir()}
+    whole = (videos / "sheet.webp").read_bytes()
+    assert "nothing to do" in flow.ok("decode")
+    (videos / "sample-00002.mp4").unlink()
+    (videos / "sheet.webp").unlink()
+    assert "1 written now" in flow.ok("decode", "--set", "decode.batch_size=2")
+    assert (videos / "sheet.webp").read_bytes() == whole
+    changed = {p.name for p in videos.iterdir() if p.stat().st_mtime_ns != stamps.get(p.name)}
+    assert changed <= {"sample-00002.mp4", "sheet.webp", "decode.json", ".lock"}
+
+
+def test_other_tokens_are_refused_unless_overwritten(flow: Flow) -> None:
+    flow.ok("decode")
+    flow.ok("sample", "--set", "sample.seed=9", "--overwrite")
+    assert "other tokens" in flow.refused("decode")
+    flow.ok("decode", "--overwrite")
+
+
+def test_real_windows_can_be_decoded(flow: Flow) -> None:
+    tokens = str(flow.root / "tokens")
+    words = flow.arguments("decode", "--split", "test", "--limit", "3", out="real")
+    words[words.index("--tokens") + 1] = tokens
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    names = sorted(path.name for path in (flow.root / "real").glob("*.mp4"))
+    assert names == [f"test-{row:05d}.mp4" for row in range(3)]
+    without_split = [w for a, w in itertools.pairwise(["", *words]) if "--split" not in (a, w)]
+    assert CliRunner().invoke(cli, without_split).exit_code == 2
+
+
+def test_a_gif_sheet(flow: Flow) -> None:
+    flow.ok("decode", "--set", "decode.sheet=gif", "--set", "decode.columns=4")
+    with Image.open(flow.root / "videos" / "sheet.gif") as sheet:
+        assert sheet.size == (4 * 18, 18)

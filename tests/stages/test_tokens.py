@@ -1,0 +1,92 @@
+"""`mebt tokens`: look, check, bring in ids of other tokenizers, take ids out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.token_store import TokenStore
+from stages.__main__ import cli
+from tests.stages.small import Flow
+
+
+def tokens(*words: object) -> Result:
+    return CliRunner().invoke(cli, ["tokens", *map(str, words)])
+
+
+@pytest.fixture
+def ids(tmp_path: Path) -> Path:
+    path = tmp_path / "ids.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 70_000, (50, 2, 4, 4)))
+    return path
+
+
+def test_info_says_what_a_store_holds(made: Flow) -> None:
+    result = tokens("info", made.root / "tokens")
+    assert result.exit_code == 0
+    store = TokenStore(made.root / "tokens")
+    for part in (store.fingerprint, "2x4x4 = 32 tokens of 24", "138 windows", "perplexity"):
+        assert part in result.output
+
+
+def test_ids_come_back_as_they_were(ids: Path, tmp_path: Path) -> None:
+    assert tokens("import", ids, "--codebook-size", 70_000, "--out", tmp_path / "s").exit_code == 0
+    assert tokens("export", tmp_path / "s", "--out", tmp_path / "back.npy").exit_code == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "back.npy"), np.load(ids))
+    assert tokens("verify", tmp_path / "s").exit_code == 0
+
+
+def test_imported_ids_train_and_sample_and_decode_says_why_not(flow: Flow, tmp_path: Path) -> None:
+    for name, count in (("train", 40), ("test", 8)):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(1).integers(0, 9, (count, 2, 3, 5)))
+    words = ["--codebook-size", 9, "--test", tmp_path / "test.npy", "--out", flow.root / "tokens"]
+    assert tokens("import", tmp_path / "train.npy", *words).exit_code == 1  # There is another.
+    assert tokens("import", tmp_path / "train.npy", *words, "--overwrite").exit_code == 0
+    flow.ok("train", "--overwrite")
+    flow.ok("sample", "--overwrite")
+    sampled = TokenStore(flow.root / "samples")
+    assert sampled.grid == (2, 3, 5)
+    assert int(sampled.read("sample").max()) < 9
+    assert "imported" in flow.refused("decode")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 4)), "must hold integers [N, t, h, w]"),
+        (np.zeros((3, 2, 2, 2)), "must hold integers [N, t, h, w]"),
+        (np.full((3, 2, 2, 2), 10), "ids must be 0 … 9"),
+        (np.full((3, 2, 2, 2), -1), "ids must be 0 … 9"),
+        (np.zeros((0, 2, 2, 2), np.int64), "holds no window"),
+        (np.array([{}]), "no .npy of numbers"),
+    ],
+)
+def test_other_arrays_are_refused(array: np.ndarray, message: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", array, allow_pickle=True)
+    result = tokens(
+        "import", tmp_path / "ids.npy", "--codebook-size", 10, "--out", tmp_path / "store"
+    )
+    assert result.exit_code == 1
+    assert message in result.output
+    assert not (tmp_path / "store" / "store.json").exists()
+
+
+def test_verify_lists_everything_that_is_wrong(flow: Flow) -> None:
+    store = TokenStore(flow.root / "tokens")
+    broken = [store.shard_file("train", 2), store.shard_file("test", 0)]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-1])
+    header = flow.root / "tokens" / "train.zarr" / "zarr.json"
+    header.write_text(header.read_text().replace("uint16", "uint32"))
+    result = tokens("verify", flow.root / "tokens")
+    assert result.exit_code == 1
+    for path in (*broken, header):
+        assert str(path) in result.output
+    assert "3 things are wrong" in result.output
+
+
+def test_a_folder_that_is_no_store_is_named(tmp_path: Path) -> None:
+    result = tokens("info", tmp_path)
+    assert result.exit_code == 1
+    assert "no token store" in result.output

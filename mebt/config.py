@@ -34,6 +34,11 @@ class MeBTShape:
             raise ValueError("layers must name at least one layer.")
         if unknown := set(self.layers) - set(LAYERS):
             raise ValueError(f"unknown layer {min(unknown)!r}; choose from {', '.join(LAYERS)}.")
+        if self.layers[-1] not in ("decode", "dense"):
+            raise ValueError(
+                f"the last layer is {self.layers[-1]!r}, which changes no prediction; end with "
+                "decode or dense."
+            )
         if self.width < 1 or self.num_heads < 1 or self.width % self.num_heads:
             raise ValueError(
                 f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}."

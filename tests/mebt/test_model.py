@@ -1,0 +1,189 @@
+"""The model's promises beyond the golden numbers, and its file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Generator
+
+from mebt import MeBT, MeBTConfig, load_model, model_metadata, save_model, weights_identity
+from mebt.config import LAYERS
+from mebt.loss import held_out_loss, masked_token_loss
+from mebt.masking import draw_order, draw_split, length_probabilities, split_positions
+
+GRID = (2, 3, 4)
+FIELDS = {"width": 12, "num_heads": 2, "num_latents": 5, "codebook_size": 11, "grid": GRID}
+
+
+def make(*layers: str, **fields) -> MeBT:
+    torch.manual_seed(0)
+    layers = layers or ("encode", "process", "decode", "refresh", "decode")
+    if set(layers) == {"dense"}:
+        fields = {"num_latents": 0, **fields}
+    return MeBT(MeBTConfig(layers=layers, **{**FIELDS, **fields}))
+
+
+def inputs(num_context: int = 10, num_targets: int = 7, batch: int = 2):
+    order = torch.stack([torch.randperm(24) for _ in range(batch)])
+    tokens = torch.randint(11, (batch, num_context))
+    return tokens, order[:, :num_context], order[:, num_context : num_context + num_targets]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [("encode", "decode"), ("dense",), ("encode", "process", "decode", "refresh", "decode")],
+)
+def test_the_order_of_context_does_not_matter(layers: tuple[str, ...]) -> None:
+    model = make(*layers).eval()
+    tokens, context, targets = inputs()
+    shuffled = torch.randperm(10)
+    torch.testing.assert_close(
+        model(tokens[:, shuffled], context[:, shuffled], targets), model(tokens, context, targets)
+    )
+    turned = torch.randperm(7)
+    torch.testing.assert_close(
+        model(tokens, context, targets[:, turned]), model(tokens, context, targets)[:, turned]
+    )
+
+
+def test_rows_do_not_see_each_other() -> None:
+    model = make().eval()
+    tokens, context, targets = inputs(batch=3)
+    alone = torch.cat(
+        [model(*(x[row : row + 1] for x in (tokens, context, targets))) for row in range(3)]
+    )
+    torch.testing.assert_close(model(tokens, context, targets), alone)
+
+
+def test_predictions_depend_on_the_context() -> None:
+    model = make().eval()
+    for parameter in model.parameters():
+        parameter.data *= 10  # Fresh weights are too small for tokens to reach far.
+    tokens, context, targets = inputs()
+    other = (tokens + 1) % 11
+    assert (model(tokens, context, targets) - model(other, context, targets)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kinds", [(*LAYERS[:4], "decode"), ("dense",)])
+def test_no_context_still_reaches_every_parameter(kinds: tuple[str, ...]) -> None:
+    model = make(*kinds, *kinds)
+    tokens, context, targets = inputs(num_context=0, num_targets=24)
+    model(tokens, context, targets).sum().backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None and p.numel()]
+    assert not without  # DDP waits for the gradient of each parameter.
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"layers": ()}, "at least one layer"),
+        ({"layers": ("encode", "attend")}, "unknown layer 'attend'"),
+        ({"layers": ("encode", "decode", "refresh")}, "changes no prediction"),
+        ({"layers": ("encode", "decode"), "width": 13}, "multiple of num_heads"),
+        ({"layers": ("decode",), "residual_dropout": 1.0}, "residual_dropout"),
+        ({"layers": ("decode",), "codebook_size": 0}, "must be positive"),
+    ],
+)
+def test_impossible_shapes_are_refused(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MeBTConfig(**{"layers": ("encode",), **FIELDS, **fields})
+
+
+def test_a_model_comes_back_and_its_file_is_always_the_same(tmp_path: Path) -> None:
+    model = make()
+    for name in "ab":
+        save_model(tmp_path / name, model, extra={"step": "3", "zebra": "1", "ant": "2"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert weights_identity(tmp_path / "a") == weights_identity(tmp_path / "b")
+    loaded = load_model(tmp_path / "a")
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert model_metadata(tmp_path / "a")["step"] == "3"
+    arguments = inputs()
+    assert torch.equal(loaded(*arguments), model.eval()(*arguments))
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(path, make())
+    tensors, header = load_file(path), {"mebt": _header(path)}
+    name = "position_embedding"
+
+    def refuses(changed: dict, message: str, header: dict = header) -> None:
+        save_file(changed, path, header)
+        with pytest.raises(ValueError, match=message):
+            load_model(path)
+
+    refuses({k: v for k, v in tensors.items() if k != name}, f"lacks tensor '{name}'")
+    refuses({**tensors, "virus": torch.zeros(1)}, "unknown tensor 'virus'")
+    refuses({**tensors, name: tensors[name][:1].clone()}, "has shape")
+    refuses({**tensors, name: tensors[name] * torch.nan}, "not finite")
+    refuses(tensors, "has format None", {})
+    refuses(tensors, "not a readable", {"mebt": "{"})
+    refuses(tensors, "no usable config", {"mebt": '{"format": "mebt-model-1", "config": "[]"}'})
+    huge = header["mebt"].replace('\\"width\\": 12', '\\"width\\": 1200000')
+    assert huge != header["mebt"]
+    refuses(tensors, "has shape", {"mebt": huge})  # Before any of it is allocated.
+
+
+def _header(path: Path) -> str:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()["mebt"]
+
+
+def test_the_loss_of_a_guess_is_ln_k() -> None:
+    class Guess(torch.nn.Module):
+        def forward(self, tokens, context, targets):
+            return torch.zeros(*targets.shape, 11)
+
+    tokens = torch.randint(11, (5, 24))
+    loss, right = held_out_loss(Guess(), tokens, mask_ratio=0.5, generator=Generator())
+    assert loss == pytest.approx(torch.tensor(11.0).log().item())
+    assert 0 <= right <= 1
+
+
+def test_average_loss_weighs_batches_by_their_masks() -> None:
+    logits, tokens = torch.randn(2, 6, 11), torch.randint(11, (2, 6))
+    mean = masked_token_loss(logits, tokens, num_masked=6, num_tokens=24)
+    weighed = masked_token_loss(logits, tokens, num_masked=6, num_tokens=24, average=0.0)
+    torch.testing.assert_close(weighed, mean * 6 / 24)
+
+
+def test_splits_are_disjoint_and_inside_their_clip() -> None:
+    for step in range(200):
+        order = draw_order(range(3), 24, step_seed=lambda row, step=step: step * 10 + row)
+        split = draw_split(
+            order,
+            grid=GRID,
+            step=step,
+            generator=Generator().manual_seed(step),
+            length_prior="uniform",
+            budget=5,
+        )
+        assert 1 <= split.targets.shape[1] <= 5
+        assert split.context.shape[1] + split.num_masked == split.num_tokens
+        for context, targets in zip(split.context.tolist(), split.targets.tolist(), strict=True):
+            every = context + targets
+            assert len(set(every)) == len(every)
+            assert max(every) // 12 - min(every) // 12 < split.num_tokens // 12
+
+
+def test_nothing_masked_still_leaves_a_target() -> None:
+    split = split_positions(torch.arange(6)[None], num_masked=0)
+    assert split.context.shape == (1, 5)
+    assert split.targets.shape == (1, 1)
+
+
+def test_clip_lengths_grow_with_training() -> None:
+    def mean(step: int) -> float:
+        chances = length_probabilities(step, 32, prior="gaussian", time_scale=1000.0)
+        assert float(chances.sum()) == pytest.approx(1)
+        return float((chances * torch.arange(1, 33)).sum())
+
+    means = [mean(step) for step in (0, 5_000, 20_000, 31_000, 10**9)]
+    assert means == sorted(means)
+    assert means[0] < 3
+    assert means[-1] == pytest.approx(32)
+    assert length_probabilities(5, 4, prior="longest", time_scale=1.0).tolist() == [0, 0, 0, 1]

@@ -1,0 +1,146 @@
+"""Frame lists and folders: any published naming in, windows that never jump over a gap out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import FrameError
+from pipeline.frames import crop_resize, read_frames, scan_frames, source_fingerprint
+from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
+
+
+def picture(path: Path, value: int = 0, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, value, value)).convert(mode).save(path)
+    return str(path)
+
+
+def names(root: Path) -> dict[str, int]:
+    return {f"{v.split}:{v.name}": len(v.frames) for v in scan_frames(root).videos}
+
+
+def test_the_published_lists(tmp_path: Path) -> None:
+    for number in range(3):
+        picture(tmp_path / "train" / f"a_b_{number:04d}.png")
+        picture(tmp_path / "elsewhere" / f"c_{number:04d}.jpg")
+    (tmp_path / "train.txt").write_text("".join(f"train/a_b_{n:04d}.png\n" for n in (2, 0, 1)))
+    (tmp_path / "test.txt").write_text(
+        "".join(f"{tmp_path}/elsewhere/c_{n:04d}.jpg\n" for n in range(3))
+    )
+    found = scan_frames(tmp_path)
+    assert names(tmp_path) == {"train:train/a_b": 3, "test:elsewhere/c": 3}
+    assert [Path(frame).name for frame in found.videos[0].frames] == [
+        f"a_b_{n:04d}.png" for n in range(3)
+    ]
+
+
+def test_a_folder_per_video_without_lists(tmp_path: Path) -> None:
+    for number in range(9, 12):  # Unpadded: 10 comes after 9.
+        picture(tmp_path / "one" / f"{number}.png", value=number)
+        picture(tmp_path / "two" / f"frame{number}.{'jpg' if number % 2 else 'PNG'}")
+    (tmp_path / "one" / "notes.txt").write_text("")
+    (tmp_path / ".hidden").mkdir()
+    picture(tmp_path / ".hidden" / "1.png")
+    found = scan_frames(tmp_path)
+    assert names(tmp_path) == {"train:one": 3, "train:two/frame": 3}
+    frames = read_frames(found.videos[0].frames, size=8)
+    assert frames[:, 0, 0, 0].tolist() == [9, 10, 11]
+    assert [rejected.reason for rejected in found.rejected] == ["no image by its extension"]
+    assert found.num_files == 7 == 6 + len(found.rejected)
+
+
+def test_gaps_and_repeats(tmp_path: Path) -> None:
+    for number in (0, 1, 2, 4, 5, 9):
+        picture(tmp_path / "v" / f"{number:03d}.png")
+    picture(tmp_path / "v" / "0001.png")
+    found = scan_frames(tmp_path)
+    assert names(tmp_path) == {"train:v": 3, "train:v#2": 2, "train:v#3": 1}
+    assert [rejected.reason for rejected in found.rejected] == ["another file has frame number 1"]
+
+
+def test_splits_by_folder(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "a" / "0.png")
+    picture(tmp_path / "test" / "a" / "0.png")
+    assert names(tmp_path) == {"train:train/a": 1, "test:test/a": 1}
+
+
+def test_lists_and_links_cannot_lead_out(tmp_path: Path) -> None:
+    outside = picture(tmp_path / "outside" / "a_0.png")
+    root = tmp_path / "root"
+    picture(root / "b" / "b_0.png")
+    (root / "b" / "b_1.png").symlink_to(outside)
+    (rejected,) = scan_frames(root).rejected
+    assert "leads outside" in rejected.reason
+    (root / "train.txt").write_text("../outside/a_0.png\nb/b_0.png\n")
+    (rejected,) = scan_frames(root).rejected
+    assert rejected.name == "../outside/a_0.png"
+
+
+def test_nothing_usable_says_why(tmp_path: Path) -> None:
+    with pytest.raises(FrameError, match="holds no video: 0 files"):
+        scan_frames(tmp_path)
+    picture(tmp_path / "cover.png")
+    with pytest.raises(FrameError, match=r"1 files, none usable; for example .*cover\.png"):
+        scan_frames(tmp_path)
+    with pytest.raises(FrameError, match="is not a folder"):
+        scan_frames(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA", "I;16"])
+def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "v" / "0.png"
+    path.parent.mkdir()
+    grey = 255 if mode == "1" else 204
+    if mode == "I;16":
+        Image.fromarray(np.full((8, 8), grey * 257, dtype=np.uint16)).save(path)
+    else:
+        Image.new("RGB", (8, 8), (grey, grey, grey)).convert(mode).save(path)
+    np.testing.assert_array_equal(read_frames([str(path)], size=8), grey)
+
+
+def test_the_centre_square_is_kept() -> None:
+    image = np.zeros((4, 10, 3), np.uint8)
+    image[:, 3:7] = 255
+    assert np.asarray(crop_resize(Image.fromarray(image), 4)).min() == 255
+
+
+def test_the_source_changes_with_the_files(tmp_path: Path) -> None:
+    picture(tmp_path / "v" / "0.png")
+    before = source_fingerprint(scan_frames(tmp_path).videos, tmp_path)
+    assert source_fingerprint(scan_frames(tmp_path).videos, tmp_path) == before
+    picture(tmp_path / "v" / "1.png")
+    assert source_fingerprint(scan_frames(tmp_path).videos, tmp_path) != before
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1000, 1 << 30])
+def test_a_window_is_its_frames_whatever_is_cached(tmp_path: Path, cache_bytes: int) -> None:
+    for video in "ab":
+        for number in range(20):
+            picture(tmp_path / video / f"{number}.png", value=number * (2 if video == "b" else 1))
+    videos = scan_frames(tmp_path).videos
+    config = TokenizeConfig(frames=4, stride=3, hop=5, size=8, shard_windows=2, chunk_windows=1)
+    plan = plan_windows(videos, config)
+    reader = WindowReader(videos, config, cache_bytes=cache_bytes)
+    rows = plan.table.to_pylist()
+    assert sorted((row["video"], row["first_frame"]) for row in rows) == [
+        (video, first) for video in "ab" for first in (0, 5, 10)
+    ]
+    assert [row["shard"] for row in rows] == [0, 0, 1, 1, 2, 2]
+    for row in rows:
+        window = reader.read("train", row["video"], row["first_frame"])
+        factor = 2 if row["video"] == "b" else 1
+        numbers = range(row["first_frame"], row["first_frame"] + 10, 3)
+        assert window[:, 0, 0, 0].tolist() == [number * factor for number in numbers]
+
+
+def test_short_videos_are_named(tmp_path: Path) -> None:
+    for number in range(9):
+        picture(tmp_path / "long" / f"{number}.png")
+    picture(tmp_path / "short" / "0.png")
+    plan = plan_windows(scan_frames(tmp_path).videos, TokenizeConfig(frames=8, size=8))
+    assert plan.num_windows("train") == 2
+    assert [(r.name, r.reason) for r in plan.rejected] == [
+        ("short", "1 frames, shorter than a window of 8")
+    ]

@@ -1,0 +1,110 @@
+"""Pixels: ranges, rounding, videos that come back, seeded synthetic ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.errors import FrameError
+from pipeline.video import (
+    ExtractConfig,
+    motion,
+    moving_shapes,
+    read_video,
+    tiles,
+    to_bytes,
+    to_model,
+    write_mp4,
+    write_sheet,
+)
+
+
+def test_every_grey_level_survives() -> None:
+    frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
+    video = to_model(frames)
+    assert video.shape == (3, 1, 16, 16)
+    assert (float(video.min()), float(video.max())) == (-0.5, 0.5)
+    np.testing.assert_array_equal(to_bytes(video), frames)
+
+
+def test_values_out_of_range_are_clamped_and_the_rest_rounded() -> None:
+    video = torch.tensor([-9.0, -0.5, 1.6 / 255 - 0.5, 0.5, 9.0]).reshape(1, 5, 1, 1)
+    assert to_bytes(video.expand(3, -1, -1, -1))[:, 0, 0, 0].tolist() == [0, 0, 2, 255, 255]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 33), (2, 2)])
+def test_a_video_comes_back(tmp_path: Path, size: tuple[int, int]) -> None:
+    height, width = size
+    frames = np.full((5, height, width, 3), 90, np.uint8)
+    frames += np.arange(5, dtype=np.uint8)[:, None, None, None] * 20
+    write_mp4(tmp_path / "v.mp4", frames, fps=5)
+    back = np.stack(list(read_video(tmp_path / "v.mp4")))[:, :height, :width]
+    assert back.shape == frames.shape
+    assert np.abs(back.astype(int) - frames).max() < 6
+
+
+def test_no_half_video_stays_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="array"):
+        write_mp4(tmp_path / "v.mp4", np.zeros((2, 8, 8, 1), np.uint8), fps=5)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 5000, b"RIFF....AVI "])
+def test_no_video_is_one_clear_line(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "v.avi").write_bytes(data)
+    with pytest.raises(FrameError, match=r"v\.avi cannot be decoded"):
+        list(read_video(tmp_path / "v.avi"))
+
+
+def test_tiles_stay_inside_and_touch() -> None:
+    config = ExtractConfig(size=8, tile=10)
+    boxes = tiles(35, 20, config)
+    assert boxes == {f"-x{x}-y{y}": (x, y, x + 10, y + 10) for y in (0, 10) for x in (0, 10, 20)}
+    assert tiles(9, 20, config) == {}
+    assert tiles(30, 20, ExtractConfig(size=8)) == {"": (5, 0, 25, 20)}
+
+
+def test_what_moves() -> None:
+    frames = np.full((3, 4, 4, 3), 100, np.uint8)
+    frames[1, 2, 3] = 200
+    assert np.argwhere(motion(frames)).tolist() == [[2, 3]]
+
+
+def test_shapes_are_seeded_and_move() -> None:
+    one, same, other = (np.stack(list(moving_shapes(8, 32, seed=seed))) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+    assert motion(one).mean() > 0.02
+
+
+@pytest.mark.parametrize("kind", ["webp", "gif"])
+def test_a_sheet_shows_every_video(tmp_path: Path, kind: str) -> None:
+    videos = [np.full((6, 10, 12, 3), 40 * n, np.uint8) for n in range(5)]
+    for number, video in enumerate(videos):
+        video[:, 0, 0] = np.arange(6, dtype=np.uint8)[:, None] * 30  # No two frames are equal.
+        video[:, 5:8, 2:9] = 40 * number
+    path = tmp_path / f"sheet.{kind}"
+    write_sheet(path, videos, columns=3, fps=8)
+    with Image.open(path) as sheet:
+        assert sheet.size == (3 * 14, 2 * 12)
+        pixels = np.asarray(sheet.convert("RGB"))
+    for number in range(5):
+        row, column = divmod(number, 3)
+        assert abs(int(pixels[row * 12 + 7, column * 14 + 6, 0]) - 40 * number) < 12
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": 0}, "size must be"),
+        ({"fps": -1.0}, "fps must be"),
+        ({"test_share": 1.0}, "test_share"),
+        ({"min_motion": 0.1}, "min_motion needs clip_frames"),
+        ({"tile_hop": 8}, "tile_hop needs tile"),
+    ],
+)
+def test_impossible_values_are_refused(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExtractConfig(**fields)

@@ -1,0 +1,81 @@
+"""The tokenizer's file: the same bytes, the same identity, nothing hostile believed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer, save_tokenizer
+from tokenizer import tokenizer_metadata as read_metadata
+
+
+@pytest.fixture
+def model() -> VQGAN:
+    torch.manual_seed(0)
+    return VQGAN(
+        VQGANConfig(codebook_size=9, embedding_dim=3, width=4, downsample=(2, 2, 2), norm="batch")
+    ).eval()
+
+
+def test_a_tokenizer_comes_back(tmp_path: Path, model: VQGAN) -> None:
+    for name in "ab":
+        save_tokenizer(tmp_path / name, model, extra={"steps": "5", "z": "", "a": ""})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    loaded = load_tokenizer(tmp_path / "a")
+    assert identity(loaded) == identity(model)
+    assert read_metadata(tmp_path / "a")["steps"] == "5"
+    video = torch.rand(1, 3, 4, 8, 8) - 0.5
+    assert torch.equal(loaded.encode(video), model.encode(video))
+
+
+def test_any_changed_number_is_another_identity(model: VQGAN) -> None:
+    before = identity(model)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-6
+    assert identity(model) != before
+
+
+def test_half_is_half_the_bytes_and_survives_large_variances(tmp_path: Path, model: VQGAN) -> None:
+    name = next(name for name, _ in model.named_buffers() if name.endswith("running_var"))
+    model.get_buffer(name)[0] = 1e6  # Beyond float16.
+    save_tokenizer(tmp_path / "whole", model)
+    save_tokenizer(tmp_path / "half", model, half=True)
+    assert (tmp_path / "half").stat().st_size < 0.6 * (tmp_path / "whole").stat().st_size
+    loaded = load_tokenizer(tmp_path / "half")
+    assert float(loaded.get_buffer(name)[0]) == 1e6
+    assert identity(load_tokenizer(tmp_path / "half")) == identity(loaded) != identity(model)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, model: VQGAN) -> None:
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = torch.nan
+    with pytest.raises(ValueError, match="not finite; not saved"):
+        save_tokenizer(tmp_path / "t", model)
+    assert not (tmp_path / "t").exists()
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path, model: VQGAN) -> None:
+    path = tmp_path / "t.safetensors"
+    save_tokenizer(path, model)
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    name = sorted(tensors)[0]
+
+    def refuses(changed: dict, message: str, header: dict = header) -> None:
+        save_file(changed, path, header)
+        with pytest.raises(ValueError, match=message):
+            load_tokenizer(path)
+
+    refuses({k: v for k, v in tensors.items() if k != name}, f"lacks tensor '{name}'")
+    refuses({**tensors, "virus": torch.zeros(1)}, "unknown tensor 'virus'")
+    refuses({**tensors, name: torch.zeros(1, 2, 3)}, "has shape")
+    refuses({**tensors, name: tensors[name] * torch.nan}, "not finite")
+    refuses(tensors, "has format None", {})
+    refuses(tensors, "has format 'mebt-tokenizer-9'", {"mebt": '{"format": "mebt-tokenizer-9"}'})
+    refuses(tensors, "no usable config", {"mebt": '{"format": "mebt-tokenizer-1"}'})
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="not a readable"):
+        load_tokenizer(path)

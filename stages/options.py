@@ -79,11 +79,31 @@ def resolve_device(name: str) -> str:
 def fabric_options(command: Command) -> Command:
     """Adds where to run: `--accelerator`, `--devices`, `--nodes`, `--strategy`."""
     for option in (
-        click.option("--strategy", default="auto", show_default=True, help="auto, ddp or fsdp."),
-        click.option("--nodes", default=1, show_default=True, help="Number of machines."),
-        click.option("--devices", default="1", show_default=True, help="Devices per machine."),
         click.option(
-            "--accelerator", default="auto", show_default=True, help="auto, cpu, cuda or mps."
+            "--strategy",
+            type=click.Choice(["auto", "ddp"]),
+            default="auto",
+            show_default=True,
+            help="How processes share the work; auto: ddp if there are several.",
+        ),
+        click.option(
+            "--nodes",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Number of machines.",
+        ),
+        click.option(
+            "--devices",
+            default="1",
+            show_default=True,
+            help="Devices per machine: a number, a list such as 0,1, or auto for all.",
+        ),
+        click.option(
+            "--accelerator",
+            type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+            default="auto",
+            show_default=True,
         ),
     ):
         command = option(command)

@@ -1,0 +1,70 @@
+"""Checkpoints: whole or absent, the old ones kept until the new one is read back."""
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import checkpoint
+from pipeline.checkpoint import load_last, save_checkpoint
+from pipeline.errors import CheckpointError
+from pipeline.files import write_json
+
+
+def save(folder: Path, step: int, keep: int = 2) -> None:
+    save_checkpoint(folder, step, {"x": torch.full((3,), step)}, {"a": [1, None]}, keep=keep)
+
+
+def test_the_last_one_comes_back_and_few_are_kept(tmp_path: Path) -> None:
+    assert load_last(tmp_path) is None
+    for step in (1, 5, 10):
+        save(tmp_path, step)
+    found = load_last(tmp_path)
+    assert found is not None
+    assert (found.step, found.values) == (10, {"a": [1, None]})
+    assert found.tensors["x"].tolist() == [10, 10, 10]
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == [
+        "step-00000005",
+        "step-00000010",
+    ]
+
+
+def test_a_full_disk_leaves_the_one_before_usable(tmp_path: Path, monkeypatch) -> None:
+    save(tmp_path, 1)
+
+    def full(tensors: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, 2)
+    found = load_last(tmp_path)
+    assert found is not None
+    assert found.step == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step-00000001"]
+
+
+def test_a_disk_that_flips_a_bit_keeps_the_old_ones(tmp_path: Path, monkeypatch) -> None:
+    save(tmp_path, 1)
+
+    def flip_a_bit(path: Path, value: object) -> None:
+        write_json(path, value)
+        state = path.with_name("state.safetensors")
+        data = state.read_bytes()
+        state.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+    monkeypatch.setattr(checkpoint, "write_json", flip_a_bit)
+    with pytest.raises(CheckpointError, match="damaged"):
+        save(tmp_path, 2, keep=1)
+    found = load_last(tmp_path)
+    assert found is not None
+    assert found.step == 1
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "", "step-9/../../x"])
+def test_the_pointer_cannot_lead_elsewhere(tmp_path: Path, name: str) -> None:
+    (tmp_path / "last").write_text(name)
+    with pytest.raises(CheckpointError, match="no checkpoint of this folder"):
+        load_last(tmp_path)

@@ -1,0 +1,91 @@
+"""The loop's parts: moving average, log, learning rate, what makes two runs the same."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import ConfigError
+from pipeline.training import Average, Log, LoopConfig, learning_rate, prepare_run, step_seed
+
+
+def test_the_average_follows_slowly_and_steps_aside() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = Average(0.9)
+    average.update(model)
+    before = model[0].weight.detach().clone()
+    with torch.no_grad():
+        model[0].weight += 1
+        model[1].running_mean += 5
+    average.update(model)
+    with average.inside(model):
+        torch.testing.assert_close(model[0].weight.detach(), before + 0.1)
+        assert model[1].running_mean.tolist() == [5, 5]  # Buffers are not averaged.
+    torch.testing.assert_close(model[0].weight.detach(), before + 1)
+
+
+def test_a_resumed_log_drops_what_will_be_done_again(tmp_path: Path) -> None:
+    log = Log(tmp_path, resumed_step=0)
+    for step in (1, 2, 3):
+        log.write(step, {"loss": math.nan if step == 2 else 0.5, "split": "x"})
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "lo')  # Killed while it wrote.
+    Log(tmp_path, resumed_step=2)
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 0.5), (2, None)]
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    config = LoopConfig(max_steps=100, warmup_steps=10, cosine=True, learning_rate=1.0)
+    rates = [learning_rate(step, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0)
+    assert learning_rate(10**6, LoopConfig(learning_rate=0.5)) == 0.5
+
+
+def test_seeds_of_steps_and_rows_are_all_different() -> None:
+    seeds = {
+        step_seed(s, step, row) for s in range(3) for step in range(40) for row in range(-5, 40)
+    }
+    assert len(seeds) == 3 * 40 * 45
+
+
+def test_what_may_change_in_a_run(tmp_path: Path) -> None:
+    def prepare(overwrite: bool = False, made: str = "a", **fields) -> None:
+        config = LoopConfig(**fields)
+        prepare_run(tmp_path / "run", config, {"tokens": {"store": made}}, overwrite=overwrite)
+
+    prepare()
+    prepare(log_every=1, checkpoint_every=7)
+    prepare(max_steps=5000)  # A constant rate just goes on.
+    with pytest.raises(ConfigError, match=r"config\.cosine = False, not True"):
+        prepare(cosine=True)
+    with pytest.raises(ConfigError, match=r"tokens\.store = 'a', not 'b'"):
+        prepare(made="b")
+    prepare(made="b", overwrite=True, cosine=True)
+    with pytest.raises(ConfigError, match=r"config\.max_steps"):
+        prepare(made="b", cosine=True, max_steps=5000)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("")
+    with pytest.raises(ConfigError, match="something else"):
+        prepare_run(tmp_path / "mine", LoopConfig(), {}, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 6, "accumulate": 4}, "multiple of accumulate"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"clip_norm": 0.0}, "clip_norm"),
+    ],
+)
+def test_impossible_values_are_refused(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LoopConfig(**fields)

@@ -23,8 +23,8 @@ from pipeline.windows import Plan, TokenizeConfig, WindowReader, plan_windows
 from stages.options import (
     FOLDER,
     OUT,
+    Launch,
     fabric_options,
-    make_fabric,
     overwrite_option,
     params_options,
 )
@@ -218,10 +218,7 @@ def command(
     out: Path,
     params: Path,
     overrides: tuple[str, ...],
-    accelerator: str,
-    devices: str,
-    nodes: int,
-    strategy: str,
+    launch: Launch,
     overwrite: bool,
 ) -> None:
     """Train a 3D VQGAN on your own frames.
@@ -237,13 +234,7 @@ def command(
     shape = load_section(params, "tokenizer", VQGANConfig, overrides)
     windows = load_section(params, "tokenize", TokenizeConfig, overrides)
     config = load_section(params, "fit_tokenizer", FitTokenizerConfig, overrides)
-    fabric = make_fabric(
-        accelerator=accelerator,
-        devices=devices,
-        nodes=nodes,
-        strategy=strategy,
-        precision=config.precision,
-    )
+    fabric = launch(config.precision)
     made = fit_tokenizer(frames, out, shape, windows, config, fabric=fabric, overwrite=overwrite)
     if fabric.is_global_zero:
         done = f"{made.steps} steps" if made.steps else "nothing to do"

@@ -1,5 +1,6 @@
 """Options and start-up that several commands share."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,9 @@ from lightning_fabric import Fabric
 from pipeline.errors import ConfigError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+Launch = Callable[..., Fabric]
+"""Starts Fabric where the command line says; the one argument is the precision."""
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -76,8 +80,17 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def fabric_options(command: Command) -> Command:
-    """Adds where to run: `--accelerator`, `--devices`, `--nodes`, `--strategy`."""
+def fabric_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds where to run: `--accelerator`, `--devices`, `--nodes`, `--strategy`.
+
+    The command gets them as one argument `launch`, to call with the precision.
+    """
+
+    @functools.wraps(command)
+    def run(*, accelerator: str, devices: str, nodes: int, strategy: str, **rest: Any) -> Any:
+        where = {"devices": devices, "num_nodes": nodes, "strategy": strategy}
+        return command(launch=functools.partial(_launch, accelerator, where), **rest)
+
     for option in (
         click.option(
             "--strategy",
@@ -106,22 +119,16 @@ def fabric_options(command: Command) -> Command:
             show_default=True,
         ),
     ):
-        command = option(command)
-    return command
+        run = option(run)
+    return run
 
 
-def make_fabric(
-    *, accelerator: str, devices: str, nodes: int, strategy: str, precision: str = "32-true"
-) -> Fabric:
+def _launch(accelerator: str, where: dict[str, Any], precision: str = "32-true") -> Fabric:
     """Starts Fabric, which reads torchrun's and SLURM's variables by itself."""
+    devices = int(where["devices"]) if where["devices"].isdigit() else where["devices"]
+    options = {**where, "devices": devices, "precision": precision}
     try:
-        fabric = Fabric(
-            accelerator=accelerator,
-            devices=devices if not devices.isdigit() else int(devices),
-            num_nodes=nodes,
-            strategy=strategy,
-            precision=precision,  # type: ignore[arg-type]
-        )
+        fabric = Fabric(accelerator=accelerator, **options)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot start on --accelerator {accelerator}: {error}") from None
     fabric.launch()

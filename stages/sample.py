@@ -19,8 +19,8 @@ from pipeline.token_store import StoreInfo, StoreWriter, TokenStore, create_stor
 from stages.options import (
     FOLDER,
     OUT,
+    Launch,
     fabric_options,
-    make_fabric,
     overwrite_option,
     params_options,
 )
@@ -122,10 +122,7 @@ def command(
     out: Path,
     params: Path,
     overrides: tuple[str, ...],
-    accelerator: str,
-    devices: str,
-    nodes: int,
-    strategy: str,
+    launch: Launch,
     overwrite: bool,
 ) -> None:
     """Draw new videos, as tokens.
@@ -139,7 +136,7 @@ def command(
       mebt sample --run run --out samples/tokens --set sample.num_samples=64
     """
     config = load_section(params, "sample", SampleConfig, overrides)
-    fabric = make_fabric(accelerator=accelerator, devices=devices, nodes=nodes, strategy=strategy)
+    fabric = launch()
     made = sample(run, out, config, fabric=fabric, overwrite=overwrite)
     if fabric.is_global_zero:
         done = f"{made.drawn} drawn now" if made.drawn else "nothing to do"

@@ -27,8 +27,8 @@ from stages.options import (
     FILE,
     FOLDER,
     OUT,
+    Launch,
     fabric_options,
-    make_fabric,
     overwrite_option,
     params_options,
 )
@@ -205,10 +205,7 @@ def command(
     out: Path,
     params: Path,
     overrides: tuple[str, ...],
-    accelerator: str,
-    devices: str,
-    nodes: int,
-    strategy: str,
+    launch: Launch,
     overwrite: bool,
 ) -> None:
     """Encode every window of every video, once.
@@ -221,7 +218,7 @@ def command(
       mebt tokenize --frames frames --tokenizer models/fish-64.safetensors --out tokens
     """
     config = load_section(params, "tokenize", TokenizeConfig, overrides)
-    fabric = make_fabric(accelerator=accelerator, devices=devices, nodes=nodes, strategy=strategy)
+    fabric = launch()
     made = tokenize(frames, tokenizer, out, config, fabric=fabric, overwrite=overwrite)
     if not fabric.is_global_zero:
         return

@@ -25,8 +25,8 @@ from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
 from stages.options import (
     FOLDER,
     OUT,
+    Launch,
     fabric_options,
-    make_fabric,
     overwrite_option,
     params_options,
 )
@@ -258,10 +258,7 @@ def command(
     out: Path,
     params: Path,
     overrides: tuple[str, ...],
-    accelerator: str,
-    devices: str,
-    nodes: int,
-    strategy: str,
+    launch: Launch,
     overwrite: bool,
 ) -> None:
     """Train MeBT on cached tokens.
@@ -277,13 +274,7 @@ def command(
     """
     shape = load_section(params, "model", MeBTShape, overrides)
     config = load_section(params, "train", TrainConfig, overrides)
-    fabric = make_fabric(
-        accelerator=accelerator,
-        devices=devices,
-        nodes=nodes,
-        strategy=strategy,
-        precision=config.precision,
-    )
+    fabric = launch(config.precision)
     made = train(tokens, out, shape, config, fabric=fabric, overwrite=overwrite)
     if fabric.is_global_zero:
         done = f"{made.steps} steps" if made.steps else "nothing to do"

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -34,6 +35,10 @@ from tokenizer.losses import reconstruction_loss
 RESULT = "tokenizer.safetensors"
 
 
+RESTART_DRAW, NOISE_DRAW = -1, -2
+"""Beside the ranks 0, 1, … what a seed is drawn for; the noise of rank r is NOISE_DRAW - r."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitTokenizerConfig(LoopConfig):
     """How a 3D VQGAN is trained, without the adversarial part."""
@@ -41,6 +46,9 @@ class FitTokenizerConfig(LoopConfig):
     learning_rate: float = 3e-4
     motion_weight: float = 0.0
     """Weight of moving pixels as a whole beside all pixels evenly; 0: every pixel the same."""
+    noise: float = 0.0
+    """Standard deviation, in grey levels, of noise added to what is encoded, while the clean video
+    is to be decoded: tokens learn to ignore what a sensor adds, and are easier to predict."""
     restart_threshold: float = 0.1
     """Uses per step (moving average) below which a code is replaced; 0: never."""
     validation_windows: int = 32
@@ -52,7 +60,7 @@ class FitTokenizerConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("motion_weight", "restart_threshold", "cache_gb"):
+        for name in ("motion_weight", "noise", "restart_threshold", "cache_gb"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.validation_windows < 1:
@@ -128,6 +136,16 @@ def measure(model: VQGAN, held_out: WindowSource, config: FitTokenizerConfig) ->
     }
 
 
+def _with_noise(
+    video: Tensor, config: FitTokenizerConfig, step: int, rank: int
+) -> Float[Tensor, "B 3 T H W"]:
+    if not config.noise:
+        return video
+    generator = torch.Generator().manual_seed(step_seed(config.seed, step, NOISE_DRAW - rank))
+    noise = torch.randn(video.shape, generator=generator).to(video.device)
+    return video + config.noise / 255 * noise
+
+
 def fit_tokenizer(
     frames: Path,
     out: Path,
@@ -176,8 +194,12 @@ def fit_tokenizer(
         def loss(
             module: nn.Module, video: Tensor, step: int
         ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-            generator = torch.Generator().manual_seed(step_seed(config.seed, step, -1))
-            made = module(video, restart_threshold=config.restart_threshold, generator=generator)
+            generator = torch.Generator().manual_seed(step_seed(config.seed, step, RESTART_DRAW))
+            made = module(
+                _with_noise(video, config, step, fabric.global_rank),
+                restart_threshold=config.restart_threshold,
+                generator=generator,
+            )
             l1 = reconstruction_loss(
                 made.reconstruction.float(), video, motion_weight=config.motion_weight
             )

@@ -30,6 +30,7 @@ PARAMS = {
         "checkpoint_every": 2,
         "validate_every": 4,
         "log_every": 1,
+        "noise": 4.0,
         "validation_windows": 4,
     },
     "tokenize": {

@@ -2,8 +2,11 @@
 
 import errno
 import importlib
+import os
+import re
 
 import click
+from safetensors import SafetensorError
 
 from pipeline.errors import PipelineError
 
@@ -53,14 +56,22 @@ class StageGroup(click.Group):
             shown = click.ClickException(str(error))
             shown.exit_code = error.exit_code
             raise shown from error
-        except OSError as error:
-            if error.errno not in OUTSIDE_CAUSES:
+        except (OSError, SafetensorError) as error:
+            number, where, what = _outside_cause(error)
+            if number not in OUTSIDE_CAUSES:
                 raise
-            where = f"{error.filename}: " if error.filename else ""
-            advice = OUTSIDE_CAUSES[error.errno]
             raise click.ClickException(
-                f"{where}{error.strerror}. {advice}; what was finished is kept."
+                f"{where}{what}. {OUTSIDE_CAUSES[number]}; what was finished is kept."
             ) from error
+
+
+def _outside_cause(error: OSError | SafetensorError) -> tuple[int | None, str, str]:
+    """Returns the error number, the file as a prefix, and what the system says of it."""
+    if isinstance(error, OSError):
+        return error.errno, f"{error.filename}: " if error.filename else "", str(error.strerror)
+    match = re.search(r"\(os error (\d+)\)", str(error))  # Its only trace of the number.
+    number = int(match[1]) if match else None
+    return number, "", os.strerror(number) if number else str(error)
 
 
 @click.command(cls=StageGroup, context_settings={"max_content_width": 100})

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from mebt import load_model, model_metadata
 from pipeline.token_store import TokenStore
@@ -198,3 +199,23 @@ def test_the_shipped_tokenizer_is_what_its_readme_says() -> None:
     readme = (ROOT / "models" / "README.md").read_text()
     assert f"{model.config.codebook_size} codes" in readme
     assert f"{last['psnr']:.1f} dB" in readme
+
+
+def test_a_full_disk_is_one_clear_line_and_the_run_goes_on(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = 0
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        nonlocal saved
+        saved += 1
+        if saved > 1:
+            raise SafetensorError("Error: I/O error: No space left on device (os error 28)")
+        save_file(tensors, path)
+
+    monkeypatch.setattr("pipeline.checkpoint.save_file", full)
+    line = flow.refused("train", out="full")
+    assert "No space left on device. Free some space" in line
+    monkeypatch.undo()
+    flow.ok("train", out="full")
+    assert_same_run(flow.root / "full", flow.root / "run", RESULTS["train"])

@@ -47,8 +47,9 @@ class FitTokenizerConfig(LoopConfig):
     motion_weight: float = 0.0
     """Weight of moving pixels as a whole beside all pixels evenly; 0: every pixel the same."""
     noise: float = 0.0
-    """Standard deviation, in grey levels, of noise added to what is encoded, while the clean video
-    is to be decoded: tokens learn to ignore what a sensor adds, and are easier to predict."""
+    """Noise added to what is encoded, while the clean video is to be decoded: tokens learn to ignore
+    what a sensor adds, and are easier to predict. Each window draws its own standard deviation, in
+    grey levels, from 0 to this."""
     restart_threshold: float = 0.1
     """Uses per step (moving average) below which a code is replaced; 0: never."""
     validation_windows: int = 32
@@ -142,8 +143,9 @@ def _with_noise(
     if not config.noise:
         return video
     generator = torch.Generator().manual_seed(step_seed(config.seed, step, NOISE_DRAW - rank))
-    noise = torch.randn(video.shape, generator=generator).to(video.device)
-    return video + config.noise / 255 * noise
+    deviation = config.noise / 255 * torch.rand(len(video), 1, 1, 1, 1, generator=generator)
+    noise = deviation * torch.randn(video.shape, generator=generator)
+    return video + noise.to(video.device)
 
 
 def fit_tokenizer(

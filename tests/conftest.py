@@ -1,9 +1,15 @@
 """Options and fixtures that every test may use."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+# One thread for this process and for those it starts: sums depend on the number of threads in
+# their last bits, and the workers of pytest-xdist share the cores already.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 GOLDEN = Path(__file__).parent / "golden"
 

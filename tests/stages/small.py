@@ -1,6 +1,5 @@
 """The whole flow on tiny videos of moving shapes, through the commands that people type."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,7 +131,6 @@ class Flow:
         return subprocess.Popen(
             [sys.executable, "-m", "stages", *self.arguments(stage, *more, out=out)],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

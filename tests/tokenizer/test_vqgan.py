@@ -1,0 +1,215 @@
+"""The 3D VQGAN: shapes, the codebook in training, the losses, and names of published tensors."""
+
+import math
+
+import pytest
+import torch
+
+from tokenizer import VQGAN, VQGANConfig
+from tokenizer.codebook import Codebook, pick_rows
+from tokenizer.losses import motion_weights, reconstruction_loss
+from tokenizer.published import convert_state
+
+K, DIM = 7, 3
+
+
+def make_config(**changes: object) -> VQGANConfig:
+    fields = {"codebook_size": K, "embedding_dim": DIM, "width": 4, "norm": "batch", **changes}
+    return VQGANConfig(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("downsample", [(2, 4, 4), (4, 2, 8), (1, 2, 1), (8, 8, 2)])
+@pytest.mark.parametrize("padding", ["replicate", "zeros", "reflect", "circular"])
+def test_any_down_sampling_gives_its_grid_and_back(
+    downsample: tuple[int, int, int], padding: str
+) -> None:
+    config = make_config(downsample=downsample, padding=padding)
+    model = VQGAN(config).eval()
+    grid = (3, 5, 4)
+    t, h, w = (cells * factor for cells, factor in zip(grid, downsample, strict=True))
+    video = torch.rand(2, 3, t, h, w) - 0.5
+    tokens = model.encode(video)
+    assert tokens.shape == (2, *grid)
+    assert config.grid(t, h, w) == grid
+    assert tokens.min() >= 0
+    assert tokens.max() < K
+    assert model.decode(tokens).shape == video.shape
+
+
+def test_padding_reaches_the_encoder_only() -> None:
+    torch.manual_seed(0)
+    models = []
+    for padding in ("replicate", "zeros"):
+        model = VQGAN(make_config(downsample=(2, 2, 2), padding=padding)).eval()
+        models.append(model)
+    models[1].load_state_dict(models[0].state_dict())
+    video, tokens = torch.rand(1, 3, 4, 8, 8), torch.randint(K, (1, 2, 4, 4))
+    one, other = (model.features(video) for model in models)
+    assert not torch.equal(one, other)
+    assert torch.equal(models[0].decode(tokens), models[1].decode(tokens))
+
+
+def test_a_window_does_not_depend_on_its_batch() -> None:
+    torch.manual_seed(0)
+    model = VQGAN(make_config(downsample=(2, 4, 4), norm="group", width=16)).eval()
+    video = torch.rand(3, 3, 4, 8, 8) - 0.5
+    together = model.encode(video)
+    for row in range(3):
+        assert torch.equal(model.encode(video[row : row + 1])[0], together[row])
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((3, 8, 8), "3 frames does not divide into tokens of 2"),
+        ((4, 6, 8), "6 pixels high does not divide into tokens of 4"),
+        ((4, 8, 0), "0 pixels wide does not divide"),
+    ],
+)
+def test_clips_that_do_not_divide_are_refused(size: tuple[int, int, int], message: str) -> None:
+    model = VQGAN(make_config(downsample=(2, 4, 4))).eval()
+    with pytest.raises(ValueError, match=message):
+        model.encode(torch.zeros(1, 3, *size))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"downsample": (3, 4, 4)}, "powers of two"),
+        ({"downsample": (1, 1, 1)}, "at least one axis"),
+        ({"norm": "group", "width": 8}, "multiple of 16"),
+        ({"codebook_size": 0}, "codebook_size must be at least 1"),
+    ],
+)
+def test_impossible_configs_are_refused(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_config(**fields)
+
+
+def test_the_nearest_vector_is_chosen_and_of_two_the_first() -> None:
+    codebook = Codebook(4, 2)
+    codebook.initialize(torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 0.0]]))
+    rows = torch.tensor([[0.1, 0.1], [1.9, 0.2], [0.4, 1.7]])
+    assert codebook.nearest(rows).tolist() == [0, 1, 2]
+
+
+def test_the_codebook_moves_towards_what_chose_it_once_a_step() -> None:
+    codebook = Codebook(2, 1)
+    codebook.initialize(torch.tensor([[0.0], [10.0]]))
+    codebook.train()
+    codebook(torch.tensor([1.0, 1.0, 1.0, 9.0]).reshape(1, 1, 4, 1, 1))
+    # By hand: counts 0.99 + 0.01 * (3, 1), sums 0.99 * (0, 10) + 0.01 * (3, 9).
+    torch.testing.assert_close(codebook.counts, torch.tensor([1.02, 1.0]))
+    torch.testing.assert_close(codebook.sums[:, 0], torch.tensor([0.03, 9.99]))
+    expected = torch.tensor([[0.03 / 1.02], [9.99]])
+    torch.testing.assert_close(codebook.embeddings, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_evaluation_leaves_the_codebook_alone() -> None:
+    model = VQGAN(make_config(downsample=(2, 4, 4))).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model(torch.rand(2, 3, 4, 8, 8) - 0.5, restart_threshold=1.0)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_dead_vectors_are_replaced_and_stay(generator: torch.Generator) -> None:
+    codebook = Codebook(K, DIM)
+    codebook.initialize(torch.randn(K, DIM, generator=generator))
+    codebook.counts[2] = 0.05
+    rows = torch.full((K, DIM), 5.0)
+    assert codebook.restart(rows, threshold=0.1, revive=True) == 1
+    assert codebook.embeddings[2].tolist() == [5.0] * DIM
+    codebook.update(torch.zeros(1, DIM), torch.zeros(1, dtype=torch.int64))
+    torch.testing.assert_close(codebook.embeddings[2], torch.full((DIM,), 5.0), rtol=1e-5, atol=0)
+
+
+def test_restarts_are_off_at_threshold_zero(generator: torch.Generator) -> None:
+    codebook = Codebook(K, DIM).train()
+    codebook.initialize(torch.randn(K, DIM, generator=generator))
+    codebook.counts[2] = 0.0
+    features = torch.randn(1, DIM, 2, 2, 2, generator=generator) + 100
+    chosen = codebook(features, generator=generator).tokens.unique()
+    assert 2 not in chosen
+    assert float(codebook.counts[2]) == 0
+    codebook(features, restart_threshold=0.1, generator=generator)
+    assert float(codebook.counts[2]) == 1
+
+
+def test_gradients_pass_straight_through_to_the_encoder() -> None:
+    torch.manual_seed(0)
+    model = VQGAN(make_config(downsample=(2, 4, 4))).train()
+    video = torch.rand(2, 3, 4, 8, 8) - 0.5
+    made = model(video)
+    (reconstruction_loss(made.reconstruction, video) + made.commitment_loss).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert model.encoder.stem.weight.grad.abs().sum() > 0
+
+
+def test_perplexity_counts_the_vectors_in_use() -> None:
+    codebook = Codebook(4, 1).eval()
+    codebook.initialize(torch.tensor([[0.0], [1.0], [2.0], [3.0]]))
+    rows = torch.tensor([0.0, 1.0, 0.0, 1.0]).reshape(1, 1, 4, 1, 1)
+    assert float(codebook(rows).perplexity) == pytest.approx(2.0)
+
+
+def test_picked_rows_are_different_ones_and_copies_are_near(generator: torch.Generator) -> None:
+    rows = torch.arange(30.0).reshape(10, 3)
+    picked = pick_rows(rows, 6, generator=generator)
+    assert len({tuple(row) for row in picked.tolist()}) == 6
+    assert all(row in rows.tolist() for row in picked.tolist())
+    many = pick_rows(rows, 25, generator=generator)
+    assert many.shape == (25, 3)
+    assert torch.cdist(many, rows).min(1).values.max() < 0.1
+
+
+def test_moving_pixels_weigh_more_and_the_mean_weight_is_one() -> None:
+    video = torch.zeros(1, 3, 4, 2, 2)
+    video[:, :, ::2, 0, 0] = 0.5  # One pixel flickers, three stand still.
+    weights = motion_weights(video, 3.0)
+    assert float(weights.mean()) == pytest.approx(1.0)
+    assert float(weights[..., 1, 1].mean()) == pytest.approx(1 / 4)
+    assert float(weights[..., 0, 0].mean()) == pytest.approx((1 + 3 * 4) / 4)
+    off = video + torch.tensor([0.1, 0.0, 0.0, 0.0]).reshape(1, 1, 1, 2, 2)
+    plain = reconstruction_loss(off, video)
+    assert float(plain) == pytest.approx(0.1 / 4)
+    weighted = reconstruction_loss(off, video, motion_weight=3.0)
+    assert float(weighted) == pytest.approx(0.1 / 4 * 13 / 4)
+
+
+def test_a_small_tokenizer_learns_one_clip() -> None:
+    torch.manual_seed(0)
+    model = VQGAN(make_config(downsample=(2, 4, 4), width=8)).train()
+    rows = torch.linspace(-0.4, 0.4, 8)
+    video = (rows[:, None] * rows[None, :] * 2).expand(1, 3, 4, 8, 8) + rows[::2, None, None] / 4
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        made = model(video)
+        loss = reconstruction_loss(made.reconstruction, video)
+        (loss + made.commitment_loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert math.fsum(losses[-5:]) < 0.4 * math.fsum(losses[:5])
+
+
+def test_published_names_are_all_accounted_for() -> None:
+    one = torch.zeros(1)
+    ours, ignored = convert_state(
+        {
+            "encoder.conv_blocks.1.res.conv2.conv.weight": one,
+            "codebook.N": one,
+            "image_discriminator.model0.0.weight": one,
+            "perceptual_model.lin0.model.1.weight": one,
+        }
+    )
+    assert set(ours) == {"encoder.stages.1.1.conv2.weight", "codebook.counts"}
+    assert set(ignored) == {
+        "image_discriminator.model0.0.weight",
+        "perceptual_model.lin0.model.1.weight",
+    }
+    with pytest.raises(ValueError, match=r"unknown tensor 'encoder\.surprise'"):
+        convert_state({"encoder.surprise": one})

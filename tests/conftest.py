@@ -31,6 +31,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("golden_case", cases, ids=[case.name for case in cases])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the longest test, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_dvc.py")
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

@@ -1,8 +1,9 @@
 """Tokens <-> tokens: the memory-efficient bidirectional transformer and its sampler."""
 
 from mebt.config import MeBTConfig, MeBTShape
-from mebt.decoding import SampleConfig, bootstrap, draft, draft_groups, revise, sample
+from mebt.decoding import bootstrap, draft, draft_groups, revise
 from mebt.model import MeBT
+from mebt.sampling import SampleConfig, sample, sample_frames
 from mebt.weights import load_model, model_metadata, save_model, weights_identity
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "model_metadata",
     "revise",
     "sample",
+    "sample_frames",
     "save_model",
     "weights_identity",
 ]

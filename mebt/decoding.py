@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -63,52 +63,6 @@ class RowNoise:
         return torch.stack(
             [torch.randperm(count, generator=g, device=g.device) for g in self.generators]
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleConfig:
-    """How new token grids are drawn: bootstrap, then draft by confidence, then revise."""
-
-    num_samples: int = 16
-    batch_size: int = 8
-    """Samples drawn at once; changes speed and memory, never a sample."""
-    seed: int = 0
-    bootstrap_steps: int = 0
-    """Tokens fixed one at a time at random places before the draft; helps long windows."""
-    draft_steps: int = 32
-    schedule: Literal[
-        "cosine", "linear", "quadratic", "sqrt", "square", "cube", "cosine_plus", "convex"
-    ] = "cosine"
-    """Share still masked as the draft goes on."""
-    strategy: Literal["confidence", "random"] = "confidence"
-    """Which drawn tokens are fixed first."""
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    confidence_temperature: float = 4.0
-    """Noise in the order of confidence; 0: strictly the most certain first."""
-    confidence_schedule: Literal["linear", "constant", "cosine"] = "linear"
-    """How the confidence temperature falls as the draft goes on."""
-    revise_rounds: int = 2
-    """Times that every position is predicted again; 0: keep the draft."""
-    revise_groups: int = 2
-    """Groups that a round predicts in turn, each from all others."""
-    revise_temperature: float = 0.7
-
-    def __post_init__(self) -> None:
-        for name in ("num_samples", "batch_size", "draft_steps", "revise_groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in (
-            *("bootstrap_steps", "revise_rounds", "temperature"),
-            *("confidence_temperature", "revise_temperature"),
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
 
 
 def token_probabilities(
@@ -298,56 +252,3 @@ def _predict_into(
     probs = token_probabilities(logits, temperature=temperature)
     drawn, _ = choose_tokens(probs, noise.exponential(*probs.shape[1:]))
     return tokens.scatter(1, targets, drawn)
-
-
-def sample_generator(seed: int, number: int, device: torch.device | str = "cpu") -> Generator:
-    """Returns the generator of one sample: nothing else is drawn from it."""
-    return Generator(device).manual_seed((seed * 1_000_003 + number) % (1 << 63))
-
-
-@torch.inference_mode()
-def sample(
-    predict: Predict,
-    num_tokens: int,
-    config: SampleConfig,
-    *,
-    numbers: Sequence[int],
-    given: tuple[Tensor, Tensor] | None = None,
-    device: torch.device | str = "cpu",
-) -> Int[Tensor, "B N"]:
-    """Draws the samples with these numbers: bootstrap, draft, revise.
-
-    `given` is (tokens [B N], positions [B Nc]) to keep: prediction, interpolation and in-painting
-    differ only in which positions are given. A sample depends on the weights, the config, its seed
-    and its number, not on its batch.
-    """
-    noise = RowNoise([sample_generator(config.seed, number, device) for number in numbers])
-    if given is None:
-        start = Canvas.empty((len(numbers), num_tokens), device)
-    else:
-        start = Canvas.given(given[0].to(device), given[1].to(device))
-    canvas = bootstrap(predict, start, num_steps=config.bootstrap_steps, noise=noise)
-    canvas = draft(
-        predict,
-        canvas,
-        num_steps=config.draft_steps,
-        noise=noise,
-        schedule=config.schedule,
-        strategy=config.strategy,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        confidence_temperature=config.confidence_temperature,
-        confidence_schedule=config.confidence_schedule,
-        count_given=given is None,
-    )
-    canvas = Canvas(canvas.tokens, start.context, start.targets)
-    for _ in range(config.revise_rounds):
-        canvas = revise(
-            predict,
-            canvas,
-            num_groups=config.revise_groups,
-            temperature=config.revise_temperature,
-            noise=noise,
-        )
-    return canvas.tokens

@@ -21,7 +21,15 @@ from pipeline.files import lock, read_json, remove, write_json
 from pipeline.progress import progress
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes, write_mp4, write_sheet
-from stages.options import FILE, FOLDER, OUT, device_option, overwrite_option, params_options
+from stages.options import (
+    FILE,
+    FOLDER,
+    OUT,
+    choose_split,
+    device_option,
+    overwrite_option,
+    params_options,
+)
 from tokenizer import VQGAN, identity, load_tokenizer
 
 RECORD = "decode.json"
@@ -228,9 +236,7 @@ def command(
       mebt decode --tokens tokens --split test --limit 16 --tokenizer t.safetensors --out real
     """
     config = load_section(params, "decode", DecodeConfig, overrides)
-    splits = TokenStore(tokens).splits
-    if (split is None and len(splits) > 1) or (split is not None and split not in splits):
-        raise click.UsageError(f"give --split: {tokens} has {', '.join(splits)}.")
+    split = choose_split(TokenStore(tokens), split)
     made = decode(
         tokens,
         tokenizer,

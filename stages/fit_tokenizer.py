@@ -47,9 +47,9 @@ class FitTokenizerConfig(LoopConfig):
     motion_weight: float = 0.0
     """Weight of moving pixels as a whole beside all pixels evenly; 0: every pixel the same."""
     noise: float = 0.0
-    """Noise added to what is encoded, while the clean video is to be decoded: tokens learn to ignore
-    what a sensor adds, and are easier to predict. Each window draws its own standard deviation, in
-    grey levels, from 0 to this."""
+    """Noise added to what is encoded, while the clean video is to be decoded: tokens learn to
+    ignore what a sensor adds, and are easier to predict. Each window draws its own standard
+    deviation, in grey levels, from 0 to this."""
     restart_threshold: float = 0.1
     """Uses per step (moving average) below which a code is replaced; 0: never."""
     validation_windows: int = 32

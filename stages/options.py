@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 
 from pipeline.errors import ConfigError
+from pipeline.token_store import TokenStore
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,6 +47,15 @@ def overwrite_option(command: Command) -> Command:
         is_flag=True,
         help="Replace an output made with other values; one made with these is continued.",
     )(command)
+
+
+def choose_split(store: TokenStore, split: str | None) -> str:
+    """Returns the split that `--split` names, or the only one there is."""
+    if split is None and len(store.splits) == 1:
+        return store.splits[0]
+    if split not in store.splits:
+        raise click.UsageError(f"give --split: {store.root} has {', '.join(store.splits)}.")
+    return split
 
 
 def device_option(command: Command) -> Command:

@@ -1,18 +1,27 @@
 """a trained model -> new tokens, in a token store of their own."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 import torch
+from jaxtyping import Int
 from lightning_fabric import Fabric
+from torch import Tensor
 
-from mebt import SampleConfig, load_model, model_metadata, weights_identity
-from mebt import sample as draw
+from mebt import (
+    MeBTConfig,
+    SampleConfig,
+    load_model,
+    model_metadata,
+    sample_frames,
+    weights_identity,
+)
 from pipeline.checkpoint import user_errors
 from pipeline.config import load_section
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import lock
 from pipeline.progress import progress
 from pipeline.token_store import StoreInfo, StoreWriter, TokenStore, create_store, numbered_plan
@@ -20,6 +29,7 @@ from stages.options import (
     FOLDER,
     OUT,
     Launch,
+    choose_split,
     fabric_options,
     overwrite_option,
     params_options,
@@ -43,14 +53,80 @@ class Sampled:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class Given:
+    """Windows that samples begin from: sample i from row i of a split."""
+
+    store: TokenStore
+    split: str
+    drafted: bool
+    """The windows are a draft to revise; otherwise only their kept frames are read."""
+
+    def read(self, numbers: range) -> Int[Tensor, "B t h w"]:
+        """Returns the windows of these samples."""
+        return torch.from_numpy(self.store.read(self.split, numbers.start, numbers.stop))
+
+
+def open_given(tokens: Path, split: str | None, config: SampleConfig, *, drafted: bool) -> Given:
+    """Opens the store that samples begin from. Raises TokenStoreError if it is too small."""
+    store = TokenStore(tokens)
+    split = choose_split(store, split)
+    if store.num_windows(split) < config.num_samples:
+        raise TokenStoreError(
+            f"{tokens} has {store.num_windows(split)} windows of {split}, but sample.num_samples "
+            f"is {config.num_samples}; each sample begins from a window of its own."
+        )
+    return Given(store, split, drafted)
+
+
+def _check(
+    config: SampleConfig, path: Path, model: MeBTConfig, tokenizer: str | None, given: Given | None
+) -> None:
+    """Raises PipelineError if the values, the model and what is given do not go together."""
+    t, _, _ = model.grid
+    if config.top_k is not None and config.top_k > model.codebook_size:
+        raise CheckpointError(
+            f"sample.top_k is {config.top_k}, but {path} knows {model.codebook_size} tokens."
+        )
+    if (config.total_frames or t) > t and config.context_frames >= t:
+        raise ConfigError(
+            f"sample.context_frames is {config.context_frames}, but a window of {path} has {t} "
+            "latent frames: no room for a new one."
+        )
+    if given is None:
+        if config.keep:
+            raise ConfigError("sample.keep needs windows to keep frames of: give --given.")
+        return
+    if max(config.keep, default=0) >= t:
+        raise ConfigError(f"sample.keep names frame {max(config.keep)}, but there are {t}.")
+    if given.drafted and config.total_frames not in (None, t):
+        raise ConfigError(f"sample.total_frames must be null to revise a draft of {t} frames.")
+    if not given.drafted and not config.keep:
+        raise ConfigError("--given has no effect if sample.keep names no latent frame of it.")
+    info = given.store.info
+    for what, theirs, ours in (
+        ("tokenizer", info.tokenizer, tokenizer),
+        ("codebook size", info.codebook_size, model.codebook_size),
+        ("grid", info.grid, model.grid),
+    ):
+        if theirs != ours:
+            raise TokenStoreError(f"{given.store.root} has {what} {theirs}, but {path} has {ours}.")
+
+
 def sample(
-    run: Path, out: Path, config: SampleConfig, *, fabric: Fabric, overwrite: bool = False
+    run: Path,
+    out: Path,
+    config: SampleConfig,
+    *,
+    fabric: Fabric,
+    given: Given | None = None,
+    overwrite: bool = False,
 ) -> Sampled:
     """Draws samples into a token store; goes on where an earlier call was cut off.
 
-    Sample number i depends on the weights, the config, the seed and i: not on the batch size, nor
-    on the number of processes. Raises PipelineError if there is no usable model in `run`, or if
-    `out` holds something else.
+    Sample number i depends on the weights, the config, the seed, i and the window given for it:
+    not on the batch size, nor on the number of processes. Raises PipelineError if there is no
+    usable model in `run`, or if `out` holds something else.
     """
     path = run / MODEL
     if not path.exists():
@@ -58,28 +134,23 @@ def sample(
     with user_errors():
         metadata = model_metadata(path)
         model = load_model(path, str(fabric.device))
-    if config.top_k is not None and config.top_k > model.config.codebook_size:
-        raise CheckpointError(
-            f"sample.top_k is {config.top_k}, but {path} knows {model.config.codebook_size} tokens."
-        )
-    identity = weights_identity(path)
-    settings = {key: value for key, value in asdict(config).items() if key not in NO_EFFECT}
-    window = {key: int(metadata.get(key) or 0) or None for key in ("frames", "stride", "size")}
-    counts = {SPLIT: config.num_samples}
-    info = StoreInfo(
-        tokenizer=metadata.get("tokenizer") or None,
-        codebook_size=model.config.codebook_size,
-        grid=model.config.grid,
-        source=identity,
-        counts=counts,
-        shard_windows=SHARD_WINDOWS,
-        chunk_windows=SHARD_WINDOWS,
-        extra={"sample": settings, "model": identity, "step": metadata.get("step", "")},
-        **window,
-    )
+    _check(config, path, model.config, metadata.get("tokenizer") or None, given)
+    info = _store_info(config, model.config, metadata, weights_identity(path), given)
+
+    def draw(numbers: range) -> Int[Tensor, "B t h w"]:
+        return sample_frames(
+            model,
+            model.config.grid,
+            config,
+            numbers=numbers,
+            given=None if given is None else given.read(numbers),
+            drafted=given is not None and given.drafted,
+            device=fabric.device,
+        ).cpu()
+
     with lock(out) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
-            plan = numbered_plan(counts, SPLIT, SHARD_WINDOWS)
+            plan = numbered_plan(info.counts, SPLIT, SHARD_WINDOWS)
             create_store(out, info, plan, overwrite=overwrite).unfinished()
         fabric.barrier()
         writer = StoreWriter(out)
@@ -96,30 +167,61 @@ def sample(
                 parts = []
                 for start in range(0, len(numbers), config.batch_size):
                     batch = numbers[start : start + config.batch_size]
-                    tokens = draw(
-                        model,
-                        model.config.num_tokens,
-                        config,
-                        numbers=batch,
-                        device=fabric.device,
-                    )
-                    parts.append(tokens.cpu())
+                    parts.append(draw(batch))
                     advance(len(batch))
-                windows = torch.cat(parts).reshape(-1, *model.config.grid)
-                writer.write_shard(split, shard, windows.numpy())
+                writer.write_shard(split, shard, torch.cat(parts).numpy())
         fabric.barrier()
     return Sampled(config.num_samples, total, TokenStore(out).fingerprint)
+
+
+def _store_info(
+    config: SampleConfig,
+    model: MeBTConfig,
+    metadata: Mapping[str, str],
+    identity: str,
+    given: Given | None,
+) -> StoreInfo:
+    """Says what the samples are: everything that they depend on, and the size of their videos."""
+    t, h, w = model.grid
+    total = config.total_frames or t
+    window = {key: int(metadata.get(key) or 0) or None for key in ("frames", "stride", "size")}
+    if window["frames"]:
+        window["frames"] = window["frames"] * total // t
+    settings = {key: value for key, value in asdict(config).items() if key not in NO_EFFECT}
+    begun = {} if given is None else {"tokens": given.store.fingerprint, "split": given.split}
+    return StoreInfo(
+        tokenizer=metadata.get("tokenizer") or None,
+        codebook_size=model.codebook_size,
+        grid=(total, h, w),
+        source=identity,
+        counts={SPLIT: config.num_samples},
+        shard_windows=SHARD_WINDOWS,
+        chunk_windows=SHARD_WINDOWS,
+        extra={
+            "sample": settings,
+            "model": identity,
+            "step": metadata.get("step", ""),
+            "given": {**begun, "drafted": given.drafted} if given else None,
+        },
+        **window,
+    )
 
 
 @click.command("sample")
 @click.option("--run", type=FOLDER, required=True, help="Run whose model is sampled.")
 @click.option("--out", type=OUT, required=True, help="Token store to make or to go on with.")
+@click.option("--given", "kept", type=FOLDER, help="Token store whose frames sample.keep are kept.")
+@click.option("--draft", type=FOLDER, help="Token store of drafts: revise them, draw none.")
+@click.option("--split", help="Split of --given or --draft; needed if there is more than one.")
 @params_options
 @fabric_options
 @overwrite_option
 def command(
     run: Path,
     out: Path,
+    kept: Path | None,
+    draft: Path | None,
+    split: str | None,
     params: Path,
     overrides: tuple[str, ...],
     launch: Launch,
@@ -131,13 +233,26 @@ def command(
     `mebt decode` turns into videos. Sample number i is the same whatever the batch size and the
     number of processes. Values: section `sample` of the params file.
 
+    With --given, sample number i keeps the latent frames `sample.keep` of window i and fills in the
+    others; with --draft, window i is a draft and only revised. `sample.total_frames` makes videos
+    longer than the model's window.
+
     \b
     Example:
       mebt sample --run run --out samples/tokens --set sample.num_samples=64
+      mebt sample --run run --given tokens --split test --set 'sample.keep=[0,1]' --out continued
+      mebt sample --run run --out long --set sample.total_frames=32 --set sample.context_frames=2
+      mebt sample --run run --draft samples/tokens --set sample.revise_rounds=4 --out revised
     """
     config = load_section(params, "sample", SampleConfig, overrides)
+    if kept and draft:
+        raise click.UsageError("give --given or --draft, not both.")
+    tokens = kept or draft
+    if split and not tokens:
+        raise click.UsageError("--split is of --given or --draft.")
+    given = open_given(tokens, split, config, drafted=draft is not None) if tokens else None
     fabric = launch()
-    made = sample(run, out, config, fabric=fabric, overwrite=overwrite)
+    made = sample(run, out, config, fabric=fabric, given=given, overwrite=overwrite)
     if fabric.is_global_zero:
         done = f"{made.drawn} drawn now" if made.drawn else "nothing to do"
         click.echo(f"{out}: {made.total} samples; {done}, fingerprint {made.fingerprint[:12]}")

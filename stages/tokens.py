@@ -12,7 +12,7 @@ from pipeline.files import lock, replacing
 from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
 from pipeline.token_store import StoreInfo, TokenStore, create_store, numbered_plan
-from stages.options import FILE, FOLDER, OUT, overwrite_option
+from stages.options import FILE, FOLDER, OUT, choose_split, overwrite_option
 
 SHARD_WINDOWS = 4096
 
@@ -169,11 +169,7 @@ def export(store: Path, split: str | None, out: Path) -> None:
       mebt tokens export tokens --split train --out ids.npy
     """
     opened = TokenStore(store)
-    if split is None and len(opened.splits) > 1:
-        raise click.UsageError(f"give --split: {store} has {', '.join(opened.splits)}.")
-    split = split or opened.splits[0]
-    if split not in opened.splits:
-        raise click.UsageError(f"--split {split}: {store} has {', '.join(opened.splits)}.")
+    split = choose_split(opened, split)
     if out.suffix != ".npy":
         raise click.UsageError(f"--out {out}: give a name that ends in .npy.")
     count = opened.num_windows(split)

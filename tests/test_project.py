@@ -24,7 +24,7 @@ OWNERS = {
     "tokenize": "pipeline.windows.TokenizeConfig",
     "model": "mebt.config.MeBTShape",
     "train": "stages.train.TrainConfig",
-    "sample": "mebt.decoding.SampleConfig",
+    "sample": "mebt.sampling.SampleConfig",
     "decode": "stages.decode.DecodeConfig",
     "evaluate": "stages.evaluate.EvaluateConfig",
 }

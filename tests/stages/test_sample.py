@@ -4,9 +4,11 @@ import time
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from mebt import weights_identity
 from pipeline.token_store import TokenStore
+from stages.__main__ import cli
 from tests.stages.small import Flow, content
 
 
@@ -80,3 +82,68 @@ def test_a_model_that_cannot_be_read_is_named(flow: Flow, damage: str, message: 
 
 def test_top_k_beyond_the_codebook_is_refused(flow: Flow) -> None:
     assert "24 tokens" in flow.refused("sample", "--set", "sample.top_k=25", out="other")
+
+
+def test_kept_frames_never_change_and_the_others_are_drawn(flow: Flow) -> None:
+    few = ("--set", "sample.num_samples=6")
+    kept = ("--given", str(flow.root / "tokens"), "--split", "test", "--set", "sample.keep=[1]")
+    flow.ok("sample", *few, *kept, out="filled")
+    real = TokenStore(flow.root / "tokens").read("test")[:6]
+    filled = TokenStore(flow.root / "filled").read("sample")
+    np.testing.assert_array_equal(filled[:, 1], real[:, 1])
+    assert (filled[:, 0] != real[:, 0]).any(axis=(1, 2)).mean() > 0.5
+    flow.ok("sample", *few, *kept, "--set", "sample.batch_size=4", out="again")
+    assert content(flow.root / "again") == content(flow.root / "filled")
+
+
+def test_a_given_draft_is_revised_and_nothing_else(flow: Flow) -> None:
+    few = ("--set", "sample.num_samples=20")
+    draft = ("--draft", str(flow.root / "samples"))
+    flow.ok("sample", *few, *draft, "--set", "sample.revise_rounds=0", out="same")
+    before = TokenStore(flow.root / "samples").read("sample")[:20]
+    np.testing.assert_array_equal(TokenStore(flow.root / "same").read("sample"), before)
+    flow.ok("sample", *few, *draft, "--set", "sample.keep=[0]", out="revised")
+    revised = TokenStore(flow.root / "revised").read("sample")
+    np.testing.assert_array_equal(revised[:, 0], before[:, 0])
+    assert (revised[:, 1] != before[:, 1]).mean() > 0.1
+
+
+@pytest.mark.parametrize("total", [1, 5])
+def test_samples_are_as_long_as_asked(flow: Flow, total: int) -> None:
+    few = ("--set", "sample.num_samples=3", "--set", f"sample.total_frames={total}")
+    flow.ok("sample", *few, out="long")
+    store = TokenStore(flow.root / "long")
+    assert store.grid == (total, 4, 4)
+    assert store.info.frames == 2 * total
+    flow.ok("sample", *few, "--set", "sample.batch_size=1", out="one")
+    assert content(flow.root / "one") == content(flow.root / "long")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sample.keep=[0]"], "sample.keep needs windows"),
+        (["sample.total_frames=3", "sample.context_frames=2"], "no room for a new one"),
+        (["sample.keep=[2]", "--given"], "names frame 2, but there are 2"),
+        (["sample.num_samples=3", "--given"], "--given has no effect"),
+        (["sample.keep=[0]", "sample.num_samples=9999", "--given"], "each sample begins from"),
+        (["sample.total_frames=4", "--draft"], "must be null to revise"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(flow: Flow, words: list[str], message: str) -> None:
+    more = ["--set", "sample.num_samples=2"]
+    for word in words:
+        if word.startswith("--"):
+            more += [word, str(flow.root / "tokens"), "--split", "test"]
+        else:
+            more += ["--set", word]
+    assert message in flow.refused("sample", *more, out="other")
+    assert not (flow.root / "other").exists()
+
+
+def test_windows_of_another_codebook_are_refused(flow: Flow, tmp_path) -> None:
+    np.save(tmp_path / "ids.npy", np.zeros((4, 2, 4, 4), np.int64))
+    command = ["tokens", "import", str(tmp_path / "ids.npy"), "--codebook-size", "5"]
+    assert CliRunner().invoke(cli, [*command, "--out", str(tmp_path / "other")]).exit_code == 0
+    more = ("--draft", str(tmp_path / "other"), "--set", "sample.num_samples=2")
+    assert "has tokenizer None" in flow.refused("sample", *more, out="revised")

@@ -1,0 +1,187 @@
+"""Whole samples: new videos, continued ones, revised drafts, and videos longer than a window."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Int
+from torch import Generator, Tensor
+
+from mebt.decoding import Canvas, Noise, Predict, RowNoise, bootstrap, draft, revise
+from mebt.extrapolation import extend
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How new token grids are drawn: bootstrap, then draft by confidence, then revise."""
+
+    num_samples: int = 16
+    batch_size: int = 8
+    """Samples drawn at once; changes speed and memory, never a sample."""
+    seed: int = 0
+    bootstrap_steps: int = 0
+    """Tokens fixed one at a time at random places before the draft; helps long windows."""
+    draft_steps: int = 32
+    schedule: Literal[
+        "cosine", "linear", "quadratic", "sqrt", "square", "cube", "cosine_plus", "convex"
+    ] = "cosine"
+    """Share still masked as the draft goes on."""
+    strategy: Literal["confidence", "random"] = "confidence"
+    """Which drawn tokens are fixed first."""
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    confidence_temperature: float = 4.0
+    """Noise in the order of confidence; 0: strictly the most certain first."""
+    confidence_schedule: Literal["linear", "constant", "cosine"] = "linear"
+    """How the confidence temperature falls as the draft goes on."""
+    revise_rounds: int = 2
+    """Times that every position is predicted again; 0: keep the draft."""
+    revise_groups: int = 2
+    """Groups that a round predicts in turn, each from all others."""
+    revise_temperature: float = 0.7
+    keep: tuple[int, ...] = ()
+    """Latent frames of given windows that never change: the first ones to continue a video, the
+    first and the last to fill in between."""
+    total_frames: int | None = None
+    """Latent frames of a sample; null: as many as the model's window. A longer one is made by a
+    window that slides, a shorter one is drawn as it is."""
+    context_frames: int = 1
+    """Latent frames of all there is so far with which each sliding window begins."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("num_samples", "batch_size", "draft_steps", "revise_groups"),
+            *("total_frames", "context_frames"),
+        ):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in (
+            *("bootstrap_steps", "revise_rounds", "temperature"),
+            *("confidence_temperature", "revise_temperature"),
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
+        if len(set(self.keep)) < len(self.keep) or min(self.keep, default=0) < 0:
+            raise ValueError(f"keep must name different latent frames from 0 on, got {self.keep}.")
+
+
+def sample_generator(seed: int, number: int, device: torch.device | str = "cpu") -> Generator:
+    """Returns the generator of one sample: nothing else is drawn from it."""
+    return Generator(device).manual_seed((seed * 1_000_003 + number) % (1 << 63))
+
+
+def _noise(config: SampleConfig, numbers: Sequence[int], device: torch.device | str) -> RowNoise:
+    return RowNoise([sample_generator(config.seed, number, device) for number in numbers])
+
+
+@torch.inference_mode()
+def sample(
+    predict: Predict,
+    num_tokens: int,
+    config: SampleConfig,
+    *,
+    numbers: Sequence[int],
+    given: tuple[Tensor, Tensor] | None = None,
+    drafted: bool = False,
+    device: torch.device | str = "cpu",
+) -> Int[Tensor, "B N"]:
+    """Draws the samples with these numbers, of one window: bootstrap, draft, revise.
+
+    `given` is (tokens [B N], positions [B Nc]) to keep: prediction, interpolation and in-painting
+    differ only in which positions are given. With `drafted` the other tokens of `given` are a draft
+    already, and are only revised. A sample depends on the weights, the config, its seed and its
+    number, not on its batch.
+    """
+    if given is None:
+        start = Canvas.empty((len(numbers), num_tokens), device)
+    else:
+        start = Canvas.given(given[0].to(device), given[1].to(device))
+    noise = _noise(config, numbers, device)
+    return _fill(predict, start, config, noise, whole=given is None, drafted=drafted).tokens
+
+
+@torch.inference_mode()
+def sample_frames(
+    predict: Predict,
+    grid: tuple[int, int, int],
+    config: SampleConfig,
+    *,
+    numbers: Sequence[int],
+    given: Int[Tensor, "B t h w"] | None = None,
+    drafted: bool = False,
+    device: torch.device | str = "cpu",
+) -> Int[Tensor, "B T h w"]:
+    """Draws samples of `config.total_frames` latent frames with a model of windows of `grid`.
+
+    `given` windows keep the latent frames that `config.keep` names; all others are drawn, or with
+    `drafted` only revised. Every further window begins with the last `config.context_frames` of
+    everything so far. See `sample` for what a sample depends on.
+    """
+    t, h, w = grid
+    total = config.total_frames or t
+    length = min(total, t)
+    noise = _noise(config, numbers, device)
+    if given is None:
+        start = Canvas.empty((len(numbers), length * h * w), device)
+    else:
+        tokens = rearrange(given[:, :length], "b t h w -> b (t h w)").to(device)
+        places = torch.arange(length * h * w, device=device).reshape(length, h * w)
+        kept = places[[frame for frame in config.keep if frame < length]].flatten()
+        start = Canvas.given(tokens, kept.expand(len(tokens), -1))
+    first = _fill(predict, start, config, noise, whole=given is None, drafted=drafted)
+    made = rearrange(first.tokens, "b (t h w) -> b t h w", h=h, w=w)
+    if total <= t:
+        return made
+    return extend(
+        lambda canvas: _fill(predict, canvas, config, noise, whole=False),
+        made,
+        window_frames=t,
+        context_frames=config.context_frames,
+        num_frames=total,
+    )[:, :total]
+
+
+def _fill(
+    predict: Predict,
+    start: Canvas,
+    config: SampleConfig,
+    noise: Noise,
+    *,
+    whole: bool,
+    drafted: bool = False,
+) -> Canvas:
+    """Draws every open position of a window; `whole` if nothing of it was given."""
+    canvas = start
+    if not drafted:
+        canvas = bootstrap(predict, start, num_steps=config.bootstrap_steps, noise=noise)
+        canvas = draft(
+            predict,
+            canvas,
+            num_steps=config.draft_steps,
+            noise=noise,
+            schedule=config.schedule,
+            strategy=config.strategy,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            confidence_temperature=config.confidence_temperature,
+            confidence_schedule=config.confidence_schedule,
+            count_given=whole,
+        )
+    canvas = Canvas(canvas.tokens, start.context, start.targets)
+    for _ in range(config.revise_rounds):
+        canvas = revise(
+            predict,
+            canvas,
+            num_groups=config.revise_groups,
+            temperature=config.revise_temperature,
+            noise=noise,
+        )
+    return canvas

@@ -236,7 +236,7 @@ def command(
       mebt decode --tokens tokens --split test --limit 16 --tokenizer t.safetensors --out real
     """
     config = load_section(params, "decode", DecodeConfig, overrides)
-    split = choose_split(TokenStore(tokens), split)
+    split = choose_split(split, TokenStore(tokens).splits, tokens)
     made = decode(
         tokens,
         tokenizer,

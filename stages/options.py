@@ -1,7 +1,7 @@
 """Options and start-up that several commands share."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +10,6 @@ import torch
 from lightning_fabric import Fabric
 
 from pipeline.errors import ConfigError
-from pipeline.token_store import TokenStore
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -49,12 +48,12 @@ def overwrite_option(command: Command) -> Command:
     )(command)
 
 
-def choose_split(store: TokenStore, split: str | None) -> str:
-    """Returns the split that `--split` names, or the only one there is."""
-    if split is None and len(store.splits) == 1:
-        return store.splits[0]
-    if split not in store.splits:
-        raise click.UsageError(f"give --split: {store.root} has {', '.join(store.splits)}.")
+def choose_split(split: str | None, known: Sequence[str], tokens: Path) -> str:
+    """Returns the split that `--split` names, or the only one of the store."""
+    if split is None and len(known) == 1:
+        return known[0]
+    if split not in known:
+        raise click.UsageError(f"give --split: {tokens} has {', '.join(known)}.")
     return split
 
 

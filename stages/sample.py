@@ -70,7 +70,7 @@ class Given:
 def open_given(tokens: Path, split: str | None, config: SampleConfig, *, drafted: bool) -> Given:
     """Opens the store that samples begin from. Raises TokenStoreError if it is too small."""
     store = TokenStore(tokens)
-    split = choose_split(store, split)
+    split = choose_split(split, store.splits, tokens)
     if store.num_windows(split) < config.num_samples:
         raise TokenStoreError(
             f"{tokens} has {store.num_windows(split)} windows of {split}, but sample.num_samples "

@@ -169,7 +169,7 @@ def export(store: Path, split: str | None, out: Path) -> None:
       mebt tokens export tokens --split train --out ids.npy
     """
     opened = TokenStore(store)
-    split = choose_split(opened, split)
+    split = choose_split(split, opened.splits, store)
     if out.suffix != ".npy":
         raise click.UsageError(f"--out {out}: give a name that ends in .npy.")
     count = opened.num_windows(split)

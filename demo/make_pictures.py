@@ -1,0 +1,59 @@
+"""Makes the README's moving picture of what `make demo` left: `python demo/make_pictures.py`.
+
+Three blocks side by side: real held-out clips, the same after the tokenizer, new samples.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.frames import scan_frames
+from pipeline.token_store import TokenStore, read_rows
+from pipeline.video import to_bytes, write_animation
+from pipeline.windows import TokenizeConfig, WindowReader
+from tokenizer import load_tokenizer
+
+ROWS, COLUMNS, ENLARGE, GAP = 4, 4, 2, 12
+
+
+def block(videos: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lays ROWS x COLUMNS videos [N, T, H, W, 3] out as one, a white line between them."""
+    padded = np.pad(videos, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    rows = [np.concatenate(padded[i : i + COLUMNS], axis=2) for i in range(0, len(videos), COLUMNS)]
+    return np.concatenate(rows, axis=1)
+
+
+def main(out: Path) -> None:
+    """Writes the picture."""
+    count = ROWS * COLUMNS
+    tokens, samples = TokenStore("tokens"), TokenStore("samples/tokens")
+    tokenizer = load_tokenizer(Path("models/fish-64.safetensors"))
+    info, plan = tokens.info, tokens.plan("test")
+    assert info.frames and info.stride and info.size
+    # One window of each of the last videos of the plan, which is in random order.
+    rows = [
+        int(np.flatnonzero(np.asarray(plan["video"]) == name)[0])
+        for name in list(dict.fromkeys(plan["video"].to_pylist()))[-count:]
+    ]
+    window = TokenizeConfig(frames=info.frames, stride=info.stride, size=info.size)
+    reader = WindowReader(scan_frames(Path("frames")).videos, window)
+    places = plan.take(rows).to_pylist()
+    real = np.stack([reader.read("test", p["video"], p["first_frame"]) for p in places])
+    with torch.inference_mode():
+        decoded, drawn = (
+            to_bytes(tokenizer.decode(torch.from_numpy(ids)))
+            for ids in (read_rows(tokens, "test", rows), samples.read("sample", 0, count))
+        )
+    blocks = [
+        block(videos).repeat(ENLARGE, 1).repeat(ENLARGE, 2) for videos in (real, decoded, drawn)
+    ]
+    gap = np.full((*blocks[0].shape[:2], GAP, 3), 255, np.uint8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_animation(out, np.concatenate([blocks[0], gap, blocks[1], gap, blocks[2]], axis=2), fps=8)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/pictures/samples.webp"))

@@ -1,5 +1,6 @@
 """Frame lists and folders -> videos: natural order, gaps, rejects with reasons."""
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -64,12 +65,6 @@ def group_frames(
     videos = []
     taken: set[str] = set()
     for (folder, prefix), frames in sorted(groups.items()):
-        inside = folder.relative_to(root) if folder.is_relative_to(root) else folder
-        prefix = prefix.rstrip("_-. ")
-        name = (inside / prefix).as_posix()
-        if prefix == inside.name and inside.as_posix() not in taken:
-            name = inside.as_posix()  # Frames named after their folder: once is enough.
-        taken.add(name)
         pieces: list[list[str]] = []
         last: int | None = None
         for number, file in sorted(frames):
@@ -80,10 +75,25 @@ def group_frames(
                 pieces.append([])
             pieces[-1].append(file)
             last = number
-        for index, piece in enumerate(pieces, start=1):
-            suffix = f"#{index}" if index > 1 else ""
-            videos.append(Video(name + suffix, split, tuple(piece)))
+        inside = folder.relative_to(root) if folder.is_relative_to(root) else folder
+        names = _free_names(inside, prefix, len(pieces), taken)
+        taken.update(names)
+        videos += [Video(n, split, tuple(p)) for n, p in zip(names, pieces, strict=True)]
     return videos, rejected
+
+
+def _free_names(inside: Path, prefix: str, num_pieces: int, taken: set[str]) -> list[str]:
+    """Names the pieces of a video as shortly as can be without a name that is taken."""
+    bare = prefix.rstrip("_-. ")
+    wanted = [(inside / bare).as_posix(), (inside / prefix).as_posix()]
+    if bare == inside.name:  # Frames named after their folder: once is enough.
+        wanted.insert(0, inside.as_posix())
+    counted = (f"{wanted[-1]}~{n}" for n in itertools.count(2))
+    for name in itertools.chain(wanted, counted):
+        names = [name, *(f"{name}#{index}" for index in range(2, num_pieces + 1))]
+        if taken.isdisjoint(names):
+            return names
+    raise AssertionError("counting never ends")
 
 
 def _listed(root: Path, split: str) -> tuple[list[Path], list[Rejected]]:

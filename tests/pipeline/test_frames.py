@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import FrameError
-from pipeline.frames import crop_resize, read_frames, scan_frames, source_fingerprint
+from pipeline.frames import Video, crop_resize, read_frames, scan_frames, source_fingerprint
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 
 
@@ -58,6 +58,33 @@ def test_gaps_and_repeats(tmp_path: Path) -> None:
     found = scan_frames(tmp_path)
     assert names(tmp_path) == {"train:v": 3, "train:v#2": 2, "train:v#3": 1}
     assert [rejected.reason for rejected in found.rejected] == ["another file has frame number 1"]
+
+
+def test_every_video_has_a_name_of_its_own(tmp_path: Path) -> None:
+    for stem in ("a000", "a-000", "a_000", "a__000"):
+        picture(tmp_path / f"{stem}.png")
+    for stem in ("x/0", "x/2", "x#2/0", "b/b_0", "b/0", "b/b/0"):
+        picture(tmp_path / f"{stem}.png")
+    found = scan_frames(tmp_path).videos
+    assert {video.name: Path(video.frames[0]).name for video in found} == {
+        "a": "a000.png",
+        "a-": "a-000.png",
+        "a_": "a_000.png",
+        "a__": "a__000.png",
+        "x": "0.png",
+        "x#2": "2.png",
+        "x#2~2": "0.png",
+        "b": "0.png",
+        "b/b": "b_0.png",
+        "b/b~2": "0.png",
+    }
+    assert len(found) == 10
+
+
+def test_a_plan_needs_unique_names() -> None:
+    twice = [Video("a", "train", ("0.png",)), Video("a", "train", ("1.png",))]
+    with pytest.raises(AssertionError, match="names repeat"):
+        plan_windows(twice, TokenizeConfig(frames=1))
 
 
 def test_splits_by_folder(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pipeline.errors import FrameError
-from pipeline.files import read_json
+from pipeline.files import read_json, remove
 from pipeline.frames import scan_frames
 from pipeline.video import ExtractConfig, moving_shapes, write_mp4
 from stages.__main__ import cli
-from stages.extract import cut_in_time, extract, find_videos, synthetic_videos
+from stages.extract import Source, cut_in_time, extract, find_videos, synthetic_videos
 from tests.stages.small import Flow, content
 
 CONFIG = ExtractConfig(size=16, test_share=0.25)
@@ -119,6 +121,44 @@ def test_a_stopped_extract_goes_on_and_ends_the_same(
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "frames").rglob("*.png")}
     run(videos, tmp_path / "frames")
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+
+
+def test_lost_frames_are_made_again(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4", "b.mp4")
+    out = tmp_path / "frames"
+    run(videos, out)
+    before = content(out)
+    stamp = (out / "train/b/b_00000.png").stat().st_mtime_ns
+    shutil.rmtree(out / "train" / "a")
+    (out / "test/a/a_00016.png").unlink()
+    run(videos, out)
+    assert content(out) == before
+    assert (out / "train/b/b_00000.png").stat().st_mtime_ns == stamp
+
+
+def test_overwriting_forgets_what_was_done_before_it_deletes_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(write_videos(tmp_path / "videos", "a.mp4"), tmp_path / "frames")
+    removed: list[str] = []
+    monkeypatch.setattr(
+        "stages.extract.remove", lambda path: [removed.append(path.name), remove(path)]
+    )
+    config = ExtractConfig(size=8, test_share=0.25)
+    run(tmp_path / "videos", tmp_path / "frames", config, overwrite=True)
+    assert removed[0] == ".extract"
+
+
+@pytest.mark.parametrize("late", [1, 150])
+def test_a_video_that_changes_its_size_leaves_nothing(tmp_path: Path, late: int) -> None:
+    (good,) = synthetic_videos(1, CONFIG)
+    still = np.zeros((20, 30, 3), np.uint8)
+    bad = Source("bad", "", lambda: iter([*[still] * late, still[:10]]))
+    made = extract([bad, good], [], tmp_path, CONFIG)
+    assert [tuple(asdict(r).values()) for r in made.rejected] == [
+        ("bad", "bad changes its size from 30x20 to 30x10.")
+    ]
+    assert not list(tmp_path.rglob("bad*"))
 
 
 def test_other_values_are_refused_by_name_unless_overwritten(flow: Flow) -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pipeline.config import as_dict, fingerprint, load_section
 from pipeline.errors import FrameError
 from pipeline.files import lock, read_json, remove, sha256_file, write_json, write_text
-from pipeline.frames import SPLITS, Rejected, crop_resize
+from pipeline.frames import SPLITS, Rejected, crop_resize, files_below
 from pipeline.video import (
     ExtractConfig,
     Frame,
@@ -54,26 +54,40 @@ class Extracted:
     rejected: list[Rejected]
 
 
-def find_videos(folder: Path, config: ExtractConfig) -> tuple[list[Source], list[Rejected]]:
-    """Lists the videos under `folder`; every other file is rejected with a reason."""
+def find_videos(
+    folder: Path, config: ExtractConfig, *, out: Path
+) -> tuple[list[Source], list[Rejected]]:
+    """Lists the videos under `folder`; every other file is rejected with a reason.
+
+    What lies in `out` is left out: it was made, not given. Every video has a name of its own.
+    """
+    if folder.resolve().is_relative_to(out.resolve()):
+        raise FrameError(f"{out} holds the videos themselves; choose another --out.")
     sources: list[Source] = []
     rejected = []
-    inside = folder.resolve()
-    for path in sorted(folder.rglob("*")):
+    taken: set[str] = set()
+    for path, reason in files_below(folder, folder, suffixes=VIDEOS, skip=[out]):
         relative = path.relative_to(folder)
-        if path.is_dir() or any(part.startswith(".") for part in relative.parts):
+        if not reason and path.suffix.lower() not in VIDEOS:
+            reason = "no video by its extension"
+        if reason:
+            rejected.append(Rejected(str(relative), reason))
             continue
-        if not path.resolve().is_relative_to(inside):
-            rejected.append(Rejected(str(relative), "a link that leads outside the folder"))
-        elif path.suffix.lower() not in VIDEOS:
-            rejected.append(Rejected(str(relative), "no video by its extension"))
-        else:
-            name = "-".join(relative.with_suffix("").parts).replace(" ", "_")
-            if any(source.name == name for source in sources):
-                name += path.suffix.replace(".", "-")
-            read = partial(read_video, path, fps=config.fps)
-            sources.append(Source(name, sha256_file(path), read))
+        name = _free_name(relative, taken)
+        taken.add(name)
+        read = partial(read_video, path, fps=config.fps)
+        sources.append(Source(name, sha256_file(path), read))
     return sources, rejected
+
+
+def _free_name(relative: Path, taken: set[str]) -> str:
+    """Names a video after its path, as shortly as can be without a name that is taken."""
+    joined = "-".join(relative.with_suffix("").parts)
+    # A line break in a name would break a line of train.txt.
+    plain = "".join(c if c.isprintable() and c != " " else "_" for c in joined)
+    full = plain + relative.suffix.replace(".", "-")
+    names = itertools.chain([plain, full], (f"{full}-{n}" for n in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def synthetic_videos(count: int, config: ExtractConfig) -> list[Source]:
@@ -273,7 +287,7 @@ def command(
     if (videos is None) == (synthetic is None):
         raise click.UsageError("give either --videos or --synthetic.")
     if videos is not None:
-        sources, foreign = find_videos(videos, config)
+        sources, foreign = find_videos(videos, config, out=out)
     else:
         sources, foreign = synthetic_videos(synthetic or 0, config), []
     if not sources:

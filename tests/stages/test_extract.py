@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,7 @@ def write_videos(folder: Path, *names: str, size: int = 48, frames: int = 20) ->
 
 
 def run(videos: Path, out: Path, config: ExtractConfig = CONFIG, **options: bool):
-    return extract(*find_videos(videos, config), out, config, **options)
+    return extract(*find_videos(videos, config, out=out), out, config, **options)
 
 
 def test_every_file_is_kept_or_rejected_with_a_reason(tmp_path: Path) -> None:
@@ -55,6 +56,44 @@ def test_every_file_is_kept_or_rejected_with_a_reason(tmp_path: Path) -> None:
         ("train/deep-b_c", "train", 15),
     ]
     assert not found.rejected
+
+
+def test_every_video_has_a_name_of_its_own(tmp_path: Path) -> None:
+    paths = ["a-mp4.avi", "a.avi", "a.mp4", "x/y-z.mp4", "x-y/z.mp4", "x-y-z.mp4", "n\nm\x85.mp4"]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(path)
+    sources, rejected = find_videos(tmp_path, CONFIG, out=tmp_path / "out")
+    assert {source.name for source in sources} == {
+        *("a", "a-mp4", "a-mp4-2", "x-y-z", "x-y-z-mp4", "x-y-z-mp4-2", "n_m_")
+    }
+    assert len(sources) == len(paths)
+    assert not rejected
+
+
+def test_links_are_followed_to_files_inside_or_rejected(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4", "deep/b.mp4", "out/c.mp4")
+    (videos / "nowhere.mp4").symlink_to("gone.mp4")
+    (videos / "loop.mp4").symlink_to("loop.mp4")
+    (videos / "folder").symlink_to("deep")
+    (videos / "d.mp4").symlink_to("deep/b.mp4")
+    os.mkfifo(videos / "pipe.mp4")
+    sources, rejected = find_videos(videos, CONFIG, out=videos / "out")
+    assert [source.name for source in sources] == ["a", "d", "deep-b"]
+    assert {r.name: r.reason for r in rejected} == {
+        "nowhere.mp4": "a link that leads nowhere",
+        "loop.mp4": "a link that leads nowhere",
+        "folder": "a link to a folder, which is not followed",
+        "pipe.mp4": "neither a file nor a folder",
+    }
+
+
+@pytest.mark.parametrize("out", ["videos", "."])
+def test_videos_are_not_extracted_over_themselves(tmp_path: Path, out: str) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4")
+    with pytest.raises(FrameError, match="holds the videos themselves"):
+        run(videos, tmp_path / out, overwrite=True)
+    assert (videos / "a.mp4").exists()
 
 
 def test_frames_are_the_videos_frames(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Frame lists and folders -> videos: natural order, gaps, rejects with reasons."""
 
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.config import fingerprint
 from pipeline.errors import FrameError
+from pipeline.files import sha256_file
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+RAW = (".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+"""Images that can keep their size in bytes whatever they show."""
 SPLITS = ("train", "test")
 
 
@@ -64,12 +68,6 @@ def group_frames(
     videos = []
     taken: set[str] = set()
     for (folder, prefix), frames in sorted(groups.items()):
-        inside = folder.relative_to(root) if folder.is_relative_to(root) else folder
-        prefix = prefix.rstrip("_-. ")
-        name = (inside / prefix).as_posix()
-        if prefix == inside.name and inside.as_posix() not in taken:
-            name = inside.as_posix()  # Frames named after their folder: once is enough.
-        taken.add(name)
         pieces: list[list[str]] = []
         last: int | None = None
         for number, file in sorted(frames):
@@ -80,10 +78,25 @@ def group_frames(
                 pieces.append([])
             pieces[-1].append(file)
             last = number
-        for index, piece in enumerate(pieces, start=1):
-            suffix = f"#{index}" if index > 1 else ""
-            videos.append(Video(name + suffix, split, tuple(piece)))
+        inside = folder.relative_to(root) if folder.is_relative_to(root) else folder
+        names = _free_names(inside, prefix, len(pieces), taken)
+        taken.update(names)
+        videos += [Video(n, split, tuple(p)) for n, p in zip(names, pieces, strict=True)]
     return videos, rejected
+
+
+def _free_names(inside: Path, prefix: str, num_pieces: int, taken: set[str]) -> list[str]:
+    """Names the pieces of a video as shortly as can be without a name that is taken."""
+    bare = prefix.rstrip("_-. ")
+    wanted = [(inside / bare).as_posix(), (inside / prefix).as_posix()]
+    if bare == inside.name:  # Frames named after their folder: once is enough.
+        wanted.insert(0, inside.as_posix())
+    counted = (f"{wanted[-1]}~{n}" for n in itertools.count(2))
+    for name in itertools.chain(wanted, counted):
+        names = [name, *(f"{name}#{index}" for index in range(2, num_pieces + 1))]
+        if taken.isdisjoint(names):
+            return names
+    raise AssertionError("counting never ends")
 
 
 def _listed(root: Path, split: str) -> tuple[list[Path], list[Rejected]]:
@@ -101,17 +114,55 @@ def _listed(root: Path, split: str) -> tuple[list[Path], list[Rejected]]:
     return paths, rejected
 
 
-def _found(root: Path, folder: Path) -> tuple[list[Path], list[Rejected]]:
-    paths, rejected = [], []
-    inside = root.resolve()
+def files_below(
+    folder: Path, root: Path, *, suffixes: Sequence[str], skip: Iterable[Path] = ()
+) -> Iterator[tuple[Path, str | None]]:
+    """Yields every file below `folder`, itself in `root`, with the reason if it must not be read.
+
+    Leaves out what is hidden or lies in the folders `skip`. A folder is yielded, with a reason, if
+    it is a link, which is not followed, or has one of the `suffixes` of files.
+    """
+    place, inside, left_out = folder.resolve(), root.resolve(), [path.resolve() for path in skip]
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or any(p.startswith(".") for p in path.relative_to(root).parts):
+        below = path.relative_to(folder)
+        real = place / below  # Exact but for a link at the end: rglob follows none on its way.
+        if any(part.startswith(".") for part in below.parts):
             continue
-        if not path.resolve().is_relative_to(inside):
-            rejected.append(Rejected(str(path), "a link that leads outside the folder"))
+        if any(real.is_relative_to(other) for other in left_out):
+            continue
+        is_link, is_folder = path.is_symlink(), path.is_dir()
+        if is_link and not path.exists():
+            yield path, "a link that leads nowhere"
+        elif not (path.resolve() if is_link else real).is_relative_to(inside):
+            yield path, "a link that leads outside the folder"
+        elif is_link and is_folder:
+            yield path, "a link to a folder, which is not followed"
+        elif is_folder and path.suffix.lower() in suffixes:
+            yield path, "a folder, though named like a file"
+        elif not is_folder:
+            yield path, None if path.is_file() else "neither a file nor a folder"
+
+
+def _found(root: Path, split: str | None) -> tuple[list[Path], list[Rejected]]:
+    """Lists the files of `root`, or of its folder `split`, and which are not used."""
+    paths, rejected = [], []
+    for path, reason in files_below(root / (split or ""), root, suffixes=IMAGES):
+        if reason:
+            rejected.append(Rejected(str(path), reason))
         else:
             paths.append(path)
     return paths, rejected
+
+
+def _beside(root: Path, folders: Sequence[str]) -> list[Rejected]:
+    """Rejects the images of `root` that lie in none of its split folders."""
+    reason = f"outside of {' and '.join(f'{split}/' for split in folders)}"
+    skip = [root / split for split in folders]
+    return [
+        Rejected(str(path), wrong or reason)
+        for path, wrong in files_below(root, root, suffixes=IMAGES, skip=skip)
+        if wrong or path.suffix.lower() in IMAGES
+    ]
 
 
 def scan_frames(root: Path) -> FrameFolder:
@@ -119,8 +170,8 @@ def scan_frames(root: Path) -> FrameFolder:
 
     With `train.txt` or `test.txt`, one path a line (absolute, or relative to the list), only what
     they name is read. Otherwise each folder of images is a video, in the split of the top folder
-    it lies in (`train/`, `test/`), or in `train` if there are no such folders. Raises FrameError if
-    there is not one video.
+    it lies in (`train/`, `test/`), or in `train` if there are no such folders; images beside them
+    are rejected. Raises FrameError if there is not one video.
     """
     if not root.is_dir():
         raise FrameError(f"{root} is not a folder of frames.")
@@ -133,11 +184,15 @@ def scan_frames(root: Path) -> FrameFolder:
         if lists:
             paths, refused = _listed(root, split)
         else:
-            paths, refused = _found(root, root / split if folders else root)
+            paths, refused = _found(root, split if folders else None)
         made, foreign = group_frames(paths, split=split, root=root)
         videos += made
         rejected += refused + foreign
         num_files += len(paths) + len(refused)
+    if folders and not lists:
+        refused = _beside(root, folders)
+        rejected += refused
+        num_files += len(refused)
     if not videos:
         why = f"; for example {rejected[0].name}: {rejected[0].reason}" if rejected else ""
         raise FrameError(
@@ -148,22 +203,23 @@ def scan_frames(root: Path) -> FrameFolder:
 
 
 def source_fingerprint(videos: Sequence[Video], root: Path) -> str:
-    """Returns a hash of which frames there are and how large each file is.
+    """Returns a hash of which frames there are, of their sizes in bytes, and of the bytes of `RAW`.
 
-    Cheap and the same on every machine; a frame repainted to the very same number of bytes is
-    not noticed. Raises FrameError if a listed frame is missing.
+    Cheap and the same on every machine; a compressed frame repainted to the very same number of
+    bytes is not noticed. Raises FrameError if a listed frame is missing.
     """
     record = []
     for video in videos:
-        sizes = []
+        files: list[list[str | int]] = []
         for frame in video.frames:
             path = Path(frame)
             try:
                 size = path.stat().st_size
+                raw = [sha256_file(path)] if path.suffix.lower() in RAW else []
             except FileNotFoundError:
                 raise FrameError(f"{frame} is listed in {root} but missing.") from None
-            sizes.append([path.name, size])
-        record.append([video.name, video.split, sizes])
+            files.append([path.name, size, *raw])
+        record.append([video.name, video.split, files])
     return fingerprint(record)
 
 
@@ -178,10 +234,24 @@ def crop_resize(image: Image.Image, size: int) -> Image.Image:
     return square.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts grey, palette, 16-bit and transparent images to 8-bit RGB."""
+def to_rgb(image: Image.Image, path: str) -> Image.Image:
+    """Converts grey, palette, 16-bit and transparent images to 8-bit RGB.
+
+    Raises FrameError, naming `path`, for numbers of unknown range: they would turn black or white
+    in silence.
+    """
+    if image.mode == "F":
+        raise FrameError(f"{path} holds floats; save it with 8 or 16 bits.")
     if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip them to 255.
-        image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+        values = np.asarray(image)
+        low, high = int(values.min()), int(values.max())
+        # Pillow opens 16-bit PGM as 32-bit as well; there, small values are simply dark.
+        is_small = image.mode == "I" and image.format not in ("PPM", "PNG") and 0 < high < 256
+        if low < 0 or high > 65535 or is_small:
+            raise FrameError(
+                f"{path} holds 32-bit values {low} to {high}; save it with 8 or 16 bits."
+            )
+        image = Image.fromarray((values // 257).astype(np.uint8))
     return image.convert("RGB")
 
 
@@ -201,7 +271,7 @@ def read_frames(paths: Sequence[str], *, size: int) -> NDArray[np.uint8]:
                         f"{path} is {image.size[0]}x{image.size[1]} pixels, but {paths[0]} of the "
                         f"same video is {first[0]}x{first[1]}; all frames must have one size."
                     )
-                frames[index] = np.asarray(crop_resize(to_rgb(image), size))
+                frames[index] = np.asarray(crop_resize(to_rgb(image, path), size))
         except FileNotFoundError:
             raise FrameError(f"{path} is missing.") from None
         except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:

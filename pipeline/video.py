@@ -21,6 +21,10 @@ from pipeline.files import replacing
 Frame = NDArray[np.uint8]
 MOTION_LEVELS = 24
 """A pixel moves if its darkest and brightest value in a clip are further apart than this."""
+TIMED_FORMATS = ("asf", "flv", "matroska", "mov")
+"""Containers whose header tells their length; FFmpeg guesses that of others from what is there."""
+MISSING_FRAMES, MISSING_SECONDS = 5, 0.25
+"""A video may end this much earlier than declared; what is larger counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +56,10 @@ class ExtractConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        if self.fps is not None and self.fps <= 0:
-            raise ValueError(f"fps must be above 0, got {self.fps}.")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(f"fps must be above 0 and finite, got {self.fps}.")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}.")
         if not 0 <= self.test_share < 1:
             raise ValueError(f"test_share must be in [0, 1), got {self.test_share}.")
         if not 0 <= self.min_motion < 1:
@@ -73,21 +79,53 @@ def read_video(path: Path, *, fps: float | None = None) -> Iterator[Frame]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise FrameError(f"{path} has no video stream.")
-            container.streams.video[0].thread_type = "AUTO"
-            due = -math.inf
-            for frame in container.decode(video=0):
-                time = frame.time or 0.0
-                if fps is not None and time < due - 1e-6:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            due, end, num_frames = -math.inf, 0.0, 0
+            for packet in container.demux():  # Sound as well: it may run on after the picture.
+                end = max(end, _end(packet))
+                if packet.stream.index != stream.index:
                     continue
-                due = max(due, time) + 1 / (fps or math.inf)
-                pixels: Frame = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-                yield pixels
+                for frame in stream.decode(packet):
+                    if frame.is_corrupt:
+                        raise FrameError(f"{path} is damaged at frame {num_frames}.")
+                    num_frames += 1
+                    time = frame.time or 0.0
+                    if fps is not None and time < due - 1e-6:
+                        continue
+                    due = max(due, time) + 1 / (fps or math.inf)
+                    pixels: Frame = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+                    yield pixels
+            declared = _declared_seconds(container)
+            slack = max(MISSING_FRAMES / float(stream.average_rate or math.inf), MISSING_SECONDS)
+            if num_frames and end < declared - slack:
+                about = round(num_frames * declared / end) if end else "more"
+                raise FrameError(f"{path} breaks off after {num_frames} of about {about} frames.")
     except av.FFmpegError as error:
         if isinstance(error, OSError) and not isinstance(error, av.error.InvalidDataError):
             reason = error.strerror
         else:
             reason = "damaged, or no video that FFmpeg knows"
         raise FrameError(f"{path} cannot be decoded: {reason}.") from None
+
+
+def _end(packet: av.Packet) -> float:
+    """Returns when a packet ends, in seconds; 0 for one without a time."""
+    times = [time for time in (packet.pts, packet.dts) if time is not None]
+    if not times or packet.time_base is None:
+        return 0.0
+    return float((max(times) + (packet.duration or 0)) * packet.time_base)
+
+
+def _declared_seconds(container: av.container.InputContainer) -> float:
+    """Returns how long the header says that a file runs; 0 if it does not."""
+    stream = container.streams.video[0]
+    names = container.format.name.split(",")
+    if "avi" in names and stream.average_rate:  # FFmpeg shortens its duration to what is there.
+        return float(stream.frames / stream.average_rate)
+    if any(name in TIMED_FORMATS for name in names):
+        return (container.duration or 0) / av.time_base
+    return 0.0
 
 
 def tiles(width: int, height: int, config: ExtractConfig) -> dict[str, tuple[int, int, int, int]]:

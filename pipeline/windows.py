@@ -83,6 +83,8 @@ def plan_windows(videos: Sequence[Video], config: TokenizeConfig) -> Plan:
     Videos go to shards in an order drawn by the seed, so that a shard holds a mixture. Raises
     FrameError if no video is long enough.
     """
+    # A window finds its video by this pair: two of one name would swap their tokens in silence.
+    assert len({(video.split, video.name) for video in videos}) == len(videos), "names repeat"
     rejected = [
         Rejected(video.name, f"{len(video.frames)} frames, shorter than a window of {config.span}")
         for video in videos

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pipeline.config import as_dict, fingerprint, load_section
 from pipeline.errors import FrameError
 from pipeline.files import lock, read_json, remove, sha256_file, write_json, write_text
-from pipeline.frames import SPLITS, Rejected, crop_resize
+from pipeline.frames import SPLITS, Rejected, crop_resize, files_below
 from pipeline.video import (
     ExtractConfig,
     Frame,
@@ -54,26 +54,40 @@ class Extracted:
     rejected: list[Rejected]
 
 
-def find_videos(folder: Path, config: ExtractConfig) -> tuple[list[Source], list[Rejected]]:
-    """Lists the videos under `folder`; every other file is rejected with a reason."""
+def find_videos(
+    folder: Path, config: ExtractConfig, *, out: Path
+) -> tuple[list[Source], list[Rejected]]:
+    """Lists the videos under `folder`; every other file is rejected with a reason.
+
+    What lies in `out` is left out: it was made, not given. Every video has a name of its own.
+    """
+    if folder.resolve().is_relative_to(out.resolve()):
+        raise FrameError(f"{out} holds the videos themselves; choose another --out.")
     sources: list[Source] = []
     rejected = []
-    inside = folder.resolve()
-    for path in sorted(folder.rglob("*")):
+    taken: set[str] = set()
+    for path, reason in files_below(folder, folder, suffixes=VIDEOS, skip=[out]):
         relative = path.relative_to(folder)
-        if path.is_dir() or any(part.startswith(".") for part in relative.parts):
+        if not reason and path.suffix.lower() not in VIDEOS:
+            reason = "no video by its extension"
+        if reason:
+            rejected.append(Rejected(str(relative), reason))
             continue
-        if not path.resolve().is_relative_to(inside):
-            rejected.append(Rejected(str(relative), "a link that leads outside the folder"))
-        elif path.suffix.lower() not in VIDEOS:
-            rejected.append(Rejected(str(relative), "no video by its extension"))
-        else:
-            name = "-".join(relative.with_suffix("").parts).replace(" ", "_")
-            if any(source.name == name for source in sources):
-                name += path.suffix.replace(".", "-")
-            read = partial(read_video, path, fps=config.fps)
-            sources.append(Source(name, sha256_file(path), read))
+        name = _free_name(relative, taken)
+        taken.add(name)
+        read = partial(read_video, path, fps=config.fps)
+        sources.append(Source(name, sha256_file(path), read))
     return sources, rejected
+
+
+def _free_name(relative: Path, taken: set[str]) -> str:
+    """Names a video after its path, as shortly as can be without a name that is taken."""
+    joined = "-".join(relative.with_suffix("").parts)
+    # A line break in a name would break a line of train.txt.
+    plain = "".join(c if c.isprintable() and c != " " else "_" for c in joined)
+    full = plain + relative.suffix.replace(".", "-")
+    names = itertools.chain([plain, full], (f"{full}-{n}" for n in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def synthetic_videos(count: int, config: ExtractConfig) -> list[Source]:
@@ -109,25 +123,28 @@ def _save(path: Path, frame: Frame) -> None:
 
 def _extract_video(source: Source, out: Path, config: ExtractConfig) -> dict[str, Any]:
     """Writes the clips of one video. Returns the record of what was kept and rejected."""
-    num_frames = sum(1 for _ in source.read())
-    if not num_frames:
+    shapes = [frame.shape for frame in source.read()]
+    if not shapes:
         raise FrameError(f"{source.name} holds no frame.")
+    height, width = shapes[0][:2]
+    # Whatever is wrong with a video shows before its first frame is written.
+    if other := next((shape for shape in shapes if shape != shapes[0]), None):
+        raise FrameError(
+            f"{source.name} changes its size from {width}x{height} to {other[1]}x{other[0]}."
+        )
+    boxes = tiles(width, height, config)
+    if not boxes:
+        raise FrameError(f"{source.name} is {width}x{height}, smaller than tile {config.tile}.")
     kept: list[dict[str, Any]] = []
     rejected: list[tuple[str, str]] = []
     frames = source.read()
-    boxes: dict[str, tuple[int, int, int, int]] = {}
-    shape: tuple[int, ...] = ()
     with ThreadPoolExecutor() as pool:
-        for split, first, stop in cut_in_time(num_frames, config):
+        for split, first, stop in cut_in_time(len(shapes), config):
             moment = f"-f{first:05d}" if config.clip_frames else ""
             for start in range(first, stop, config.clip_frames or WHOLE_CLIP_BUFFER):
                 numbers = range(start, min(start + (config.clip_frames or WHOLE_CLIP_BUFFER), stop))
                 pixels = list(itertools.islice(frames, len(numbers)))
-                shape = shape or pixels[0].shape
-                if wrong := next((frame for frame in pixels if frame.shape != shape), None):
-                    raise FrameError(f"{source.name} changes its size to {wrong.shape[:2]}.")
-                boxes = boxes or tiles(shape[1], shape[0], config)
-                moves = motion(pixels) if config.min_motion else np.ones(shape[:2], np.bool_)
+                moves = motion(pixels) if config.min_motion else np.ones((height, width), np.bool_)
                 for suffix, box in boxes.items():
                     name = source.name + suffix + moment
                     left, top, right, bottom = box
@@ -143,10 +160,6 @@ def _extract_video(source: Source, out: Path, config: ExtractConfig) -> dict[str
                     list(pool.map(_save, paths, clip))
                     files = [str(path.relative_to(out)) for path in paths]
                     kept.append({"split": split, "name": name, "frames": files})
-    if not boxes:
-        raise FrameError(
-            f"{source.name} is {shape[1]}x{shape[0]}, smaller than tile {config.tile}."
-        )
     return {"kept": kept, "rejected": rejected}
 
 
@@ -160,9 +173,9 @@ def extract(
 ) -> Extracted:
     """Writes frames of every source under `out`, then the lists `train.txt` and `test.txt`.
 
-    A video that was finished before is not decoded again; one that cannot be decoded is rejected
-    with its reason. Raises FrameError if nothing is left, or if `out` was made of other videos or
-    with other values and `overwrite` is not given.
+    A video that was finished before and still has its frames is not decoded again; one that cannot
+    be decoded is rejected with its reason. Raises FrameError if nothing is left, or if `out` was
+    made of other videos or with other values and `overwrite` is not given.
     """
     made_from = {
         "config": as_dict(config),
@@ -171,6 +184,7 @@ def extract(
     with lock(out):
         parts = out / PARTS
         if not _continues(out, made_from, overwrite=overwrite):
+            remove(parts)  # First: a record must never outlive its frames.
             for path in out.iterdir():
                 if path.name != ".lock":
                     remove(path)
@@ -179,7 +193,7 @@ def extract(
         records = []
         for source in tqdm(sources, desc="extract", unit="video", disable=None):
             part = parts / f"{fingerprint(source.name)}.json"
-            if not part.exists():
+            if not _is_finished(part, out):
                 try:
                     record = _extract_video(source, out, config)
                 except FrameError as error:
@@ -213,6 +227,14 @@ def _continues(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> bool
     raise FrameError(
         f"{out} was made with {different[0]}; choose another --out, or give --overwrite."
     )
+
+
+def _is_finished(part: Path, out: Path) -> bool:
+    """Says whether a video was done before and all its frames are still there."""
+    if not part.exists():
+        return False
+    kept = read_json(part, FrameError, "frame folder")["kept"]
+    return all((out / file).is_file() for clip in kept for file in clip["frames"])
 
 
 def _finish(
@@ -265,7 +287,7 @@ def command(
     if (videos is None) == (synthetic is None):
         raise click.UsageError("give either --videos or --synthetic.")
     if videos is not None:
-        sources, foreign = find_videos(videos, config)
+        sources, foreign = find_videos(videos, config, out=out)
     else:
         sources, foreign = synthetic_videos(synthetic or 0, config), []
     if not sources:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import FrameError
-from pipeline.frames import crop_resize, read_frames, scan_frames, source_fingerprint
+from pipeline.frames import Video, crop_resize, read_frames, scan_frames, source_fingerprint
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 
 
@@ -60,10 +60,64 @@ def test_gaps_and_repeats(tmp_path: Path) -> None:
     assert [rejected.reason for rejected in found.rejected] == ["another file has frame number 1"]
 
 
+def test_every_video_has_a_name_of_its_own(tmp_path: Path) -> None:
+    for stem in ("a000", "a-000", "a_000", "a__000"):
+        picture(tmp_path / f"{stem}.png")
+    for stem in ("x/0", "x/2", "x#2/0", "b/b_0", "b/0", "b/b/0"):
+        picture(tmp_path / f"{stem}.png")
+    found = scan_frames(tmp_path).videos
+    assert {video.name: Path(video.frames[0]).name for video in found} == {
+        "a": "a000.png",
+        "a-": "a-000.png",
+        "a_": "a_000.png",
+        "a__": "a__000.png",
+        "x": "0.png",
+        "x#2": "2.png",
+        "x#2~2": "0.png",
+        "b": "0.png",
+        "b/b": "b_0.png",
+        "b/b~2": "0.png",
+    }
+    assert len(found) == 10
+
+
+def test_a_plan_needs_unique_names() -> None:
+    twice = [Video("a", "train", ("0.png",)), Video("a", "train", ("1.png",))]
+    with pytest.raises(AssertionError, match="names repeat"):
+        plan_windows(twice, TokenizeConfig(frames=1))
+
+
 def test_splits_by_folder(tmp_path: Path) -> None:
     picture(tmp_path / "train" / "a" / "0.png")
     picture(tmp_path / "test" / "a" / "0.png")
     assert names(tmp_path) == {"train:train/a": 1, "test:test/a": 1}
+
+
+def test_what_lies_beside_the_split_folders_is_rejected(tmp_path: Path) -> None:
+    for path in ("test/a/0.png", "A/0.png", "B/0.png", "cover.jpg"):
+        picture(tmp_path / path)
+    (tmp_path / "notes.txt").write_text("")
+    found = scan_frames(tmp_path)
+    assert names(tmp_path) == {"test:test/a": 1}
+    assert {Path(r.name).relative_to(tmp_path).as_posix(): r.reason for r in found.rejected} == {
+        path: "outside of test/" for path in ("A/0.png", "B/0.png", "cover.jpg")
+    }
+    assert found.num_files == 4
+
+
+def test_dangling_links_and_folders_named_like_images_are_rejected(tmp_path: Path) -> None:
+    picture(tmp_path / "v" / "0.png")
+    (tmp_path / "v" / "1.png").symlink_to("gone.png")
+    (tmp_path / "v" / "2.png").mkdir()
+    (tmp_path / "w").symlink_to("v")
+    found = scan_frames(tmp_path)
+    assert names(tmp_path) == {"train:v": 1}
+    assert {Path(r.name).relative_to(tmp_path).as_posix(): r.reason for r in found.rejected} == {
+        "v/1.png": "a link that leads nowhere",
+        "v/2.png": "a folder, though named like a file",
+        "w": "a link to a folder, which is not followed",
+    }
+    assert found.num_files == 4
 
 
 def test_lists_and_links_cannot_lead_out(tmp_path: Path) -> None:
@@ -100,6 +154,31 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
     np.testing.assert_array_equal(read_frames([str(path)], size=8), grey)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full((8, 8), 0.5, np.float32), "holds floats"),
+        (np.full((8, 8), 200, np.int32), "32-bit values 200 to 200"),
+        (np.full((8, 8), 70_000, np.int32), "32-bit values 70000 to 70000"),
+        (np.full((8, 8), -1, np.int32), "32-bit values -1 to -1"),
+    ],
+)
+def test_numbers_of_unknown_range_are_refused(
+    tmp_path: Path, values: np.ndarray, message: str
+) -> None:
+    Image.fromarray(values).save(tmp_path / "0.tif")
+    with pytest.raises(FrameError, match=rf"0\.tif {message}"):
+        read_frames([str(tmp_path / "0.tif")], size=8)
+
+
+def test_dark_16_bit_pgm_stays_dark(tmp_path: Path) -> None:
+    for number, grey in enumerate((200, 51_400)):
+        raw = np.full(64, grey, ">u2").tobytes()
+        (tmp_path / f"{number}.pgm").write_bytes(b"P5 8 8 65535\n" + raw)
+    frames = read_frames([str(tmp_path / f"{number}.pgm") for number in (0, 1)], size=8)
+    assert frames[:, 0, 0, 0].tolist() == [0, 200]
+
+
 def test_the_centre_square_is_kept() -> None:
     image = np.zeros((4, 10, 3), np.uint8)
     image[:, 3:7] = 255
@@ -111,6 +190,16 @@ def test_the_source_changes_with_the_files(tmp_path: Path) -> None:
     before = source_fingerprint(scan_frames(tmp_path).videos, tmp_path)
     assert source_fingerprint(scan_frames(tmp_path).videos, tmp_path) == before
     picture(tmp_path / "v" / "1.png")
+    assert source_fingerprint(scan_frames(tmp_path).videos, tmp_path) != before
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "ppm", "tif"])
+def test_the_source_changes_when_a_raw_frame_is_repainted(tmp_path: Path, suffix: str) -> None:
+    path = Path(picture(tmp_path / "v" / f"0.{suffix}", value=1))
+    before = source_fingerprint(scan_frames(tmp_path).videos, tmp_path)
+    size = path.stat().st_size
+    picture(path, value=2)
+    assert path.stat().st_size == size
     assert source_fingerprint(scan_frames(tmp_path).videos, tmp_path) != before
 
 

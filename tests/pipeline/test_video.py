@@ -1,7 +1,10 @@
 """Pixels: ranges, rounding, videos that come back, seeded synthetic ones."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -58,6 +61,61 @@ def test_no_video_is_one_clear_line(tmp_path: Path, data: bytes) -> None:
         list(read_video(tmp_path / "v.avi"))
 
 
+def encode(path: Path, codec: str, time: Callable[[int], int] | None = None) -> Path:
+    """Writes 100 frames of noise at 25 frames per second; `time` says when each is shown."""
+    noise = np.random.default_rng(0).integers(0, 256, (100, 64, 64, 3), np.uint8)
+    options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for number, pixels in enumerate(noise):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = frame.reformat(format=stream.pix_fmt)
+            if time:
+                frame.pts, frame.time_base = time(number), stream.codec_context.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("v.avi", "mjpeg"), ("v.avi", "mpeg4"), ("v.mkv", "libx264"), ("v.mp4", "libx264")],
+)
+def test_half_a_video_is_refused_and_a_whole_one_is_not(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    path = encode(tmp_path / name, codec)
+    assert len(list(read_video(path))) == 100
+    assert len(list(read_video(path, fps=5))) == 20
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for fps in (None, 5):
+        with pytest.raises(FrameError, match=r"breaks off after|is damaged|cannot be decoded"):
+            list(read_video(path, fps=fps))
+
+
+def test_where_a_video_breaks_off_is_said(tmp_path: Path) -> None:
+    path = encode(tmp_path / "v.avi", "mjpeg")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(FrameError, match=r"v\.avi breaks off after [45]\d of about 10\d frames"):
+        list(read_video(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("v.avi", "mpeg4"), ("v.mkv", "libx264"), ("v.mp4", "libx264")]
+)
+def test_a_video_of_changing_frame_rate_is_whole(tmp_path: Path, name: str, codec: str) -> None:
+    path = encode(tmp_path / name, codec, lambda number: number + 200 * (number > 50))
+    assert len(list(read_video(path))) == 100
+
+
+def test_an_animation_is_whole(tmp_path: Path) -> None:
+    frames = np.stack(list(moving_shapes(8, 32, seed=0)))
+    write_sheet(tmp_path / "v.gif", [frames], columns=1, fps=8)
+    assert len(list(read_video(tmp_path / "v.gif"))) == 8
+
+
 def test_tiles_stay_inside_and_touch() -> None:
     config = ExtractConfig(size=8, tile=10)
     boxes = tiles(35, 20, config)
@@ -100,6 +158,8 @@ def test_a_sheet_shows_every_video(tmp_path: Path, kind: str) -> None:
     [
         ({"size": 0}, "size must be"),
         ({"fps": -1.0}, "fps must be"),
+        ({"fps": math.nan}, "fps must be"),
+        ({"seed": -1}, "seed must be"),
         ({"test_share": 1.0}, "test_share"),
         ({"min_motion": 0.1}, "min_motion needs clip_frames"),
         ({"tile_hop": 8}, "tile_hop needs tile"),

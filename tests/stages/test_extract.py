@@ -2,6 +2,9 @@
 
 import errno
 import json
+import os
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +13,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pipeline.errors import FrameError
-from pipeline.files import read_json
+from pipeline.files import read_json, remove
 from pipeline.frames import scan_frames
 from pipeline.video import ExtractConfig, moving_shapes, write_mp4
 from stages.__main__ import cli
-from stages.extract import cut_in_time, extract, find_videos, synthetic_videos
+from stages.extract import Source, cut_in_time, extract, find_videos, synthetic_videos
 from tests.stages.small import Flow, content
 
 CONFIG = ExtractConfig(size=16, test_share=0.25)
@@ -27,7 +30,7 @@ def write_videos(folder: Path, *names: str, size: int = 48, frames: int = 20) ->
 
 
 def run(videos: Path, out: Path, config: ExtractConfig = CONFIG, **options: bool):
-    return extract(*find_videos(videos, config), out, config, **options)
+    return extract(*find_videos(videos, config, out=out), out, config, **options)
 
 
 def test_every_file_is_kept_or_rejected_with_a_reason(tmp_path: Path) -> None:
@@ -53,6 +56,44 @@ def test_every_file_is_kept_or_rejected_with_a_reason(tmp_path: Path) -> None:
         ("train/deep-b_c", "train", 15),
     ]
     assert not found.rejected
+
+
+def test_every_video_has_a_name_of_its_own(tmp_path: Path) -> None:
+    paths = ["a-mp4.avi", "a.avi", "a.mp4", "x/y-z.mp4", "x-y/z.mp4", "x-y-z.mp4", "n\nm\x85.mp4"]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(path)
+    sources, rejected = find_videos(tmp_path, CONFIG, out=tmp_path / "out")
+    assert {source.name for source in sources} == {
+        *("a", "a-mp4", "a-mp4-2", "x-y-z", "x-y-z-mp4", "x-y-z-mp4-2", "n_m_")
+    }
+    assert len(sources) == len(paths)
+    assert not rejected
+
+
+def test_links_are_followed_to_files_inside_or_rejected(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4", "deep/b.mp4", "out/c.mp4")
+    (videos / "nowhere.mp4").symlink_to("gone.mp4")
+    (videos / "loop.mp4").symlink_to("loop.mp4")
+    (videos / "folder").symlink_to("deep")
+    (videos / "d.mp4").symlink_to("deep/b.mp4")
+    os.mkfifo(videos / "pipe.mp4")
+    sources, rejected = find_videos(videos, CONFIG, out=videos / "out")
+    assert [source.name for source in sources] == ["a", "d", "deep-b"]
+    assert {r.name: r.reason for r in rejected} == {
+        "nowhere.mp4": "a link that leads nowhere",
+        "loop.mp4": "a link that leads nowhere",
+        "folder": "a link to a folder, which is not followed",
+        "pipe.mp4": "neither a file nor a folder",
+    }
+
+
+@pytest.mark.parametrize("out", ["videos", "."])
+def test_videos_are_not_extracted_over_themselves(tmp_path: Path, out: str) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4")
+    with pytest.raises(FrameError, match="holds the videos themselves"):
+        run(videos, tmp_path / out, overwrite=True)
+    assert (videos / "a.mp4").exists()
 
 
 def test_frames_are_the_videos_frames(tmp_path: Path) -> None:
@@ -119,6 +160,44 @@ def test_a_stopped_extract_goes_on_and_ends_the_same(
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "frames").rglob("*.png")}
     run(videos, tmp_path / "frames")
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+
+
+def test_lost_frames_are_made_again(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4", "b.mp4")
+    out = tmp_path / "frames"
+    run(videos, out)
+    before = content(out)
+    stamp = (out / "train/b/b_00000.png").stat().st_mtime_ns
+    shutil.rmtree(out / "train" / "a")
+    (out / "test/a/a_00016.png").unlink()
+    run(videos, out)
+    assert content(out) == before
+    assert (out / "train/b/b_00000.png").stat().st_mtime_ns == stamp
+
+
+def test_overwriting_forgets_what_was_done_before_it_deletes_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(write_videos(tmp_path / "videos", "a.mp4"), tmp_path / "frames")
+    removed: list[str] = []
+    monkeypatch.setattr(
+        "stages.extract.remove", lambda path: [removed.append(path.name), remove(path)]
+    )
+    config = ExtractConfig(size=8, test_share=0.25)
+    run(tmp_path / "videos", tmp_path / "frames", config, overwrite=True)
+    assert removed[0] == ".extract"
+
+
+@pytest.mark.parametrize("late", [1, 150])
+def test_a_video_that_changes_its_size_leaves_nothing(tmp_path: Path, late: int) -> None:
+    (good,) = synthetic_videos(1, CONFIG)
+    still = np.zeros((20, 30, 3), np.uint8)
+    bad = Source("bad", "", lambda: iter([*[still] * late, still[:10]]))
+    made = extract([bad, good], [], tmp_path, CONFIG)
+    assert [tuple(asdict(r).values()) for r in made.rejected] == [
+        ("bad", "bad changes its size from 30x20 to 30x10.")
+    ]
+    assert not list(tmp_path.rglob("bad*"))
 
 
 def test_other_values_are_refused_by_name_unless_overwritten(flow: Flow) -> None:

@@ -46,6 +46,36 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def contents(folder: Path) -> list[Path]:
+    """Lists what a folder holds, apart from its lock and from what a kill left half-written."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name != ".lock" and not (path.name[0] == "." and TEMPORARY_SUFFIX in path.name)
+    )
+
+
+def keep_apart(out: Path, *inputs: Path | None, inside: bool = False) -> None:
+    """Refuses an output that is, holds or lies inside what is read: writing would destroy it.
+
+    `inside` allows an output inside a folder that is read, where that does no harm.
+    """
+    ours = out.resolve()
+    for path in inputs:
+        if path is None:
+            continue
+        theirs = path.resolve()
+        if ours == theirs:
+            how = "is"
+        elif theirs.is_relative_to(ours):
+            how = "holds"
+        elif ours.is_relative_to(theirs) and not inside:
+            how = "lies inside"
+        else:
+            continue
+        raise PipelineError(f"--out {out} {how} {path}, which is read; choose another place.")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what was made there takes its place at the end.

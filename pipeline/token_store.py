@@ -26,7 +26,7 @@ from zarr.storage import MemoryStore
 
 from pipeline.config import as_dict, build, fingerprint
 from pipeline.errors import ConfigError, TokenStoreError
-from pipeline.files import read_json, remove, sha256_file, write_bytes, write_json
+from pipeline.files import contents, read_json, remove, sha256_file, write_bytes, write_json
 from pipeline.windows import PLAN_SCHEMA
 
 SCHEMA = 1
@@ -426,15 +426,15 @@ def create_store(
     """Makes an empty store, or opens the unfinished or finished one of the same content.
 
     Call it under `pipeline.files.lock(root)`. Raises TokenStoreError, naming the first difference,
-    if `root` holds another store or something else, unless `overwrite` allows to delete it.
+    if `root` holds another store, unless `overwrite` allows to delete it, or something else.
     """
     plan_hash = _plan_hash(plan)
     wanted = store_fingerprint(info, plan_hash)
-    others = [path for path in root.iterdir() if path.name != ".lock"] if root.exists() else []
-    if others and not (root / INFO).exists() and not overwrite:
+    others = contents(root) if root.exists() else []
+    if others and not (root / INFO).exists():
         raise TokenStoreError(
-            f"{root} holds {others[0].name}, which is no part of a token store; choose another "
-            "--out, or give --overwrite to delete it."
+            f"{root} holds {others[0].name} but no {INFO}, so it is no token store; choose another "
+            "--out."
         )
     if others and _found_fingerprint(root) != wanted:
         if not overwrite:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pipeline.checkpoint import load_last, optimizer_tensors, restore_optimizer, save_checkpoint
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
-from pipeline.files import read_json, remove, write_json, write_text
+from pipeline.files import contents, read_json, remove, write_json, write_text
 from pipeline.progress import progress
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -162,10 +162,12 @@ def prepare_run(
 ) -> None:
     """Makes the run's folder, or checks that the one there is of the same run.
 
-    Raises ConfigError, naming the differences, unless `overwrite` lets it start afresh.
+    Raises ConfigError, naming the differences, unless `overwrite` lets it start afresh. A folder
+    without the record of a run is never touched.
     """
     record = {"config": as_dict(config), **made_from}
     path = out / "run.json"
+    others = contents(out) if out.exists() else []
     if path.exists():
         found = read_json(path, CheckpointError, "run")
         different = _differences(found, record)
@@ -177,12 +179,13 @@ def prepare_run(
                 f"{out} was made with {'; '.join(different)}. Choose another --out, or give "
                 "--overwrite."
             )
-    elif out.exists() and any(file.name != ".lock" for file in out.iterdir()) and not overwrite:
-        raise ConfigError(f"{out} holds files of something else; choose another --out.")
-    if out.exists():
-        for file in out.iterdir():
-            if file.name != ".lock":
-                remove(file)
+    elif others:
+        raise ConfigError(
+            f"{out} holds {others[0].name} but no run.json, so it is no run; choose another --out."
+        )
+    # The record goes last: after a kill the folder can still be told to be a run.
+    for file in sorted(others, key=lambda file: file == path):
+        remove(file)
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
 

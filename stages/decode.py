@@ -17,7 +17,7 @@ from pipeline.checkpoint import user_errors
 from pipeline.config import as_dict, load_section
 from pipeline.errors import PipelineError
 from pipeline.evaluation import check_tokenizer
-from pipeline.files import lock, read_json, remove, write_json
+from pipeline.files import contents, keep_apart, lock, read_json, remove, write_json
 from pipeline.progress import progress
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes, write_mp4, write_sheet
@@ -155,14 +155,19 @@ def decode(
 def _prepare(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> None:
     """Makes the folder, or checks that the one there is of the same videos."""
     path = out / RECORD
-    others = [file for file in out.iterdir() if file.name != ".lock"]
+    others = contents(out)
+    if others and not path.exists():
+        raise PipelineError(
+            f"{out} holds {others[0].name} but no {RECORD}, so it is no folder of decoded videos; "
+            "choose another --out."
+        )
     found = read_json(path, PipelineError, "folder of decoded videos") if path.exists() else {}
     if others and found != made_from:
         if not overwrite:
             different = [key for key, value in made_from.items() if found.get(key) != value]
-            what = f"other {different[0]}" if found else f"something else ({others[0].name})"
             raise PipelineError(
-                f"{out} was made of {what}; choose another --out, or give --overwrite."
+                f"{out} was made of other {different[0]}; choose another --out, or give "
+                "--overwrite."
             )
         for file in sorted(others, key=lambda file: file.name == RECORD):
             remove(file)
@@ -235,6 +240,7 @@ def command(
       mebt decode --tokens samples/tokens --tokenizer models/fish-64.safetensors --out videos
       mebt decode --tokens tokens --split test --limit 16 --tokenizer t.safetensors --out real
     """
+    keep_apart(out, tokens, tokenizer, params)
     config = load_section(params, "decode", DecodeConfig, overrides)
     split = choose_split(split, TokenStore(tokens).splits, tokens)
     made = decode(

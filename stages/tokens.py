@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError, TokenStoreError
-from pipeline.files import lock, replacing
+from pipeline.files import keep_apart, lock, replacing
 from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
 from pipeline.token_store import StoreInfo, TokenStore, create_store, numbered_plan
@@ -121,6 +121,7 @@ def import_ids(
     Example:
       mebt tokens import ids.npy --codebook-size 8192 --out tokens
     """
+    keep_apart(out, ids, test)
     arrays = {"train": _open_ids(ids, codebook_size)}
     if test is not None:
         arrays["test"] = _open_ids(test, codebook_size)
@@ -168,6 +169,7 @@ def export(store: Path, split: str | None, out: Path) -> None:
     Example:
       mebt tokens export tokens --split train --out ids.npy
     """
+    keep_apart(out, store)
     opened = TokenStore(store)
     split = choose_split(split, opened.splits, store)
     if out.suffix != ".npy":

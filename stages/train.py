@@ -19,7 +19,7 @@ from mebt.optim import make_optimizer
 from pipeline.batches import Balance, Batches
 from pipeline.config import as_dict, load_section
 from pipeline.errors import TokenStoreError
-from pipeline.files import lock, replacing
+from pipeline.files import keep_apart, lock, replacing
 from pipeline.token_store import TokenStore, read_rows
 from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
 from stages.options import (
@@ -272,6 +272,7 @@ def command(
       mebt train --tokens tokens --out run --set train.max_steps=2000
       mebt train --tokens tokens --out run --devices 8 --strategy ddp
     """
+    keep_apart(out, tokens, params)
     shape = load_section(params, "model", MeBTShape, overrides)
     config = load_section(params, "train", TrainConfig, overrides)
     fabric = launch(config.precision)

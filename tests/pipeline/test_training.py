@@ -72,8 +72,10 @@ def test_what_may_change_in_a_run(tmp_path: Path) -> None:
         prepare(made="b", cosine=True, max_steps=5000)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
-    with pytest.raises(ConfigError, match="something else"):
-        prepare_run(tmp_path / "mine", LoopConfig(), {}, overwrite=False)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match=r"holds thesis\.txt but no run\.json"):
+            prepare_run(tmp_path / "mine", LoopConfig(), {}, overwrite=overwrite)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
 @pytest.mark.parametrize(

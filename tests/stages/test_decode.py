@@ -56,6 +56,9 @@ def test_other_tokens_are_refused_unless_overwritten(flow: Flow) -> None:
     flow.ok("sample", "--set", "sample.seed=9", "--overwrite")
     assert "other tokens" in flow.refused("decode")
     flow.ok("decode", "--overwrite")
+    (flow.root / "videos" / "decode.json").unlink()
+    assert "no folder of decoded videos" in flow.refused("decode", "--overwrite")
+    assert (flow.root / "videos" / "sample-00000.mp4").exists()
 
 
 def test_real_windows_can_be_decoded(flow: Flow) -> None:

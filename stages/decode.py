@@ -43,7 +43,7 @@ class DecodeConfig:
     fps: float = 8.0
     """Frames per second of the videos and the sheet."""
     batch_size: int = 4
-    """Windows decoded at once; changes speed and memory only."""
+    """Windows decoded at once; changes speed and memory, pictures by rounding only."""
     sheet: Literal["webp", "gif"] = "webp"
     """Kind of the contact sheet: webp is smaller and has all colours."""
     sheet_videos: int = 64
@@ -127,7 +127,7 @@ def decode(
         "tokenizer": store.info.tokenizer,
         "split": split,
         "count": count,
-        "config": {k: v for k, v in as_dict(config).items() if k != "batch_size"},
+        "config": as_dict(config),
     }
     files = Outputs(out, split, count, config)
     with lock(out):
@@ -137,7 +137,7 @@ def decode(
         sheet: list[NDArray[np.uint8]] = []
         array: zarr.Array[Any] | None = None
         with progress("decode", len(rows), "video") as advance:
-            for row, frames in _decoded(store, split, rows, model, config.batch_size):
+            for row, frames in _decoded(store, split, count, rows, model, config.batch_size):
                 if exact:
                     array = _open_exact(out, count, frames) if array is None else array
                     array[row] = frames
@@ -176,21 +176,28 @@ def _prepare(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> None:
 
 @torch.inference_mode()
 def _decoded(
-    store: TokenStore, split: str, rows: list[int], model: VQGAN, batch_size: int
+    store: TokenStore, split: str, count: int, rows: list[int], model: VQGAN, batch_size: int
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yields each row with its frames [T, H, W, 3], one shard of tokens and one batch at a time."""
+    """Yields each of `rows` with its frames [T, H, W, 3], one shard and one batch at a time.
+
+    Batches are cut from all `count` rows, whichever are wanted: the last bit of a picture can
+    depend on what is decoded beside it, and a resumed run shall give the same.
+    """
     device = next(model.parameters()).device
+    wanted = set(rows)
     for shard in range(store.num_shards(split)):
         first, last = store.shard_rows(split, shard)
-        mine = [row for row in rows if first <= row < last]
-        if not mine:
+        last = min(last, count)
+        if wanted.isdisjoint(range(first, last)):
             continue
-        tokens = store.read_shard(split, shard)
-        for start in range(0, len(mine), batch_size):
-            batch = mine[start : start + batch_size]
-            chosen = tokens[[row - first for row in batch]].astype(np.int64)
-            video = to_bytes(model.decode(torch.from_numpy(chosen).to(device)))
-            yield from zip(batch, video, strict=True)
+        tokens = store.read_shard(split, shard)[: last - first].astype(np.int64)
+        for start in range(first, last, batch_size):
+            batch = range(start, min(start + batch_size, last))
+            if wanted.isdisjoint(batch):
+                continue
+            chosen = torch.from_numpy(tokens[start - first : batch.stop - first])
+            video = to_bytes(model.decode(chosen.to(device)))
+            yield from ((row, video[row - start]) for row in batch if row in wanted)
 
 
 def _open_exact(out: Path, count: int, frames: NDArray[np.uint8]) -> "zarr.Array[Any]":

@@ -16,7 +16,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pipeline.checkpoint import load_last, optimizer_tensors, restore_optimizer, save_checkpoint
+from pipeline.checkpoint import (
+    last_step,
+    load_last,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
 from pipeline.files import contents, read_json, remove, write_json, write_text
@@ -61,6 +67,8 @@ class LoopConfig:
                 f"batch_size must be a multiple of accumulate, got {self.batch_size} and "
                 f"{self.accumulate}."
             )
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed must be in 0 … 2**63 - 1, got {self.seed}.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
         if self.warmup_steps < 0:
@@ -84,7 +92,8 @@ class Task:
     validate: Callable[[nn.Module], Mapping[str, float]]
     """Model -> numbers on held-out windows."""
     export: Callable[[nn.Module, int], None]
-    """(model, step) -> writes the result."""
+    """(model, step) -> writes `result`."""
+    result: Path
     rate_name: str
     """What `rate_per_step` counts, such as tokens: logged as `tokens_per_second`."""
     rate_per_step: int
@@ -171,6 +180,8 @@ def prepare_run(
     if path.exists():
         found = read_json(path, CheckpointError, "run")
         different = _differences(found, record)
+        if not different and (step := last_step(out / "checkpoints")) > config.max_steps:
+            different = [f"{step} steps so far, more than max_steps = {config.max_steps}"]
         if not different:
             write_json(path, record)
             return
@@ -246,8 +257,11 @@ def run_loop(
         )
     module, optimizer = fabric.setup(model, optimizer)
     average = Average(config.ema_decay)
-    start = _restore(out, model, optimizer, average)
+    start = _restore(fabric, out, model, optimizer, average)
     if start >= config.max_steps:
+        if fabric.is_global_zero and not task.result.exists():  # The checkpoint still has it.
+            with average.inside(model):
+                task.export(model, start)
         return 0
     log = Log(out, resumed_step=start) if fabric.is_global_zero else None
     with (
@@ -277,7 +291,7 @@ def run_loop(
             stopped = bool(_any_rank(fabric, bool(stops)))
             if done % config.checkpoint_every == 0 or last or stopped:
                 if fabric.is_global_zero:
-                    _save(out, done, model, optimizer, average, task, config)
+                    _save(fabric, out, done, model, optimizer, average, task, config)
                 fabric.barrier()
                 window.restart_clock()
             if stopped and not last:
@@ -395,6 +409,7 @@ def _any_rank(fabric: Fabric, flag: bool) -> bool:
 
 
 def _save(
+    fabric: Fabric,
     out: Path,
     step: int,
     model: nn.Module,
@@ -408,11 +423,17 @@ def _save(
     tensors |= optimizer_tensors(optimizer)
     with average.inside(model):
         task.export(model, step)
-    save_checkpoint(out / "checkpoints", step, tensors, {}, keep=config.keep_checkpoints)
+    # What 16-mixed scales its gradients by; empty for other precisions.
+    values = {"scaler": fabric.strategy.precision.state_dict()}
+    save_checkpoint(out / "checkpoints", step, tensors, values, keep=config.keep_checkpoints)
 
 
 def _restore(
-    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+    fabric: Fabric,
+    out: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
 ) -> int:
     checkpoint = load_last(out / "checkpoints")
     if checkpoint is None:
@@ -424,8 +445,11 @@ def _restore(
     try:
         model.load_state_dict(parts["model"])
     except RuntimeError as error:
-        raise CheckpointError(f"{out}: its checkpoint does not fit the model: {error}.") from None
+        problem = " ".join(str(error).split())
+        raise CheckpointError(f"{out}: its checkpoint does not fit the model: {problem}") from None
     restore_optimizer(optimizer, checkpoint.tensors)
+    if scaler := checkpoint.values.get("scaler"):
+        fabric.strategy.precision.load_state_dict(scaler)
     device = next(model.parameters()).device
     average.tensors = {name: tensor.to(device) for name, tensor in parts["average"].items()}
     return checkpoint.step

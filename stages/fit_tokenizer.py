@@ -224,6 +224,7 @@ def fit_tokenizer(
             loss=loss,
             validate=lambda model: measure(model, held_out, config),
             export=export,
+            result=out / RESULT,
             rate_name="windows",
             rate_per_step=config.batch_size,
         )

@@ -46,7 +46,8 @@ def info(store: Path) -> None:
     if found.frames:
         click.echo(
             f"window       {found.frames} frames, stride {found.stride}, "
-            f"{found.size}x{found.size} pixels, one every {found.hop} frames"
+            f"{found.size}x{found.size} pixels"
+            + (f", one every {found.hop} frames" if found.hop else "")
         )
     click.echo(f"grid         {t}x{h}x{w} = {t * h * w} tokens of {found.codebook_size}")
     for split in opened.splits:
@@ -89,7 +90,7 @@ def _open_ids(path: Path, codebook_size: int) -> NDArray[np.integer]:
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise PipelineError(f"{path} is no .npy of numbers: {error}.") from None
+        raise PipelineError(f"{path} is no .npy of numbers: {str(error).rstrip('.')}.") from None
     if not isinstance(ids, np.ndarray) or ids.ndim != 4 or ids.dtype.kind not in "iu":
         kind = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "an archive"
         raise PipelineError(f"{path} must hold integers [N, t, h, w], but holds {kind}.")

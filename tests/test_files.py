@@ -52,6 +52,25 @@ def test_an_output_keeps_apart_from_what_is_read(tmp_path: Path, out: str, how: 
         keep_apart(tmp_path / out, tmp_path / "a" / "b", inside=True)
 
 
+@pytest.mark.parametrize("out", ["file", "file/below", "/dev/null", "/dev/null/x", "/proc/x/y"])
+def test_no_folder_can_be_made_there(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(PipelineError, match=r"cannot be a folder: .*; choose another place\."),
+        lock(tmp_path / out),
+    ):
+        pass
+
+
+def test_only_a_file_is_replaced_by_a_file(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="is a folder, not a file; choose"):
+        write_bytes(tmp_path, b"")
+    with pytest.raises(PipelineError, match="/dev/null is no ordinary file; choose"):
+        write_bytes(Path("/dev/null"), b"")
+    with pytest.raises(PipelineError, match="cannot be a folder: Not a directory"):
+        write_bytes(Path(__file__) / "x", b"")
+
+
 def test_json_comes_back(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"a": [1, None]})
     assert read_json(tmp_path / "run.json", PipelineError, "run") == {"a": [1, None]}

@@ -84,6 +84,9 @@ def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenStoreError, match="unfinished: shard 1 of train is missing, 2 of 3"):
         TokenStore(root)
     assert TokenStore(root, allow_partial=True).missing() == [("train", 1)]
+    (root / "plan.parquet").unlink()
+    with pytest.raises(TokenStoreError, match=r"plan\.parquet is missing; run the command that"):
+        TokenStore(root)
 
 
 @pytest.mark.parametrize(

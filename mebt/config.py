@@ -15,6 +15,16 @@ PUBLISHED_LAYERS = (
 """The 24 layers of all published experiments."""
 
 
+MOST_TOKENS = 1 << 28
+"""Tokens of one window beyond which a config is not believed."""
+
+
+def _check_count(name: str, value: object, least: int, most: int) -> None:
+    # Also of the right type: a config may come from the header of somebody else's file.
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number {least} … {most}, got {value!r}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MeBTShape:
     """The part of the model that does not depend on the tokens. Defaults are the published ones."""
@@ -39,15 +49,34 @@ class MeBTShape:
                 f"the last layer is {self.layers[-1]!r}, which changes no prediction; end with "
                 "decode or dense."
             )
-        if self.width < 1 or self.num_heads < 1 or self.width % self.num_heads:
+        for name, least in (("width", 1), ("num_heads", 1), ("num_latents", 0)):
+            _check_count(name, getattr(self, name), least, 1 << 16)
+        if self.width % self.num_heads:
             raise ValueError(
                 f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}."
             )
-        if self.num_latents < 0:
-            raise ValueError(f"num_latents must not be negative, got {self.num_latents}.")
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+
+    def check_trainable(self) -> None:
+        """Raises ValueError if some layers do nothing, or no prediction depends on the context.
+
+        Such models may be loaded, since there are published ones, but never learn what they could.
+        """
+        kinds = set(self.layers)
+        if not self.num_latents and kinds != {"dense"}:
+            raise ValueError(
+                f"num_latents is 0, but layer {min(kinds - {'dense'})!r} needs latent tokens."
+            )
+        if "dense" in kinds:
+            return
+        last_decode = len(self.layers) - 1 - self.layers[::-1].index("decode")
+        if "encode" not in self.layers[:last_decode]:
+            raise ValueError(
+                "no prediction would depend on the context: put encode before the last decode, or "
+                "use dense."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +90,12 @@ class MeBTConfig(MeBTShape):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.codebook_size < 1 or min(self.grid) < 1:
-            raise ValueError(
-                f"codebook_size and grid must be positive, got {self.codebook_size}, {self.grid}."
-            )
+        _check_count("codebook_size", self.codebook_size, 1, 1 << 31)
+        if len(self.grid) != 3:
+            raise ValueError(f"grid must be (t, h, w), got {self.grid}.")
+        for size in self.grid:
+            _check_count("grid", size, 1, MOST_TOKENS)
+        _check_count("the number of tokens", self.num_tokens, 1, MOST_TOKENS)
 
     @property
     def num_tokens(self) -> int:

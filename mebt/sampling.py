@@ -64,6 +64,8 @@ class SampleConfig:
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed must be in 0 … 2**63 - 1, got {self.seed}.")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:

@@ -1,5 +1,6 @@
 """Checkpoints that are whole or absent, and nothing in them that could run."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,18 +58,28 @@ def save_checkpoint(
             remove(old)
 
 
+def _last(folder: Path) -> str | None:
+    pointer = folder / POINTER
+    if not pointer.exists():
+        return None
+    name = pointer.read_bytes().decode(errors="replace").strip()
+    if not re.fullmatch(r"step-[0-9]{8,18}", name):
+        raise CheckpointError(f"{pointer} names {name!r}, which is no checkpoint of this folder.")
+    return name
+
+
+def last_step(folder: Path) -> int:
+    """Returns the step of the checkpoint that `last` names, or 0 if there is none yet."""
+    return int((_last(folder) or "step-0").removeprefix("step-"))
+
+
 def load_last(folder: Path) -> Checkpoint | None:
     """Returns the checkpoint that `last` names, or None if there is none yet.
 
     Raises CheckpointError if it is damaged.
     """
-    pointer = folder / POINTER
-    if not pointer.exists():
-        return None
-    name = pointer.read_text().strip()
-    if Path(name).name != name or not name.startswith("step-"):
-        raise CheckpointError(f"{pointer} names {name!r}, which is no checkpoint of this folder.")
-    return _read(folder / name)
+    name = _last(folder)
+    return _read(folder / name) if name else None
 
 
 def _read(target: Path) -> Checkpoint:

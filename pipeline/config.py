@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError
 
 SECTIONS = (
     "extract",
@@ -40,6 +41,8 @@ def _parse(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{where}{line}: not YAML: {problem}.") from None
+    except (RecursionError, ValueError) as error:  # Too deep; a number or date that is none.
+        raise ConfigError(f"{where}: cannot be read: {str(error).rstrip('.')}.") from None
 
 
 def _suggest(word: str, known: Sequence[str]) -> str:
@@ -54,7 +57,7 @@ def load_params(params: Path, overrides: Sequence[str] = ()) -> dict[str, dict[s
     except FileNotFoundError:
         raise ConfigError(f"{params} does not exist; name a params file with --params.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{params} cannot be read: {error}.") from None
+        raise ConfigError(f"{params} cannot be read: {str(error).rstrip('.')}.") from None
     tree = _parse(text, str(params))
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
@@ -116,7 +119,7 @@ def build(cls: type[Config], values: Mapping[str, Any], *, where: str) -> Config
         raise ConfigError(f"{where}: {missing[0]!r} is missing.")
     try:
         return typing.cast(Config, cls(**given))
-    except ValueError as error:
+    except (ValueError, PipelineError) as error:
         raise ConfigError(f"{where}: {error}") from None
 
 
@@ -152,14 +155,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where}: the number is too large.") from None
     if (
         isinstance(hint, type)
         and isinstance(value, hint)
         and (hint is bool or not isinstance(value, bool))
     ):
-        if hint is float and value != value:
-            raise ConfigError(f"{where}: must be a number, got nan.")
+        if hint is float and not math.isfinite(value):
+            raise ConfigError(f"{where}: must be a finite number, got {value}.")
+        if hint is int and abs(value) >= 1 << 63:
+            raise ConfigError(f"{where}: the number is too large.")
         return value
     expected = "a list" if origin is tuple else getattr(hint, "__name__", str(hint))
     raise ConfigError(f"{where}: expected {expected}, got {value!r} ({type(value).__name__}).")

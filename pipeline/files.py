@@ -46,6 +46,46 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it. Raises PipelineError where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise PipelineError(
+            f"{error.filename} cannot be a folder: {error.strerror}; choose another place."
+        ) from None
+
+
+def contents(folder: Path) -> list[Path]:
+    """Lists what a folder holds, apart from its lock and from what a kill left half-written."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name != ".lock" and not (path.name[0] == "." and TEMPORARY_SUFFIX in path.name)
+    )
+
+
+def keep_apart(out: Path, *inputs: Path | None, inside: bool = False) -> None:
+    """Refuses an output that is, holds or lies inside what is read: writing would destroy it.
+
+    `inside` allows an output inside a folder that is read, where that does no harm.
+    """
+    ours = out.resolve()
+    for path in inputs:
+        if path is None:
+            continue
+        theirs = path.resolve()
+        if ours == theirs:
+            how = "is"
+        elif theirs.is_relative_to(ours):
+            how = "holds"
+        elif ours.is_relative_to(theirs) and not inside:
+            how = "lies inside"
+        else:
+            continue
+        raise PipelineError(f"--out {out} {how} {path}, which is read; choose another place.")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what was made there takes its place at the end.
@@ -53,7 +93,9 @@ def replacing(path: Path) -> Iterator[Path]:
     The suffix of `path` is kept, so that writers which look at it still work. On an error or a
     kill the old `path` stays as it was. A folder replaces only a path that is free or a folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    if path.exists() and not path.is_file() and not path.is_dir():  # Such as /dev/null.
+        raise PipelineError(f"{path} is no ordinary file; choose another place.")
     temporary = path.with_name(f".{path.stem}{TEMPORARY_SUFFIX}{path.suffix}")
     remove(temporary)
     try:
@@ -66,6 +108,8 @@ def replacing(path: Path) -> Iterator[Path]:
             if path.is_dir():
                 remove(path)
         else:
+            if path.is_dir():
+                raise PipelineError(f"{path} is a folder, not a file; choose another place.")
             sync_file(temporary)
         temporary.replace(path)
         sync_folder(path.parent)
@@ -113,7 +157,7 @@ def sha256_file(path: Path) -> str:
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Keeps every other process from writing to `folder`. The lock dies with its process."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

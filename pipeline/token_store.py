@@ -26,7 +26,7 @@ from zarr.storage import MemoryStore
 
 from pipeline.config import as_dict, build, fingerprint
 from pipeline.errors import ConfigError, TokenStoreError
-from pipeline.files import read_json, remove, sha256_file, write_bytes, write_json
+from pipeline.files import contents, read_json, remove, sha256_file, write_bytes, write_json
 from pipeline.windows import PLAN_SCHEMA
 
 SCHEMA = 1
@@ -76,17 +76,19 @@ class StoreInfo:
     def __post_init__(self) -> None:
         sizes = (self.codebook_size, *self.grid, self.shard_windows, self.chunk_windows)
         if min(sizes) < 1 or self.codebook_size > 2**31 or math.prod(self.grid) > LARGEST_WINDOW:
-            raise ValueError(f"impossible sizes: codebook {self.codebook_size}, grid {self.grid}.")
+            raise TokenStoreError(
+                f"impossible sizes: codebook {self.codebook_size}, grid {self.grid}."
+            )
         if self.shard_windows % self.chunk_windows:
-            raise ValueError(
+            raise TokenStoreError(
                 f"shard_windows {self.shard_windows} is no multiple of chunk_windows "
                 f"{self.chunk_windows}."
             )
         for split, count in self.counts.items():
             if not (split.isascii() and split.isalpha()) or count < 1:
-                raise ValueError(f"split {split!r} of {count} windows is impossible.")
+                raise TokenStoreError(f"split {split!r} of {count} windows is impossible.")
         if not self.counts:
-            raise ValueError("there is no split.")
+            raise TokenStoreError("there is no split.")
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -200,7 +202,7 @@ class TokenStore:
         try:
             table = pq.read_table(path).cast(PLAN_SCHEMA)
         except FileNotFoundError:
-            raise TokenStoreError(f"{path} is missing; run the same `mebt` again.") from None
+            raise TokenStoreError(f"{path} is missing; {_REDO}.") from None
         except (pa.ArrowException, ValueError, OSError) as error:
             problem = str(error).splitlines()[0]
             raise TokenStoreError(f"{path} is damaged: {problem}; delete it.") from None
@@ -246,9 +248,13 @@ class TokenStore:
         """Re-hashes every file of the store; returns what is wrong, a line each."""
         wrong: list[str] = []
         for split in self.splits:
-            path = self._inside(f"{split}.zarr", "zarr.json")
             header = json.loads(_header(self.info, split))
-            found = read_json(path, TokenStoreError, "zarr array") if path.is_file() else {}
+            try:
+                path = self._inside(f"{split}.zarr", "zarr.json")
+                found = read_json(path, TokenStoreError, "zarr array") if path.is_file() else {}
+            except TokenStoreError as error:
+                wrong.append(str(error))
+                continue
             if any(found.get(key) != header[key] for key in HEADER_KEYS):
                 wrong.append(f"{path} does not describe this store's array; {_REDO}.")
         try:
@@ -278,6 +284,8 @@ class TokenStore:
         return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
     def _check_complete(self) -> None:
+        if not self._inside(PLAN).is_file():
+            raise TokenStoreError(f"{self.root / PLAN} is missing; {_REDO}.")
         parts = self._part_names()
         total = sum(self.info.num_shards(split) for split in self.splits)
         for split, shard in self.info.shards():
@@ -426,15 +434,15 @@ def create_store(
     """Makes an empty store, or opens the unfinished or finished one of the same content.
 
     Call it under `pipeline.files.lock(root)`. Raises TokenStoreError, naming the first difference,
-    if `root` holds another store or something else, unless `overwrite` allows to delete it.
+    if `root` holds another store, unless `overwrite` allows to delete it, or something else.
     """
     plan_hash = _plan_hash(plan)
     wanted = store_fingerprint(info, plan_hash)
-    others = [path for path in root.iterdir() if path.name != ".lock"] if root.exists() else []
-    if others and not (root / INFO).exists() and not overwrite:
+    others = contents(root) if root.exists() else []
+    if others and not (root / INFO).exists():
         raise TokenStoreError(
-            f"{root} holds {others[0].name}, which is no part of a token store; choose another "
-            "--out, or give --overwrite to delete it."
+            f"{root} holds {others[0].name} but no {INFO}, so it is no token store; choose another "
+            "--out."
         )
     if others and _found_fingerprint(root) != wanted:
         if not overwrite:

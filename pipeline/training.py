@@ -16,10 +16,16 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pipeline.checkpoint import load_last, optimizer_tensors, restore_optimizer, save_checkpoint
+from pipeline.checkpoint import (
+    last_step,
+    load_last,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
-from pipeline.files import read_json, remove, write_json, write_text
+from pipeline.files import contents, read_json, remove, write_json, write_text
 from pipeline.progress import progress
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -61,6 +67,8 @@ class LoopConfig:
                 f"batch_size must be a multiple of accumulate, got {self.batch_size} and "
                 f"{self.accumulate}."
             )
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed must be in 0 … 2**63 - 1, got {self.seed}.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
         if self.warmup_steps < 0:
@@ -84,7 +92,8 @@ class Task:
     validate: Callable[[nn.Module], Mapping[str, float]]
     """Model -> numbers on held-out windows."""
     export: Callable[[nn.Module, int], None]
-    """(model, step) -> writes the result."""
+    """(model, step) -> writes `result`."""
+    result: Path
     rate_name: str
     """What `rate_per_step` counts, such as tokens: logged as `tokens_per_second`."""
     rate_per_step: int
@@ -162,13 +171,17 @@ def prepare_run(
 ) -> None:
     """Makes the run's folder, or checks that the one there is of the same run.
 
-    Raises ConfigError, naming the differences, unless `overwrite` lets it start afresh.
+    Raises ConfigError, naming the differences, unless `overwrite` lets it start afresh. A folder
+    without the record of a run is never touched.
     """
     record = {"config": as_dict(config), **made_from}
     path = out / "run.json"
+    others = contents(out) if out.exists() else []
     if path.exists():
         found = read_json(path, CheckpointError, "run")
         different = _differences(found, record)
+        if not different and (step := last_step(out / "checkpoints")) > config.max_steps:
+            different = [f"{step} steps so far, more than max_steps = {config.max_steps}"]
         if not different:
             write_json(path, record)
             return
@@ -177,12 +190,13 @@ def prepare_run(
                 f"{out} was made with {'; '.join(different)}. Choose another --out, or give "
                 "--overwrite."
             )
-    elif out.exists() and any(file.name != ".lock" for file in out.iterdir()) and not overwrite:
-        raise ConfigError(f"{out} holds files of something else; choose another --out.")
-    if out.exists():
-        for file in out.iterdir():
-            if file.name != ".lock":
-                remove(file)
+    elif others:
+        raise ConfigError(
+            f"{out} holds {others[0].name} but no run.json, so it is no run; choose another --out."
+        )
+    # The record goes last: after a kill the folder can still be told to be a run.
+    for file in sorted(others, key=lambda file: file == path):
+        remove(file)
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
 
@@ -243,8 +257,11 @@ def run_loop(
         )
     module, optimizer = fabric.setup(model, optimizer)
     average = Average(config.ema_decay)
-    start = _restore(out, model, optimizer, average)
+    start = _restore(fabric, out, model, optimizer, average)
     if start >= config.max_steps:
+        if fabric.is_global_zero and not task.result.exists():  # The checkpoint still has it.
+            with average.inside(model):
+                task.export(model, start)
         return 0
     log = Log(out, resumed_step=start) if fabric.is_global_zero else None
     with (
@@ -274,7 +291,7 @@ def run_loop(
             stopped = bool(_any_rank(fabric, bool(stops)))
             if done % config.checkpoint_every == 0 or last or stopped:
                 if fabric.is_global_zero:
-                    _save(out, done, model, optimizer, average, task, config)
+                    _save(fabric, out, done, model, optimizer, average, task, config)
                 fabric.barrier()
                 window.restart_clock()
             if stopped and not last:
@@ -392,6 +409,7 @@ def _any_rank(fabric: Fabric, flag: bool) -> bool:
 
 
 def _save(
+    fabric: Fabric,
     out: Path,
     step: int,
     model: nn.Module,
@@ -405,11 +423,17 @@ def _save(
     tensors |= optimizer_tensors(optimizer)
     with average.inside(model):
         task.export(model, step)
-    save_checkpoint(out / "checkpoints", step, tensors, {}, keep=config.keep_checkpoints)
+    # What 16-mixed scales its gradients by; empty for other precisions.
+    values = {"scaler": fabric.strategy.precision.state_dict()}
+    save_checkpoint(out / "checkpoints", step, tensors, values, keep=config.keep_checkpoints)
 
 
 def _restore(
-    out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+    fabric: Fabric,
+    out: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
 ) -> int:
     checkpoint = load_last(out / "checkpoints")
     if checkpoint is None:
@@ -421,8 +445,11 @@ def _restore(
     try:
         model.load_state_dict(parts["model"])
     except RuntimeError as error:
-        raise CheckpointError(f"{out}: its checkpoint does not fit the model: {error}.") from None
+        problem = " ".join(str(error).split())
+        raise CheckpointError(f"{out}: its checkpoint does not fit the model: {problem}") from None
     restore_optimizer(optimizer, checkpoint.tensors)
+    if scaler := checkpoint.values.get("scaler"):
+        fabric.strategy.precision.load_state_dict(scaler)
     device = next(model.parameters()).device
     average.tensors = {name: tensor.to(device) for name, tensor in parts["average"].items()}
     return checkpoint.step

@@ -31,6 +31,8 @@ OUTSIDE_CAUSES = {
     errno.EROFS: "Choose a place that can be written",
     errno.EACCES: "Change its permissions or choose another place",
     errno.EPERM: "Change its permissions or choose another place",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.ELOOP: "Choose another place",
     errno.EIO: "Check the disk, then run it again",
 }
 

@@ -17,7 +17,7 @@ from pipeline.checkpoint import user_errors
 from pipeline.config import as_dict, load_section
 from pipeline.errors import PipelineError
 from pipeline.evaluation import check_tokenizer
-from pipeline.files import lock, read_json, remove, write_json
+from pipeline.files import contents, keep_apart, lock, read_json, remove, write_json
 from pipeline.progress import progress
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes, write_mp4, write_sheet
@@ -43,7 +43,7 @@ class DecodeConfig:
     fps: float = 8.0
     """Frames per second of the videos and the sheet."""
     batch_size: int = 4
-    """Windows decoded at once; changes speed and memory only."""
+    """Windows decoded at once; changes speed and memory, pictures by rounding only."""
     sheet: Literal["webp", "gif"] = "webp"
     """Kind of the contact sheet: webp is smaller and has all colours."""
     sheet_videos: int = 64
@@ -127,7 +127,7 @@ def decode(
         "tokenizer": store.info.tokenizer,
         "split": split,
         "count": count,
-        "config": {k: v for k, v in as_dict(config).items() if k != "batch_size"},
+        "config": as_dict(config),
     }
     files = Outputs(out, split, count, config)
     with lock(out):
@@ -137,7 +137,7 @@ def decode(
         sheet: list[NDArray[np.uint8]] = []
         array: zarr.Array[Any] | None = None
         with progress("decode", len(rows), "video") as advance:
-            for row, frames in _decoded(store, split, rows, model, config.batch_size):
+            for row, frames in _decoded(store, split, count, rows, model, config.batch_size):
                 if exact:
                     array = _open_exact(out, count, frames) if array is None else array
                     array[row] = frames
@@ -155,14 +155,19 @@ def decode(
 def _prepare(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> None:
     """Makes the folder, or checks that the one there is of the same videos."""
     path = out / RECORD
-    others = [file for file in out.iterdir() if file.name != ".lock"]
+    others = contents(out)
+    if others and not path.exists():
+        raise PipelineError(
+            f"{out} holds {others[0].name} but no {RECORD}, so it is no folder of decoded videos; "
+            "choose another --out."
+        )
     found = read_json(path, PipelineError, "folder of decoded videos") if path.exists() else {}
     if others and found != made_from:
         if not overwrite:
             different = [key for key, value in made_from.items() if found.get(key) != value]
-            what = f"other {different[0]}" if found else f"something else ({others[0].name})"
             raise PipelineError(
-                f"{out} was made of {what}; choose another --out, or give --overwrite."
+                f"{out} was made of other {different[0]}; choose another --out, or give "
+                "--overwrite."
             )
         for file in sorted(others, key=lambda file: file.name == RECORD):
             remove(file)
@@ -171,21 +176,28 @@ def _prepare(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> None:
 
 @torch.inference_mode()
 def _decoded(
-    store: TokenStore, split: str, rows: list[int], model: VQGAN, batch_size: int
+    store: TokenStore, split: str, count: int, rows: list[int], model: VQGAN, batch_size: int
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yields each row with its frames [T, H, W, 3], one shard of tokens and one batch at a time."""
+    """Yields each of `rows` with its frames [T, H, W, 3], one shard and one batch at a time.
+
+    Batches are cut from all `count` rows, whichever are wanted: the last bit of a picture can
+    depend on what is decoded beside it, and a resumed run shall give the same.
+    """
     device = next(model.parameters()).device
+    wanted = set(rows)
     for shard in range(store.num_shards(split)):
         first, last = store.shard_rows(split, shard)
-        mine = [row for row in rows if first <= row < last]
-        if not mine:
+        last = min(last, count)
+        if wanted.isdisjoint(range(first, last)):
             continue
-        tokens = store.read_shard(split, shard)
-        for start in range(0, len(mine), batch_size):
-            batch = mine[start : start + batch_size]
-            chosen = tokens[[row - first for row in batch]].astype(np.int64)
-            video = to_bytes(model.decode(torch.from_numpy(chosen).to(device)))
-            yield from zip(batch, video, strict=True)
+        tokens = store.read_shard(split, shard)[: last - first].astype(np.int64)
+        for start in range(first, last, batch_size):
+            batch = range(start, min(start + batch_size, last))
+            if wanted.isdisjoint(batch):
+                continue
+            chosen = torch.from_numpy(tokens[start - first : batch.stop - first])
+            video = to_bytes(model.decode(chosen.to(device)))
+            yield from ((row, video[row - start]) for row in batch if row in wanted)
 
 
 def _open_exact(out: Path, count: int, frames: NDArray[np.uint8]) -> "zarr.Array[Any]":
@@ -235,6 +247,7 @@ def command(
       mebt decode --tokens samples/tokens --tokenizer models/fish-64.safetensors --out videos
       mebt decode --tokens tokens --split test --limit 16 --tokenizer t.safetensors --out real
     """
+    keep_apart(out, tokens, tokenizer, params)
     config = load_section(params, "decode", DecodeConfig, overrides)
     split = choose_split(split, TokenStore(tokens).splits, tokens)
     made = decode(

@@ -27,7 +27,7 @@ from pipeline.evaluation import (
     skip_pictures,
     window_reader,
 )
-from pipeline.files import write_json
+from pipeline.files import keep_apart, write_json
 from pipeline.frames import scan_frames
 from pipeline.token_store import TokenStore
 from pipeline.training import step_seed
@@ -199,6 +199,7 @@ def command(
       mebt evaluate --tokens tokens --samples samples/tokens --run run \\
         --tokenizer models/fish-64.safetensors --frames frames --out metrics.json
     """
+    keep_apart(out, tokens, samples, run, tokenizer, frames, params)
     config = load_section(params, "evaluate", EvaluateConfig, overrides)
     found = evaluate(
         tokens,

@@ -15,7 +15,15 @@ from tqdm import tqdm
 
 from pipeline.config import as_dict, fingerprint, load_section
 from pipeline.errors import FrameError
-from pipeline.files import lock, read_json, remove, sha256_file, write_json, write_text
+from pipeline.files import (
+    keep_apart,
+    lock,
+    read_json,
+    remove,
+    sha256_file,
+    write_json,
+    write_text,
+)
 from pipeline.frames import SPLITS, Rejected, crop_resize, files_below
 from pipeline.video import (
     ExtractConfig,
@@ -283,6 +291,7 @@ def command(
       mebt extract --videos my_videos/ --out frames --set extract.size=64
       mebt extract --synthetic 64 --out frames
     """
+    keep_apart(out, videos, params, inside=True)
     config = load_section(params, "extract", ExtractConfig, overrides)
     if (videos is None) == (synthetic is None):
         raise click.UsageError("give either --videos or --synthetic.")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.config import as_dict, load_section
 from pipeline.errors import ConfigError
-from pipeline.files import lock, replacing
+from pipeline.files import keep_apart, lock, replacing
 from pipeline.frames import scan_frames, source_fingerprint
 from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
 from pipeline.video import to_model
@@ -224,6 +224,7 @@ def fit_tokenizer(
             loss=loss,
             validate=lambda model: measure(model, held_out, config),
             export=export,
+            result=out / RESULT,
             rate_name="windows",
             rate_per_step=config.batch_size,
         )
@@ -255,6 +256,7 @@ def command(
     Example:
       mebt fit-tokenizer --frames frames --out tokenizer-run --set fit_tokenizer.max_steps=5000
     """
+    keep_apart(out, frames, params)
     shape = load_section(params, "tokenizer", VQGANConfig, overrides)
     windows = load_section(params, "tokenize", TokenizeConfig, overrides)
     config = load_section(params, "fit_tokenizer", FitTokenizerConfig, overrides)

@@ -1,6 +1,7 @@
 """Options and start-up that several commands share."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,7 +82,9 @@ def resolve_device(name: str) -> str:
     try:
         kind = torch.device(name).type
     except RuntimeError:
-        raise ConfigError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps.") from None
+        kind = ""
+    if kind not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device {name}: torch sees no CUDA device; use --device cpu.")
     if kind == "mps" and not torch.backends.mps.is_available():
@@ -134,11 +137,15 @@ def fabric_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _launch(accelerator: str, where: dict[str, Any], precision: str = "32-true") -> Fabric:
     """Starts Fabric, which reads torchrun's and SLURM's variables by itself."""
-    devices = int(where["devices"]) if where["devices"].isdigit() else where["devices"]
-    options = {**where, "devices": devices, "precision": precision}
+    devices = where["devices"]
+    if not re.fullmatch(r"auto|[1-9][0-9]{0,5}|[0-9]{1,6}(,[0-9]{1,6})+", devices):
+        raise ConfigError(f"--devices {devices!r}: give a number, a list such as 0,1, or auto.")
+    options = {**where, "devices": int(devices) if devices.isdigit() else devices}
     try:
-        fabric = Fabric(accelerator=accelerator, **options)
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"cannot start on --accelerator {accelerator}: {error}") from None
+        fabric = Fabric(accelerator=accelerator, precision=precision, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"cannot start on --accelerator {accelerator} --devices {devices}: {error}"
+        ) from None
     fabric.launch()
     return fabric

@@ -17,7 +17,7 @@ from pipeline.comparison import two_halves
 from pipeline.config import load_params
 from pipeline.errors import PipelineError
 from pipeline.evaluation import check_tokenizer, window_reader
-from pipeline.files import read_json, write_text
+from pipeline.files import keep_apart, read_json, write_text
 from pipeline.frames import FrameFolder, Rejected, scan_frames, source_fingerprint
 from pipeline.report import Artefact, Clip, Contents, Pair, make_report
 from pipeline.token_store import TokenStore
@@ -283,6 +283,7 @@ def command(tokens: Path, out: Path, **given: Path | None) -> None:
         --tokenizer models/fish-64.safetensors --metrics metrics.json --params params.yaml \\
         --out report.html
     """
+    keep_apart(out, tokens, *given.values())
     page = make_report(collect(tokens, **given))
     write_text(out, page)
     click.echo(f"{out}: {len(page.encode()) / 1e6:.1f} MB")

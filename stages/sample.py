@@ -22,7 +22,7 @@ from mebt import (
 from pipeline.checkpoint import user_errors
 from pipeline.config import load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
-from pipeline.files import lock
+from pipeline.files import keep_apart, lock
 from pipeline.progress import progress
 from pipeline.token_store import StoreInfo, StoreWriter, TokenStore, create_store, numbered_plan
 from stages.options import (
@@ -244,6 +244,7 @@ def command(
       mebt sample --run run --out long --set sample.total_frames=32 --set sample.context_frames=2
       mebt sample --run run --draft samples/tokens --set sample.revise_rounds=4 --out revised
     """
+    keep_apart(out, run, kept, draft, params)
     config = load_section(params, "sample", SampleConfig, overrides)
     if kept and draft:
         raise click.UsageError("give --given or --draft, not both.")

@@ -16,7 +16,7 @@ from pipeline.checkpoint import user_errors
 from pipeline.comparison import ReconstructionErrors
 from pipeline.config import load_section
 from pipeline.errors import ConfigError
-from pipeline.files import lock
+from pipeline.files import keep_apart, lock
 from pipeline.frames import Rejected, scan_frames, source_fingerprint
 from pipeline.metrics import CodebookUse, codebook_use, token_counts
 from pipeline.progress import progress
@@ -217,6 +217,7 @@ def command(
     Example:
       mebt tokenize --frames frames --tokenizer models/fish-64.safetensors --out tokens
     """
+    keep_apart(out, frames, tokenizer, params)
     config = load_section(params, "tokenize", TokenizeConfig, overrides)
     fabric = launch()
     made = tokenize(frames, tokenizer, out, config, fabric=fabric, overwrite=overwrite)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError, TokenStoreError
-from pipeline.files import lock, replacing
+from pipeline.files import keep_apart, lock, replacing
 from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
 from pipeline.token_store import StoreInfo, TokenStore, create_store, numbered_plan
@@ -46,7 +46,8 @@ def info(store: Path) -> None:
     if found.frames:
         click.echo(
             f"window       {found.frames} frames, stride {found.stride}, "
-            f"{found.size}x{found.size} pixels, one every {found.hop} frames"
+            f"{found.size}x{found.size} pixels"
+            + (f", one every {found.hop} frames" if found.hop else "")
         )
     click.echo(f"grid         {t}x{h}x{w} = {t * h * w} tokens of {found.codebook_size}")
     for split in opened.splits:
@@ -89,7 +90,7 @@ def _open_ids(path: Path, codebook_size: int) -> NDArray[np.integer]:
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise PipelineError(f"{path} is no .npy of numbers: {error}.") from None
+        raise PipelineError(f"{path} is no .npy of numbers: {str(error).rstrip('.')}.") from None
     if not isinstance(ids, np.ndarray) or ids.ndim != 4 or ids.dtype.kind not in "iu":
         kind = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "an archive"
         raise PipelineError(f"{path} must hold integers [N, t, h, w], but holds {kind}.")
@@ -121,6 +122,7 @@ def import_ids(
     Example:
       mebt tokens import ids.npy --codebook-size 8192 --out tokens
     """
+    keep_apart(out, ids, test)
     arrays = {"train": _open_ids(ids, codebook_size)}
     if test is not None:
         arrays["test"] = _open_ids(test, codebook_size)
@@ -168,6 +170,7 @@ def export(store: Path, split: str | None, out: Path) -> None:
     Example:
       mebt tokens export tokens --split train --out ids.npy
     """
+    keep_apart(out, store)
     opened = TokenStore(store)
     split = choose_split(split, opened.splits, store)
     if out.suffix != ".npy":

@@ -18,8 +18,8 @@ from mebt.masking import SCHEDULES, LengthPriorName, draw_order, draw_split
 from mebt.optim import make_optimizer
 from pipeline.batches import Balance, Batches
 from pipeline.config import as_dict, load_section
-from pipeline.errors import TokenStoreError
-from pipeline.files import lock, replacing
+from pipeline.errors import ConfigError, TokenStoreError
+from pipeline.files import keep_apart, lock, replacing
 from pipeline.token_store import TokenStore, read_rows
 from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
 from stages.options import (
@@ -170,6 +170,10 @@ def train(
 
     Raises PipelineError if the store is damaged, or not the one that `out` was begun with.
     """
+    try:
+        shape.check_trainable()
+    except ValueError as error:
+        raise ConfigError(f"section model: {error}") from None
     store = TokenStore(tokens)
     if "train" not in store.splits:
         raise TokenStoreError(f"{tokens} has no train split, only {', '.join(store.splits)}.")
@@ -238,6 +242,7 @@ def train(
             loss=lambda module, micro, step: _loss(module, micro, step, model_config, config),
             validate=lambda model: _validate(model, validation, config),
             export=export,
+            result=out / RESULT,
             rate_name="tokens",
             rate_per_step=config.batch_size * model_config.num_tokens,
         )
@@ -272,6 +277,7 @@ def command(
       mebt train --tokens tokens --out run --set train.max_steps=2000
       mebt train --tokens tokens --out run --devices 8 --strategy ddp
     """
+    keep_apart(out, tokens, params)
     shape = load_section(params, "model", MeBTShape, overrides)
     config = load_section(params, "train", TrainConfig, overrides)
     fabric = launch(config.precision)

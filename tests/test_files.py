@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.files import lock, read_json, replacing, sha256_file, write_bytes, write_json
+from pipeline.files import (
+    keep_apart,
+    lock,
+    read_json,
+    replacing,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
@@ -26,6 +34,41 @@ def test_a_folder_replaces_a_folder_whole(tmp_path: Path) -> None:
             temporary.mkdir()
             (temporary / content).write_text(content)
     assert [*path.iterdir()] == [path / "two"]
+
+
+@pytest.mark.parametrize(
+    ("out", "how"),
+    [("a/b", "is"), ("a", "holds"), ("a/b/c", "lies inside"), ("link", "is"), ("a/x", None)],
+)
+def test_an_output_keeps_apart_from_what_is_read(tmp_path: Path, out: str, how: str | None) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    if how is None:
+        keep_apart(tmp_path / out, tmp_path / "a" / "b", None)
+        return
+    with pytest.raises(PipelineError, match=f"{out} {how} .*, which is read; choose another"):
+        keep_apart(tmp_path / out, None, tmp_path / "a" / "b")
+    if how == "lies inside":
+        keep_apart(tmp_path / out, tmp_path / "a" / "b", inside=True)
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "/dev/null", "/dev/null/x", "/proc/x/y"])
+def test_no_folder_can_be_made_there(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(PipelineError, match=r"cannot be a folder: .*; choose another place\."),
+        lock(tmp_path / out),
+    ):
+        pass
+
+
+def test_only_a_file_is_replaced_by_a_file(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="is a folder, not a file; choose"):
+        write_bytes(tmp_path, b"")
+    with pytest.raises(PipelineError, match="/dev/null is no ordinary file; choose"):
+        write_bytes(Path("/dev/null"), b"")
+    with pytest.raises(PipelineError, match="cannot be a folder: Not a directory"):
+        write_bytes(Path(__file__) / "x", b"")
 
 
 def test_json_comes_back(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """What fixes every parameter shape of the 3D VQGAN."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+Norm = Literal["group", "batch"]
+Padding = Literal["replicate", "zeros", "reflect", "circular"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,19 +19,33 @@ class VQGANConfig:
     """Channels of the first layer; each down-sampling stage doubles them."""
     downsample: tuple[int, int, int] = (4, 8, 8)
     """Pixels per token along time, height and width; powers of two."""
-    norm: Literal["group", "batch"] = "group"
+    norm: Norm = "group"
     """`group`: 32 groups, `width` a multiple of 16. `batch`: running statistics, any width."""
-    padding: Literal["replicate", "zeros", "reflect", "circular"] = "replicate"
+    padding: Padding = "replicate"
     """Border of the encoder's first and down-sampling layers; all others replicate."""
     in_channels: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("codebook_size", "embedding_dim", "width", "in_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for factor in self.downsample:
-            if factor < 1 or factor & (factor - 1):
-                raise ValueError(f"downsample must be powers of two, got {self.downsample}.")
+        # Types too: a config may come from the header of somebody else's file.
+        most = {"codebook_size": 1 << 31, "embedding_dim": 1 << 16, "width": 1 << 16}
+        for name, limit in most.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= limit:
+                raise ValueError(f"{name} must be a whole number 1 … {limit}, got {value!r}.")
+        if (type(self.in_channels), self.in_channels) != (int, 3):
+            raise ValueError(f"in_channels must be 3, since videos are RGB: {self.in_channels!r}.")
+        for name, known in (("norm", Norm), ("padding", Padding)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; choose from "
+                    f"{', '.join(get_args(known))}."
+                )
+        known_factors = {(int, 1 << n) for n in range(9)}
+        if (
+            len(self.downsample) != 3
+            or not {(type(f), f) for f in self.downsample} <= known_factors
+        ):
+            raise ValueError(f"downsample must be powers of two up to 256: {self.downsample}.")
         if max(self.downsample) == 1:
             raise ValueError("downsample must shrink at least one axis, got (1, 1, 1).")
         if self.norm == "group" and self.width % 16:

@@ -71,7 +71,9 @@ def tokenizer_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}.") from None
+        raise ValueError(
+            f"{path} is not a readable safetensors file: {str(error).rstrip('.')}."
+        ) from None
     metadata: dict[str, str] = header if isinstance(header, dict) else {}
     if metadata.get("format") != FORMAT:
         raise ValueError(
@@ -114,4 +116,6 @@ def _read_config(path: Path, metadata: Mapping[str, str]) -> VQGANConfig:
         fields["downsample"] = tuple(fields["downsample"])
         return VQGANConfig(**fields)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its header holds no usable config: {error}.") from None
+        raise ValueError(
+            f"{path}: its header holds no usable config: {str(error).rstrip('.')}."
+        ) from None

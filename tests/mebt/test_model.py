@@ -83,12 +83,40 @@ def test_no_context_still_reaches_every_parameter(kinds: tuple[str, ...]) -> Non
         ({"layers": ("encode", "decode", "refresh")}, "changes no prediction"),
         ({"layers": ("encode", "decode"), "width": 13}, "multiple of num_heads"),
         ({"layers": ("decode",), "residual_dropout": 1.0}, "residual_dropout"),
-        ({"layers": ("decode",), "codebook_size": 0}, "must be positive"),
+        ({"layers": ("decode",), "codebook_size": 0}, "codebook_size must be a whole number 1"),
+        ({"layers": ("decode",), "codebook_size": 2**31 + 1}, "codebook_size must be a whole"),
+        ({"layers": ("decode",), "width": 12.0}, "width must be a whole number"),
+        ({"layers": ("decode",), "width": 2**17}, "width must be a whole number"),
+        ({"layers": ("decode",), "num_latents": 2.5}, "num_latents must be a whole number 0"),
+        ({"layers": ("decode",), "grid": (2, 3)}, r"grid must be \(t, h, w\)"),
+        ({"layers": ("decode",), "grid": (2, 3, "4")}, "grid must be a whole number"),
+        ({"layers": ("decode",), "grid": (2**20, 2**20, 1)}, "the number of tokens must be"),
     ],
 )
 def test_impossible_shapes_are_refused(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MeBTConfig(**{"layers": ("encode",), **FIELDS, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_latents": 0, "layers": ("encode", "dense")}, "layer 'encode' needs latent tokens"),
+        ({"layers": ("decode",)}, "depend on the context"),
+        ({"layers": ("process", "decode", "refresh", "decode")}, "depend on the context"),
+        ({"layers": ("encode", "decode")}, None),
+        ({"layers": ("decode", "encode", "decode")}, None),
+        ({"layers": ("decode", "dense")}, None),
+        ({"num_latents": 0, "layers": ("dense",)}, None),
+    ],
+)
+def test_what_cannot_learn_is_not_trained(fields: dict, message: str | None) -> None:
+    config = MeBTConfig(**{**FIELDS, **fields})
+    if message is None:
+        config.check_trainable()
+        return
+    with pytest.raises(ValueError, match=message):
+        config.check_trainable()
 
 
 def test_a_model_comes_back_and_its_file_is_always_the_same(tmp_path: Path) -> None:
@@ -123,7 +151,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refuses(tensors, "has format None", {})
     refuses(tensors, "not a readable", {"mebt": "{"})
     refuses(tensors, "no usable config", {"mebt": '{"format": "mebt-model-1", "config": "[]"}'})
-    huge = header["mebt"].replace('\\"width\\": 12', '\\"width\\": 1200000')
+    huge = header["mebt"].replace('\\"width\\": 12', '\\"width\\": 12000')
     assert huge != header["mebt"]
     refuses(tensors, "has shape", {"mebt": huge})  # Before any of it is allocated.
 

@@ -84,6 +84,9 @@ def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenStoreError, match="unfinished: shard 1 of train is missing, 2 of 3"):
         TokenStore(root)
     assert TokenStore(root, allow_partial=True).missing() == [("train", 1)]
+    (root / "plan.parquet").unlink()
+    with pytest.raises(TokenStoreError, match=r"plan\.parquet is missing; run the command that"):
+        TokenStore(root)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +138,19 @@ def test_a_header_of_another_array_is_never_obeyed(tmp_path: Path) -> None:
     store = TokenStore(root)
     np.testing.assert_array_equal(store.read("train"), tokens)
     assert any("zarr.json" in line for line in store.verify())
+
+
+def test_a_folder_of_something_else_is_never_deleted(tmp_path: Path) -> None:
+    (tmp_path / ".store.partial.json").touch()  # What a kill leaves is no reason to refuse.
+    tokens = np.zeros((5, 1, 2, 2), np.int64)
+    root = make(tmp_path, tokens, 9, shard=8, chunk=4)
+    (root / "store.json").unlink()
+    info = StoreInfo(
+        tokenizer="t", codebook_size=9, grid=(1, 2, 2), source="s", counts={"train": 5}
+    )
+    with pytest.raises(TokenStoreError, match=r"holds manifest but no store\.json"):
+        create_store(root, info, numbered_plan(info.counts, "w", 8), overwrite=True)
+    assert (root / "manifest").exists()
 
 
 def test_tokens_beyond_the_codebook_are_not_written(tmp_path: Path) -> None:

@@ -6,10 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.training import Average, Log, LoopConfig, learning_rate, prepare_run, step_seed
+from pipeline.files import write_text
+from pipeline.training import (
+    Average,
+    Log,
+    LoopConfig,
+    Task,
+    learning_rate,
+    prepare_run,
+    run_loop,
+    step_seed,
+)
 
 
 def test_the_average_follows_slowly_and_steps_aside() -> None:
@@ -55,6 +67,35 @@ def test_seeds_of_steps_and_rows_are_all_different() -> None:
     assert len(seeds) == 3 * 40 * 45
 
 
+@pytest.mark.parametrize("found", [1, 4])
+def test_the_gradient_scale_of_half_precision_is_resumed(tmp_path: Path, found: int) -> None:
+    """On a CPU, where Fabric offers no 16-mixed of its own accord."""
+
+    def run(max_steps: int) -> dict:
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+        fabric = Fabric("cpu", plugins=MixedPrecision("16-mixed", "cpu", scaler))
+        torch.manual_seed(0)
+        model = nn.Linear(2, 1)
+        task = Task(
+            name="t",
+            batches=lambda _: [torch.ones(1, 2)],
+            loss=lambda module, batch, _: (module(batch).sum() ** 2, {}),
+            validate=lambda _: {},
+            export=lambda *_: None,
+            result=tmp_path / "result",
+            rate_name="windows",
+            rate_per_step=1,
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run_loop(fabric, model, optimizer, task, LoopConfig(max_steps=max_steps), tmp_path)
+        return scaler.state_dict()
+
+    run(found)
+    resumed = run(5)
+    assert resumed["scale"] == 8.0 * 2**2  # Doubled after every two steps.
+    assert resumed["_growth_tracker"] == 1
+
+
 def test_what_may_change_in_a_run(tmp_path: Path) -> None:
     def prepare(overwrite: bool = False, made: str = "a", **fields) -> None:
         config = LoopConfig(**fields)
@@ -63,6 +104,10 @@ def test_what_may_change_in_a_run(tmp_path: Path) -> None:
     prepare()
     prepare(log_every=1, checkpoint_every=7)
     prepare(max_steps=5000)  # A constant rate just goes on.
+    write_text(tmp_path / "run/checkpoints/last", "step-00000300\n")
+    prepare(max_steps=300)
+    with pytest.raises(ConfigError, match=r"300 steps so far, more than max_steps = 299"):
+        prepare(max_steps=299)  # A result of 300 steps would pass for one of 299.
     with pytest.raises(ConfigError, match=r"config\.cosine = False, not True"):
         prepare(cosine=True)
     with pytest.raises(ConfigError, match=r"tokens\.store = 'a', not 'b'"):
@@ -72,8 +117,10 @@ def test_what_may_change_in_a_run(tmp_path: Path) -> None:
         prepare(made="b", cosine=True, max_steps=5000)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
-    with pytest.raises(ConfigError, match="something else"):
-        prepare_run(tmp_path / "mine", LoopConfig(), {}, overwrite=False)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match=r"holds thesis\.txt but no run\.json"):
+            prepare_run(tmp_path / "mine", LoopConfig(), {}, overwrite=overwrite)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
 @pytest.mark.parametrize(
@@ -82,6 +129,8 @@ def test_what_may_change_in_a_run(tmp_path: Path) -> None:
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"batch_size": 6, "accumulate": 4}, "multiple of accumulate"),
         ({"learning_rate": 0.0}, "learning_rate"),
+        ({"seed": -1}, "seed must be in 0"),
+        ({"seed": 2**63}, "seed must be in 0"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"clip_norm": 0.0}, "clip_norm"),
     ],

@@ -4,6 +4,7 @@ import itertools
 
 import av
 import numpy as np
+import pytest
 import torch
 import zarr
 from click.testing import CliRunner
@@ -13,7 +14,7 @@ from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes
 from stages.__main__ import cli
 from tests.stages.small import Flow
-from tokenizer import load_tokenizer
+from tokenizer import VQGAN, load_tokenizer
 
 
 def test_each_window_becomes_a_video_and_the_first_ones_a_sheet(flow: Flow) -> None:
@@ -45,10 +46,28 @@ def test_what_is_missing_is_made_and_the_rest_left_alone(flow: Flow) -> None:
     assert "nothing to do" in flow.ok("decode")
     (videos / "sample-00002.mp4").unlink()
     (videos / "sheet.webp").unlink()
-    assert "1 written now" in flow.ok("decode", "--set", "decode.batch_size=2")
+    assert "1 written now" in flow.ok("decode")
     assert (videos / "sheet.webp").read_bytes() == whole
     changed = {p.name for p in videos.iterdir() if p.stat().st_mtime_ns != stamps.get(p.name)}
     assert changed <= {"sample-00002.mp4", "sheet.webp", "decode.json", ".lock"}
+
+
+def test_a_resumed_row_is_decoded_beside_the_same_rows(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow.ok("decode", "--limit", "19")
+    for row in (5, 18):
+        (flow.root / "videos" / f"sample-{row:05d}.mp4").unlink()
+    decoded = []
+    whole = VQGAN.decode
+    monkeypatch.setattr(VQGAN, "decode", lambda *args: decoded.append(args[1]) or whole(*args))
+    assert "2 written now" in flow.ok("decode", "--limit", "19")
+    rows = torch.from_numpy(TokenStore(flow.root / "samples").read("sample", 0, 19))
+    # Shards of 16 rows, batches of 4; the last batch is cut off by --limit.
+    assert [tokens.tolist() for tokens in decoded] == [rows[4:8].tolist(), rows[16:19].tolist()]
+    monkeypatch.undo()
+    line = flow.refused("decode", "--limit", "19", "--set", "decode.batch_size=3")
+    assert "other config" in line
 
 
 def test_other_tokens_are_refused_unless_overwritten(flow: Flow) -> None:
@@ -56,6 +75,9 @@ def test_other_tokens_are_refused_unless_overwritten(flow: Flow) -> None:
     flow.ok("sample", "--set", "sample.seed=9", "--overwrite")
     assert "other tokens" in flow.refused("decode")
     flow.ok("decode", "--overwrite")
+    (flow.root / "videos" / "decode.json").unlink()
+    assert "no folder of decoded videos" in flow.refused("decode", "--overwrite")
+    assert (flow.root / "videos" / "sample-00000.mp4").exists()
 
 
 def test_real_windows_can_be_decoded(flow: Flow) -> None:

@@ -30,6 +30,18 @@ def test_info_says_what_a_store_holds(made: Flow) -> None:
         assert part in result.output
 
 
+def test_info_of_samples_names_no_hop(made: Flow) -> None:
+    result = tokens("info", made.root / "samples")
+    assert "4 frames, stride 1, 16x16 pixels\n" in result.output
+
+
+def test_a_store_that_cannot_be_is_one_clear_line(ids: Path, tmp_path: Path) -> None:
+    words = ("import", ids, "--codebook-size", 2**31 + 1, "--out", tmp_path / "s")
+    result = tokens(*words)
+    assert result.exit_code == 1
+    assert "Error: impossible sizes: codebook 2147483649" in result.output
+
+
 def test_ids_come_back_as_they_were(ids: Path, tmp_path: Path) -> None:
     assert tokens("import", ids, "--codebook-size", 70_000, "--out", tmp_path / "s").exit_code == 0
     assert tokens("export", tmp_path / "s", "--out", tmp_path / "back.npy").exit_code == 0
@@ -79,11 +91,18 @@ def test_verify_lists_everything_that_is_wrong(flow: Flow) -> None:
         path.write_bytes(path.read_bytes()[:-1])
     header = flow.root / "tokens" / "train.zarr" / "zarr.json"
     header.write_text(header.read_text().replace("uint16", "uint32"))
+    test_header = flow.root / "tokens" / "test.zarr" / "zarr.json"
+    test_header.write_text("{")
     result = tokens("verify", flow.root / "tokens")
     assert result.exit_code == 1
-    for path in (*broken, header):
+    for path in (*broken, header, test_header):
         assert str(path) in result.output
-    assert "3 things are wrong" in result.output
+    assert "4 things are wrong" in result.output
+    test_header.unlink()
+    test_header.symlink_to("/etc/hostname")
+    result = tokens("verify", flow.root / "tokens")
+    assert "4 things are wrong" in result.output
+    assert f"{test_header} is a link that leads out of the store" in result.output
 
 
 def test_a_folder_that_is_no_store_is_named(tmp_path: Path) -> None:

@@ -52,6 +52,9 @@ def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(flow: Flow, stage: st
     flow.ok(stage, *more, out="killed")
     assert_same_run(killed, flow.root / "whole", RESULTS[stage])
     assert "nothing to do" in flow.ok(stage, *more, out="killed")
+    (killed / RESULTS[stage]).unlink()
+    flow.ok(stage, *more, out="killed")
+    assert_same_run(killed, flow.root / "whole", RESULTS[stage])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
@@ -136,8 +139,9 @@ def test_a_damaged_checkpoint_is_refused_by_name(flow: Flow) -> None:
     state.write_bytes(bytes(data))
     line = flow.refused("train", "--set", "train.max_steps=8")
     assert str(state) in line
-    (state.parents[1] / "last").write_text("../../../etc\n")
-    assert "no checkpoint of this folder" in flow.refused("train", "--set", "train.max_steps=8")
+    for name in (b"../../../etc\n", b"step-1/../x", b"step-\xff"):
+        (state.parents[1] / "last").write_bytes(name)
+        assert "no checkpoint of this folder" in flow.refused("train", "--set", "train.max_steps=8")
 
 
 def test_a_run_of_other_values_is_refused_by_name(flow: Flow) -> None:
@@ -145,6 +149,11 @@ def test_a_run_of_other_values_is_refused_by_name(flow: Flow) -> None:
     assert "config.learning_rate = 0.001, not 0.5" in line
     flow.ok("train", "--set", "train.log_every=2")
     flow.ok("train", "--set", "train.learning_rate=0.5", "--overwrite")
+
+
+def test_a_model_that_cannot_see_is_not_trained(flow: Flow) -> None:
+    line = flow.refused("train", "--set", "model.layers=[decode]", out="blind")
+    assert "section model: no prediction would depend on the context" in line
 
 
 def test_another_store_is_not_the_same_run(flow: Flow) -> None:

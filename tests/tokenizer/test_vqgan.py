@@ -78,7 +78,17 @@ def test_clips_that_do_not_divide_are_refused(size: tuple[int, int, int], messag
         ({"downsample": (3, 4, 4)}, "powers of two"),
         ({"downsample": (1, 1, 1)}, "at least one axis"),
         ({"norm": "group", "width": 8}, "multiple of 16"),
-        ({"codebook_size": 0}, "codebook_size must be at least 1"),
+        ({"downsample": (2.0, 4, 4)}, "powers of two"),
+        ({"downsample": (4, 4)}, "powers of two"),
+        ({"downsample": (2**40, 4, 4)}, "up to 256"),
+        ({"codebook_size": 0}, "codebook_size must be a whole number 1"),
+        ({"codebook_size": 2**31 + 1}, "codebook_size must be a whole number 1"),
+        ({"width": 4.0}, "width must be a whole number"),
+        ({"width": 1e9}, "width must be a whole number"),
+        ({"embedding_dim": True}, "embedding_dim must be a whole number"),
+        ({"norm": "foo"}, "unknown norm 'foo'; choose from group, batch"),
+        ({"padding": ["zeros"]}, "unknown padding"),
+        ({"in_channels": 1}, "in_channels must be 3"),
     ],
 )
 def test_impossible_configs_are_refused(fields: dict, message: str) -> None:

@@ -164,9 +164,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         and isinstance(value, hint)
         and (hint is bool or not isinstance(value, bool))
     ):
-        if hint is float and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{where}: must be a finite number, got {value}.")
-        if hint is int and abs(value) >= 1 << 63:
+        if isinstance(value, int) and abs(value) >= 1 << 63:
             raise ConfigError(f"{where}: the number is too large.")
         return value
     expected = "a list" if origin is tuple else getattr(hint, "__name__", str(hint))

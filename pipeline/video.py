@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -109,7 +109,7 @@ def read_video(path: Path, *, fps: float | None = None) -> Iterator[Frame]:
         raise FrameError(f"{path} cannot be decoded: {reason}.") from None
 
 
-def _end(packet: av.Packet) -> float:
+def _end(packet: "av.Packet[Any]") -> float:
     """Returns when a packet ends, in seconds; 0 for one without a time."""
     times = [time for time in (packet.pts, packet.dts) if time is not None]
     if not times or packet.time_base is None:

@@ -67,7 +67,7 @@ def test_only_a_file_is_replaced_by_a_file(tmp_path: Path) -> None:
         write_bytes(tmp_path, b"")
     with pytest.raises(PipelineError, match="/dev/null is no ordinary file; choose"):
         write_bytes(Path("/dev/null"), b"")
-    with pytest.raises(PipelineError, match="cannot be a folder: Not a directory"):
+    with pytest.raises(PipelineError, match="cannot be a folder: File exists; choose"):
         write_bytes(Path(__file__) / "x", b"")
 
 

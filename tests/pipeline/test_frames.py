@@ -158,9 +158,9 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
     ("values", "message"),
     [
         (np.full((8, 8), 0.5, np.float32), "holds floats"),
-        (np.full((8, 8), 200, np.int32), "32-bit values 200 to 200"),
-        (np.full((8, 8), 70_000, np.int32), "32-bit values 70000 to 70000"),
-        (np.full((8, 8), -1, np.int32), "32-bit values -1 to -1"),
+        (np.full((8, 8), 200, np.int32), "holds 32-bit values 200 to 200"),
+        (np.full((8, 8), 70_000, np.int32), "holds 32-bit values 70000 to 70000"),
+        (np.full((8, 8), -1, np.int32), "holds 32-bit values -1 to -1"),
     ],
 )
 def test_numbers_of_unknown_range_are_refused(

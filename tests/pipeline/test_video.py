@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -73,7 +74,7 @@ def encode(path: Path, codec: str, time: Callable[[int], int] | None = None) -> 
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame = frame.reformat(format=stream.pix_fmt)
             if time:
-                frame.pts, frame.time_base = time(number), stream.codec_context.time_base
+                frame.pts, frame.time_base = time(number), Fraction(1, 25)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path

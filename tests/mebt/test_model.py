@@ -75,6 +75,7 @@ def test_no_context_still_reaches_every_parameter(kinds: tuple[str, ...]) -> Non
     assert not without  # DDP waits for the gradient of each parameter.
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -73,7 +73,9 @@ def test_the_gradient_scale_of_half_precision_is_resumed(tmp_path: Path, found: 
 
     def run(max_steps: int) -> dict:
         scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
-        fabric = Fabric("cpu", plugins=MixedPrecision("16-mixed", "cpu", scaler))
+        fabric = Fabric(
+            accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler)
+        )
         torch.manual_seed(0)
         model = nn.Linear(2, 1)
         task = Task(

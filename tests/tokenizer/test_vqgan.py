@@ -72,6 +72,7 @@ def test_clips_that_do_not_divide_are_refused(size: tuple[int, int, int], messag
         model.encode(torch.zeros(1, 3, *size))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

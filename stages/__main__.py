@@ -22,6 +22,8 @@ STAGES = (
     "evaluate",
     "report",
     "tokens",
+    "import-tokenizer",
+    "import-model",
 )
 """Commands, in the order in which their artefacts follow from one another."""
 

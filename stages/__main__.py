@@ -24,6 +24,7 @@ STAGES = (
     "tokens",
     "import-tokenizer",
     "import-model",
+    "import-config",
 )
 """Commands, in the order in which their artefacts follow from one another."""
 

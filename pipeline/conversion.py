@@ -72,4 +72,6 @@ def check_fit(
 def count_reasons(ignored: Mapping[str, str]) -> list[str]:
     """Sums up tensors that were left out: a line for each reason, with their number."""
     counts = Counter(ignored.values())
-    return [f"{count} tensor{'s' if count > 1 else ''}: {reason}" for reason, count in counts.items()]
+    return [
+        f"{count} tensor{'s' if count > 1 else ''}: {reason}" for reason, count in counts.items()
+    ]

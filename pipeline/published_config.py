@@ -114,7 +114,7 @@ class Published:
         if value is None and default is not None:
             return default
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
+            value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             found = "is missing" if value is None else f"is {value!r}"
             raise ConfigError(f"{self.path}: {key} {found}; it must be of type {kind.__name__}.")

@@ -68,40 +68,19 @@ def import_model(
     hparams, data = _hyper_parameters(found, config)
     inner, outer = _split(found)
     grid = _grid(checkpoint, hparams)
-    if downsample is None:
-        downsample, is_guessed = _downsample(inner, grid, data)
-    else:
-        is_guessed = False
+    told, is_guessed = _downsample(inner, grid, data)
+    vqgan, ignored = _tokenizer(checkpoint, inner, downsample or told)
     with user_errors(config or checkpoint):
-        args = published_vqgan.args_from_state(inner, downsample=downsample)
-        vqgan_config = published_vqgan.config_from_args(args)
-        stages = published_vqgan.num_stages(inner)
-        if vqgan_config.num_stages != stages:
-            raise ValueError(
-                f"down-sampling {downsample} needs {vqgan_config.num_stages} stages, but the "
-                f"VQGAN has {stages}; give --downsample."
-            )
-        names, left_out = published_vqgan.sort_names(inner)
         blocks = published_mebt.num_blocks(outer)
         if hparams.get("n_layer") != blocks:
             raise ValueError(f"n_layer is {hparams.get('n_layer')}, but it has {blocks} layers.")
         model_config = published_mebt.config_from_hparams(
-            hparams, codebook_size=vqgan_config.codebook_size
+            hparams, codebook_size=vqgan.config.codebook_size
         )
         tensors = published_mebt.convert_state(outer, model_config)
         theirs = {published_mebt.convert_name(key): key for key in outer}
-    vqgan = assemble(
-        checkpoint,
-        lambda: VQGAN(vqgan_config),
-        {name: inner[key] for name, key in names.items()},
-        {name: FIRST_STAGE + key for name, key in names.items()},
-        own=OURS_ONLY,
-    )
     model = assemble(checkpoint, lambda: MeBT(model_config), tensors, theirs)
-    kept = inference_tensors(vqgan)
-    ignored = {FIRST_STAGE + key: reason for key, reason in left_out.items()}
-    ignored |= {FIRST_STAGE + names[name]: STATISTICS for name in names if name not in kept}
-    t, h, w = vqgan_config.downsample
+    t, h, w = vqgan.config.downsample
     window = {
         "frames": grid[0] * t,
         "stride": _positive(data.get("sample_every_n_frames")),
@@ -122,7 +101,7 @@ def import_model(
         save_model(folder / MODEL, model, extra=extra)
     return ImportedModel(
         model=model_config,
-        tokenizer=vqgan_config,
+        tokenizer=vqgan.config,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         tokenizer_parameters=sum(parameter.numel() for parameter in vqgan.parameters()),
         identity=weights_identity(out / MODEL),
@@ -130,10 +109,37 @@ def import_model(
         source=found.sha256,
         step=found.step,
         window=window,
-        taken=len(outer) + len(kept),
+        taken=len(found.state) - len(ignored),
         ignored=ignored,
-        is_guessed=is_guessed,
+        is_guessed=is_guessed and downsample is None,
     )
+
+
+def _tokenizer(
+    checkpoint: Path, inner: dict[str, Tensor], downsample: tuple[int, int, int]
+) -> tuple[VQGAN, dict[str, str]]:
+    """Builds the VQGAN of its published tensors; also returns what was left out, and why."""
+    with user_errors(checkpoint):
+        args = published_vqgan.args_from_state(inner, downsample=downsample)
+        config = published_vqgan.config_from_args(args)
+        stages = published_vqgan.num_stages(inner)
+        if config.num_stages != stages:
+            raise ValueError(
+                f"down-sampling {downsample} needs {config.num_stages} stages, but the VQGAN has "
+                f"{stages}; give --downsample."
+            )
+        names, left_out = published_vqgan.sort_names(inner)
+    vqgan = assemble(
+        checkpoint,
+        lambda: VQGAN(config),
+        {name: inner[key] for name, key in names.items()},
+        {name: FIRST_STAGE + key for name, key in names.items()},
+        own=OURS_ONLY,
+    )
+    kept = inference_tensors(vqgan)
+    ignored = {FIRST_STAGE + key: reason for key, reason in left_out.items()}
+    ignored |= {FIRST_STAGE + names[name]: STATISTICS for name in names if name not in kept}
+    return vqgan, ignored
 
 
 def _check_out(out: Path, *, overwrite: bool) -> None:

@@ -1,12 +1,14 @@
 """The published MeBT checkpoints: their key names and hyper-parameters, and ours."""
 
+import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from mebt.config import MeBTConfig
+from mebt.config import MeBTConfig, MeBTShape
 
 LAYER_NAMES = {
     "latent_enc": "encode",
@@ -31,6 +33,9 @@ RENAMED = (
 )
 
 
+NUMBERS = ("n_layer", "n_embd", "n_head", "sos_emb")
+
+
 def convert_layers(modes: Sequence[str], num_layers: int) -> tuple[str, ...]:
     """Names the layers; a list that is too short goes on with `dense`, as published."""
     padded = [*modes, *["maskgit"] * (num_layers - len(modes))]
@@ -39,20 +44,45 @@ def convert_layers(modes: Sequence[str], num_layers: int) -> tuple[str, ...]:
     return tuple(LAYER_NAMES[mode] for mode in padded)
 
 
-def config_from_hparams(hparams: Mapping[str, Any], *, codebook_size: int) -> MeBTConfig:
-    """Builds our config from the published `model.params` and the mask's `shape`."""
-    t, h, w = (int(size) for size in hparams["shape"])
-    return MeBTConfig(
-        layers=convert_layers(hparams["mode"], hparams["n_layer"]),
+def shape_from_hparams(hparams: Mapping[str, Any]) -> MeBTShape:
+    """Builds the model's shape from the published `model.params`.
+
+    Raises ValueError, naming the first one that is missing or senseless.
+    """
+    for name in NUMBERS:
+        value = hparams.get(name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"the MeBT's hyper-parameter {name!r} must be whole, found {value!r}.")
+    modes, num_layers = hparams.get("mode"), hparams["n_layer"]
+    if not isinstance(modes, list | tuple) or not all(isinstance(m, str) for m in modes):
+        raise ValueError(f"the MeBT's hyper-parameter 'mode' must list layers, found {modes!r}.")
+    if len(modes) > num_layers:
+        raise ValueError(f"the MeBT has n_layer {num_layers}, but its mode lists {len(modes)}.")
+    return MeBTShape(
+        layers=convert_layers(modes, num_layers),
         width=hparams["n_embd"],
         num_heads=hparams["n_head"],
         num_latents=hparams["sos_emb"],
-        embedding_dropout=hparams.get("embd_pdrop", 0.0),
-        residual_dropout=hparams.get("resid_pdrop", 0.0),
-        attention_dropout=hparams.get("attn_pdrop", 0.0),
-        codebook_size=codebook_size,
-        grid=(t, h, w),
+        embedding_dropout=float(hparams.get("embd_pdrop", 0.0)),
+        residual_dropout=float(hparams.get("resid_pdrop", 0.0)),
+        attention_dropout=float(hparams.get("attn_pdrop", 0.0)),
     )
+
+
+def config_from_hparams(hparams: Mapping[str, Any], *, codebook_size: int) -> MeBTConfig:
+    """Builds our config from the published `model.params` and the mask's `shape`."""
+    grid = hparams.get("shape")
+    if not isinstance(grid, list | tuple) or len(grid) != 3:
+        raise ValueError(f"the MeBT's mask shape must be three numbers, found {grid!r}.")
+    t, h, w = (int(size) for size in grid)
+    shape = dataclasses.asdict(shape_from_hparams(hparams))
+    return MeBTConfig(**shape, codebook_size=codebook_size, grid=(t, h, w))
+
+
+def num_blocks(names: Iterable[str]) -> int:
+    """Counts the layers among published tensor names."""
+    found = (re.match(r"transformer\.blocks\.(\d+)\.", name) for name in names)
+    return len({match[1] for match in found if match})
 
 
 def convert_name(key: str) -> str:
@@ -66,10 +96,9 @@ def convert_name(key: str) -> str:
 def convert_state(state: Mapping[str, Tensor], config: MeBTConfig) -> dict[str, Tensor]:
     """Renames published tensors to ours and drops their leading axes of one."""
     ours = {convert_name(key): tensor for key, tensor in state.items()}
-    for name in ("position_embedding", "latents"):
-        if name in ours:
+    for name, axes in (("position_embedding", 2), ("latents", 2), ("mask_embedding", 1)):
+        while name in ours and ours[name].ndim > axes and len(ours[name]) == 1:
             ours[name] = ours[name][0]
-    ours["mask_embedding"] = ours["mask_embedding"].flatten()
     if config.num_latents == 0:  # Published models without latents have no such tensor.
-        ours["latents"] = ours["token_embedding.weight"].new_empty(0, config.width)
+        ours.setdefault("latents", torch.empty(0, config.width))
     return ours

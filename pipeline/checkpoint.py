@@ -29,12 +29,15 @@ class Checkpoint:
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Turns the ValueError with which a model refuses a file into a line for the user."""
+def user_errors(path: Path | None = None) -> Iterator[None]:
+    """Turns the ValueError with which a model refuses a file into a line for the user.
+
+    `path` opens the line, for errors that do not name their file.
+    """
     try:
         yield
     except ValueError as error:
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(f"{path}: {error}" if path else str(error)) from error
 
 
 def save_checkpoint(

@@ -45,23 +45,30 @@ def _parse(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: cannot be read: {str(error).rstrip('.')}.") from None
 
 
-def _suggest(word: str, known: Sequence[str]) -> str:
+def suggest(word: str, known: Sequence[str]) -> str:
+    """Returns `did you mean …? ` if a known word is close, else nothing."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]!r}? " if close else ""
 
 
-def load_params(params: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Reads the file and applies `section.key=value` overrides; sections must be known."""
+def read_yaml(path: Path, advice: str = "") -> dict[str, Any]:
+    """Reads a YAML file of keys and values. `advice` says what to do if there is no such file."""
     try:
-        text = params.read_text()
+        text = path.read_text()
     except FileNotFoundError:
-        raise ConfigError(f"{params} does not exist; name a params file with --params.") from None
+        raise ConfigError(f"{path} does not exist{advice}.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{params} cannot be read: {str(error).rstrip('.')}.") from None
-    tree = _parse(text, str(params))
+        raise ConfigError(f"{path} cannot be read: {str(error).rstrip('.')}.") from None
+    tree = _parse(text, str(path))
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
-        raise ConfigError(f"{params} must hold sections, found a {type(tree).__name__}.")
+        raise ConfigError(f"{path} must hold sections, found a {type(tree).__name__}.")
+    return tree
+
+
+def load_params(params: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Reads the file and applies `section.key=value` overrides; sections must be known."""
+    tree = read_yaml(params, "; name a params file with --params")
     for name, section in tree.items():
         _check_section(str(name), str(params))
         if not isinstance(section, dict | None):
@@ -80,7 +87,7 @@ def load_params(params: Path, overrides: Sequence[str] = ()) -> dict[str, dict[s
 def _check_section(name: str, where: str) -> None:
     if name not in SECTIONS:
         raise ConfigError(
-            f"{where}: unknown section {name!r}; {_suggest(name, SECTIONS)}"
+            f"{where}: unknown section {name!r}; {suggest(name, SECTIONS)}"
             f"known sections: {', '.join(SECTIONS)}."
         )
 
@@ -103,7 +110,7 @@ def build(cls: type[Config], values: Mapping[str, Any], *, where: str) -> Config
     for key in values:
         if key not in known:
             raise ConfigError(
-                f"{where}: unknown key {key!r}; {_suggest(str(key), known)}"
+                f"{where}: unknown key {key!r}; {suggest(str(key), known)}"
                 f"known keys: {', '.join(known)}."
             )
     hints = typing.get_type_hints(cls)

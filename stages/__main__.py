@@ -22,6 +22,9 @@ STAGES = (
     "evaluate",
     "report",
     "tokens",
+    "import-tokenizer",
+    "import-model",
+    "import-config",
 )
 """Commands, in the order in which their artefacts follow from one another."""
 

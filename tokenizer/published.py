@@ -1,7 +1,7 @@
 """The published TATS checkpoints: their key names and hyper-parameters, and ours."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -30,21 +30,95 @@ IGNORED = {
     "image_discriminator.": "a discriminator, needed for adversarial training only",
     "video_discriminator.": "a discriminator, needed for adversarial training only",
     "perceptual_model.": "the perceptual loss's network, needed for training only",
+    "loss.": "a loss's network, needed for training only",
 }
+
+NORMS, PADDINGS = ("group", "batch"), ("replicate", "zeros", "reflect", "circular")
 
 
 def config_from_args(args: Mapping[str, Any]) -> VQGANConfig:
-    """Builds our config from the published hyper-parameters (`args` of the checkpoint)."""
-    downsample = tuple(int(factor) for factor in args["downsample"])
+    """Builds our config from the published hyper-parameters (`args` of the checkpoint).
+
+    Raises ValueError, naming the first one that is missing or senseless.
+    """
+    if missing := [name for name in ("downsample", "norm_type") if name not in args]:
+        raise ValueError(f"the VQGAN's hyper-parameters lack {missing[0]!r}.")
+    factors = args["downsample"]
+    if not isinstance(factors, list | tuple) or len(factors) != 3:
+        raise ValueError(f"the VQGAN's downsample must be three numbers, found {factors!r}.")
+    named = {axis: factor for axis, factor in zip("thw", factors, strict=True)}
+    padding = args.get("padding_type", "replicate")  # Old checkpoints do not say.
+    for name, value, known in (
+        ("norm_type", args["norm_type"], NORMS),
+        ("padding_type", padding, PADDINGS),
+    ):
+        if value not in known:
+            raise ValueError(f"the VQGAN's {name} is {value!r}; known: {', '.join(known)}.")
     return VQGANConfig(
-        codebook_size=args["n_codes"],
-        embedding_dim=args["embedding_dim"],
-        width=args["n_hiddens"],
-        downsample=(downsample[0], downsample[1], downsample[2]),
+        codebook_size=_whole(args, "n_codes"),
+        embedding_dim=_whole(args, "embedding_dim"),
+        width=_whole(args, "n_hiddens"),
+        downsample=(_whole(named, "t"), _whole(named, "h"), _whole(named, "w")),
         norm=args["norm_type"],
-        padding=args.get("padding_type", "replicate"),
-        in_channels=args.get("image_channels", 3),
+        padding=padding,
+        in_channels=_whole({"image_channels": 3, **args}, "image_channels"),
     )
+
+
+def _whole(args: Mapping[str, Any], name: str) -> int:
+    value = args.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"the VQGAN's hyper-parameter {name!r} must be whole, found {value!r}.")
+    return value
+
+
+def num_stages(names: Iterable[str]) -> int:
+    """Counts the encoder's down-sampling stages among published tensor names."""
+    found = (re.match(r"encoder\.conv_blocks\.(\d+)\.down\.", name) for name in names)
+    return len({match[1] for match in found if match})
+
+
+def args_from_state(state: Mapping[str, Tensor], *, downsample: Sequence[int]) -> dict[str, Any]:
+    """Reads off a VQGAN's tensors what hyper-parameters they were made with.
+
+    They do not tell `downsample`, since kernels are the same at every stride, nor the padding,
+    which is taken to be `replicate`. Raises ValueError if the tensors to look at are missing.
+    """
+    shapes = {}
+    for name, axes in (("codebook.embeddings", 2), ("encoder.conv_first.conv.weight", 5)):
+        if name not in state or state[name].ndim != axes:
+            raise ValueError(f"the VQGAN has no tensor {name!r} of {axes} axes.")
+        shapes[name] = state[name].shape
+    codes, embedding_dim = shapes["codebook.embeddings"]
+    width, channels = shapes["encoder.conv_first.conv.weight"][:2]
+    return {
+        "n_codes": codes,
+        "embedding_dim": embedding_dim,
+        "n_hiddens": width,
+        "downsample": list(downsample),
+        "norm_type": "batch" if any(k.endswith("running_mean") for k in state) else "group",
+        "image_channels": channels,
+    }
+
+
+def sort_names(state: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[str, str]]:
+    """Sorts published tensor names into ours and those to leave out.
+
+    Returns our name -> the published one, and the names that were left out with the reason.
+    Raises ValueError on a name that is neither.
+    """
+    ours: dict[str, str] = {}
+    ignored: dict[str, str] = {}
+    for key in state:
+        reason = next((why for start, why in IGNORED.items() if key.startswith(start)), None)
+        rename = next(((old, new) for old, new in RENAMED if re.match(old, key)), None)
+        if rename:
+            ours[re.sub(*rename, key)] = key
+        elif reason:
+            ignored[key] = reason
+        else:
+            raise ValueError(f"unknown tensor {key!r} in a published VQGAN.")
+    return ours, ignored
 
 
 def convert_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -53,15 +127,5 @@ def convert_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
     Returns our tensors, and the keys that were left out with the reason. Raises ValueError on a
     key that is neither.
     """
-    ours: dict[str, Tensor] = {}
-    ignored: dict[str, str] = {}
-    for key, tensor in state.items():
-        reason = next((why for start, why in IGNORED.items() if key.startswith(start)), None)
-        rename = next(((old, new) for old, new in RENAMED if re.match(old, key)), None)
-        if rename:
-            ours[re.sub(*rename, key)] = tensor
-        elif reason:
-            ignored[key] = reason
-        else:
-            raise ValueError(f"unknown tensor {key!r} in a published VQGAN.")
-    return ours, ignored
+    ours, ignored = sort_names(state)
+    return {name: state[key] for name, key in ours.items()}, ignored

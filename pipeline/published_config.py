@@ -1,0 +1,310 @@
+"""The published YAML configs: every key of them, and what becomes of it in params.yaml."""
+
+import json
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import suggest
+from pipeline.errors import ConfigError
+
+PARAMS, MASK, VQGAN = "model.params.", "model.mask.params.", "model.vqvae.params."
+
+MODEL_KEYS = ("n_layer", "n_head", "n_embd", "sos_emb", "mode")
+DROPOUTS = ("embd_pdrop", "resid_pdrop", "attn_pdrop")
+USED = (
+    *(PARAMS + name for name in (*MODEL_KEYS, *DROPOUTS)),
+    *(PARAMS + name for name in ("block_size", "vocab_size", "first_stage_vocab_size")),
+    *(PARAMS + name for name in ("avg_loss", "label_smoothing", "t_prior")),
+    *(MASK + name for name in ("schedule", "shape", "budget")),
+    *("data.sequence_length", "data.resolution", "data.batch_size", "data.image_folder"),
+    *("data.sample_every_n_frames", "data.data_path", VQGAN + "ckpt_path"),
+    *("exp.exact_lr", "exp.weight_decay", "exp.warmup_steps", "exp.cosine_lr"),
+    "exp.accumulate_grad_batches",
+)
+
+FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
+    PARAMS + "unconditional": ((True,), "only unconditional models are known here"),
+    PARAMS + "vtokens": ((False,), "bring stored tokens in with `mebt tokens import`"),
+    "data.vtokens": ((False,), "bring stored tokens in with `mebt tokens import`"),
+    PARAMS + "sample_every_n_latent_frames": ((0,), "latent frames are never skipped here"),
+    PARAMS + "beta_params": ((None,), "the mask ratio is drawn evenly here"),
+    PARAMS + "beta_iter": ((None, 0), "the mask ratio is drawn evenly here"),
+    MASK + "t_range": (([0, 1],), "the mask ratio is drawn from all of 0 … 1 here"),
+}
+"""Keys of which one value is supported: key -> those values, and why no other."""
+
+UNREAD = "it has no effect in the published code"
+DROPPED = {
+    "model.target": "there is one model here",
+    "model.mask.target": "there is one way of masking here",
+    "model.vqvae.target": "there is one tokenizer here",
+    VQGAN + "ignore_keys": "what is left out of a checkpoint is known here",
+    PARAMS + "vis_epoch": "previews are drawn with `mebt sample`",
+    "data.num_workers": "tokens are read without workers here",
+    "data.image_channels": "videos have three channels",
+    "data.spatial_length": "it matters for stored tokens only",
+    "data.latent_shape": "the mask's shape says it",
+    "data.preprocessed_hdf5": UNREAD,
+    **{
+        PARAMS + name: UNREAD
+        for name in (
+            *("n_unmasked", "vtokens_pos", "class_cond_dim", "first_stage_key", "cond_stage_key"),
+            *("sos_token", "pkeep", "ckpt_path", "ignore_keys"),
+        )
+    },
+    **{MASK + name: UNREAD for name in ("iid", "max_token", "method")},
+    **{
+        "data." + name: UNREAD
+        for name in ("smap_cond", "smap_only", "text_cond", "vtokens_pos", "stft_data")
+    },
+}
+"""Keys without effect -> why."""
+
+PRIORS = {
+    "longest": ("longest", 30_000.0),
+    "gaussian2": ("gaussian", 30_000.0),
+    "gaussian100000_2": ("gaussian", 100_000.0),
+}
+"""Published length priors -> ours, and its time scale."""
+
+EXPERIMENTS = {"sky": ("sky", "stl"), "taichi": ("taichi",), "ucf": ("ucf",)}
+"""Published data sets -> words in a path that tell them."""
+
+SAMPLING: dict[tuple[str, int], tuple[int, float, int, int, float]] = {
+    ("sky", 16): (32, 8.0, 2, 2, 0.7),
+    ("sky", 128): (32, 4.0, 2, 2, 0.7),
+    ("taichi", 16): (64, 2.0, 2, 8, 0.3),
+    ("taichi", 128): (32, 4.0, 2, 4, 0.1),
+    ("ucf", 16): (128, 6.0, 4, 4, 0.7),
+    ("ucf", 128): (32, 2.0, 32, 2, 0.1),
+}
+"""(data set, frames) -> draft steps, confidence temperature; groups, rounds and temperature of
+revision. The published YAML files do not hold these; scripts beside them do."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published config: its leaves by dotted key."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Keys of this config that have no effect, with the reason."""
+        return {key: DROPPED[key] for key in self.values if key in DROPPED}
+
+    @property
+    def experiment(self) -> str | None:
+        """The published data set that paths in it speak of."""
+        paths = [self.path.stem, *(self.values.get(key) for key in ("data.data_path",))]
+        paths.append(self.values.get(VQGAN + "ckpt_path"))
+        words = re.split(r"[^a-z]+", " ".join(map(str, paths)).lower())
+        found = [name for name, known in EXPERIMENTS.items() if {*known} & {*words}]
+        return found[0] if len(found) == 1 else None
+
+    def get(self, key: str, kind: type[Any], default: Any = None) -> Any:
+        """Returns a value of the type `kind`; without a default it must be there."""
+        value = self.values.get(key)
+        if value is None and default is not None:
+            return default
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            found = "is missing" if value is None else f"is {value!r}"
+            raise ConfigError(f"{self.path}: {key} {found}; it must be of type {kind.__name__}.")
+        if isinstance(value, int | float) and value < 0:
+            raise ConfigError(f"{self.path}: {key} must not be negative, got {value}.")
+        return value
+
+
+def read_leaves(path: Path, tree: Mapping[str, Any]) -> Published:
+    """Checks every key of a published config. Raises ConfigError on one that is unknown."""
+    known = (*USED, *FIXED, *DROPPED)
+    values = dict(_leaves(tree, "", known))
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(
+                f"{path}: unknown key {key!r}; {suggest(key, known)}"
+                "a published config has the sections model, data and exp."
+            )
+        if key in FIXED and value not in FIXED[key][0]:
+            raise ConfigError(f"{path}: {key} is {value!r}, but {FIXED[key][1]}.")
+    return Published(path, values)
+
+
+def _leaves(tree: Mapping[Any, Any], start: str, known: tuple[str, ...]) -> Iterator[Any]:
+    for name, value in tree.items():
+        key = f"{start}{name}"
+        is_section = any(other.startswith(f"{key}.") for other in known)
+        if isinstance(value, Mapping) and is_section:
+            yield from _leaves(value, f"{key}.", known)
+        elif not (is_section and value is None):
+            yield key, value
+
+
+def window(published: Published) -> tuple[int, int, int, tuple[int, int, int]]:
+    """Returns frames, stride and size of a window, and its latent grid."""
+    length = published.get("data.sequence_length", int)
+    stride = published.get("data.sample_every_n_frames", int, 1) or 1
+    # The frame-list loader skips frames and still returns all of them, the others return fewer.
+    frames = length if published.get("data.image_folder", bool, False) else length // stride
+    size = published.get("data.resolution", int)
+    grid = published.get(MASK + "shape", list)
+    if len(grid) != 3 or not all(isinstance(n, int) and n > 0 for n in grid):
+        raise ConfigError(f"{published.path}: {MASK}shape must be (t, h, w), got {grid!r}.")
+    t, h, w = grid
+    if frames % t or size % h or size % w or min(frames, size) < 1:
+        raise ConfigError(
+            f"{published.path}: {frames} frames of {size}x{size} pixels do not divide into a grid "
+            f"of {t}x{h}x{w} ({MASK}shape)."
+        )
+    block = published.get(PARAMS + "block_size", int, t * h * w)
+    if block != t * h * w:
+        raise ConfigError(
+            f"{published.path}: {PARAMS}block_size is {block}, but {MASK}shape holds {t * h * w}."
+        )
+    return frames, stride, size, (t, h, w)
+
+
+def train_section(published: Published) -> dict[str, Any]:
+    """Returns the section `train`."""
+    grid = window(published)[3]
+    prior = published.get(PARAMS + "t_prior", str, "longest")
+    if prior not in PRIORS:
+        raise ConfigError(
+            f"{published.path}: unknown {PARAMS}t_prior {prior!r}; "
+            f"{suggest(prior, list(PRIORS))}known: {', '.join(PRIORS)}."
+        )
+    tokens = grid[0] * grid[1] * grid[2]
+    budget = published.get(MASK + "budget", int, tokens)
+    average = published.values.get(PARAMS + "avg_loss")
+    accumulate = published.get("exp.accumulate_grad_batches", int, 1)
+    return {
+        "max_steps": 2_000_000,
+        "batch_size": published.get("data.batch_size", int) * accumulate,
+        "accumulate": accumulate,
+        "learning_rate": published.get("exp.exact_lr", float),
+        "warmup_steps": published.get("exp.warmup_steps", int, 0),
+        "cosine": published.get("exp.cosine_lr", bool, False),
+        **{"clip_norm": None, "ema_decay": 0.0, "precision": "32-true", "seed": 0},
+        **{"log_every": 50, "validate_every": 5000, "checkpoint_every": 5000},
+        "keep_checkpoints": 2,
+        "weight_decay": published.get("exp.weight_decay", float, 0.01),
+        "schedule": published.get(MASK + "schedule", str, "linear"),
+        "average_loss": float(average)
+        if isinstance(average, bool)
+        else published.get(PARAMS + "avg_loss", float, 0.0),
+        "label_smoothing": published.get(PARAMS + "label_smoothing", float, 0.0),
+        "budget": None if budget >= tokens else budget,
+        "length_prior": PRIORS[prior][0],
+        "time_scale": PRIORS[prior][1],
+        **{"balance": "video", "memory_gb": 4.0, "validation_windows": 64},
+    }
+
+
+def sections(
+    published: Published,
+    *,
+    model: Mapping[str, Any],
+    sample: Mapping[str, Any],
+    experiment: str | None,
+) -> dict[str, dict[str, Any]]:
+    """Returns every section of params.yaml, each with every key.
+
+    `model` is the section of that name, `sample` the one to use where `experiment` and the length
+    of the window are not of a published experiment.
+    """
+    frames, stride, size, grid = window(published)
+    many = 1 if frames > 32 else 4  # Long windows: fewer at a time.
+    codes = published.get(PARAMS + "vocab_size", int, 16384)
+    known = SAMPLING.get((experiment or "", frames))
+    is_long = frames == 128
+    if known:
+        keys = (
+            *("draft_steps", "confidence_temperature"),
+            *("revise_groups", "revise_rounds", "revise_temperature"),
+        )
+        sample = {
+            **sample,
+            **dict(zip(keys, known, strict=True)),
+            **{"num_samples": 512 if is_long else 2048, "bootstrap_steps": 64 if is_long else 0},
+            **{"top_k": 32 if is_long else None, "batch_size": 4 * many},
+        }
+    videos = sample["num_samples"] if known else 2048
+    fit = {
+        **{"max_steps": 30_000, "batch_size": 8, "accumulate": 1, "learning_rate": 3e-4},
+        **{"warmup_steps": 1000, "cosine": False, "clip_norm": 1.0, "ema_decay": 0.0},
+        **{"precision": "32-true", "seed": 0, "log_every": 50, "validate_every": 1000},
+        **{"checkpoint_every": 1000, "keep_checkpoints": 2, "motion_weight": 0.0, "noise": 0.0},
+        **{"restart_threshold": 0.1, "validation_windows": 32, "half": False, "cache_gb": 4.0},
+    }
+    return {
+        "extract": {
+            **{"size": size, "tile": None, "tile_hop": None, "fps": None, "clip_frames": None},
+            **{"min_motion": 0.0, "test_share": 0.1, "image": "png", "seed": 0},
+        },
+        "tokenizer": {
+            **{"codebook_size": codes, "embedding_dim": 256, "width": 32},
+            "downsample": [frames // grid[0], size // grid[1], size // grid[2]],
+            **{"norm": "batch", "padding": "replicate", "in_channels": 3},
+        },
+        "fit_tokenizer": fit,
+        "tokenize": {
+            **{"frames": frames, "stride": stride, "hop": 1, "size": size},
+            **{"batch_size": 2 * many, "shard_windows": 4096, "chunk_windows": 64, "seed": 0},
+        },
+        "model": dict(model),
+        "train": train_section(published),
+        "sample": dict(sample),
+        "decode": {"fps": 8.0, "batch_size": many, "sheet": "webp", "sheet_videos": 64}
+        | {"columns": None},
+        "evaluate": {
+            **{"split": "train" if experiment == "ucf" else "test", "num_videos": videos},
+            "mask_ratios": [0.1, 0.3, 0.5, 0.7, 0.9, 1.0],
+            **{"batch_size": 2 * many, "seed": 0},
+        },
+    }
+
+
+def commands(published: Published, params: Path) -> list[str]:
+    """Returns the commands that carry the config's paths over: paths live on the command line."""
+    data = str(published.values.get("data.data_path") or "DATA")
+    vqgan = str(published.values.get(VQGAN + "ckpt_path") or "VQGAN.ckpt")
+    lines = [["mebt", "import-tokenizer", vqgan, "--out", "tokenizer.safetensors"]]
+    frames = data
+    if not published.values.get("data.image_folder", False):
+        frames = "frames"
+        lines.append(["mebt", "extract", "--videos", data, "--out", frames])
+    tokenizer = ["--tokenizer", "tokenizer.safetensors"]
+    lines.append(["mebt", "tokenize", "--frames", frames, *tokenizer, "--out", "tokens"])
+    lines.append(["mebt", "train", "--tokens", "tokens", "--out", "run"])
+    with_params = ["--params", str(params)]
+    return [shlex.join(words + (with_params if i else [])) for i, words in enumerate(lines)]
+
+
+def to_yaml(tree: Mapping[str, Mapping[str, Any]]) -> str:
+    """Writes sections as YAML 1.2, with lists in one piece."""
+    blocks = []
+    for name, section in tree.items():
+        lines = [_line(key, value) for key, value in section.items()]
+        blocks.append("\n".join([f"{name}:", *lines]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _line(key: str, value: Any) -> str:
+    if isinstance(value, list):
+        text = f"{key}: [{', '.join(map(_scalar, value))}]"
+        return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="    ")
+    return f"  {key}: {_scalar(value)}"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[\w-]*[A-Za-z][\w-]*", value):
+        return value if value not in ("null", "true", "false") else json.dumps(value)
+    return json.dumps(value)

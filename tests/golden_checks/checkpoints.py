@@ -1,0 +1,80 @@
+"""Published checkpoint files: imported without running them, they give the published numbers."""
+
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mebt import load_model
+from stages.import_model import FIRST_STAGE, import_model
+from stages.import_tokenizer import import_tokenizer
+from tests.golden_checks.recipe import load_meta
+from tests.golden_checks.vqgan import assert_near
+from tokenizer import VQGAN, load_tokenizer
+
+CHECKPOINT = "checkpoint.ckpt"
+
+
+def check_pictures(model: VQGAN, io: dict[str, Tensor]) -> None:
+    tokens = model.encode(io["video"])
+    assert torch.equal(tokens, io["tokens"].reshape(tokens.shape))
+    if "z" in io:
+        with torch.no_grad():
+            assert_near(model.features(io["video"]), io["z"])
+    assert_near(model.decode(tokens), io["recon"])
+
+
+def check_vqgan(case: Path, numbers: Path) -> None:
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "tokenizer.safetensors"
+        made = import_tokenizer(case / CHECKPOINT, out)
+        model = load_tokenizer(out)
+    assert made.source == load_meta(case)["files"][CHECKPOINT]["sha256"]
+    stored = load_meta(numbers)["state_dict"]
+    assert made.taken + len(made.ignored) == len(stored)
+    assert made.ignored.keys() < stored.keys()
+    check_pictures(model, load_file(numbers / "io.safetensors"))
+
+
+def check_lightning_vqgan(case: Path) -> None:
+    check_vqgan(case, case)
+
+
+def check_old_layout(case: Path) -> None:
+    """Its weights, and so its numbers, are those of another case beside it."""
+    match = re.search(r"golden/(\w+)", load_meta(case)["made_from"])
+    assert match
+    check_vqgan(case, case.parent / match[1])
+
+
+def factors(hparams: dict[str, Any], video: Tensor) -> tuple[int, int, int]:
+    t, h, w = hparams["mask_config"]["params"]["shape"]
+    frames, height, width = video.shape[2:]
+    return frames // t, height // h, width // w
+
+
+def check_mebt(case: Path) -> None:
+    meta, io = load_meta(case), load_file(case / "io.safetensors")
+    downsample = factors(meta["hyper_parameters"], io["video"])
+    with TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        made = import_model(case / CHECKPOINT, run, downsample=downsample)
+        model = load_model(run / "model.safetensors")
+        check_pictures(load_tokenizer(run / "tokenizer.safetensors"), io)
+    assert made.taken + len(made.ignored) == len(meta["state_dict"])
+    assert all(name.startswith(FIRST_STAGE) for name in made.ignored)
+    context, targets = io["context_indices"], io["target_indices"]
+    with torch.no_grad():
+        logits = model(io["tokens"].gather(1, context), context, targets)
+    torch.testing.assert_close(logits, io["logits"], atol=2e-5, rtol=1e-4)
+
+
+CHECKS = {
+    "vqgan lightning checkpoint": check_lightning_vqgan,
+    "vqgan checkpoint, hand-made old layout": check_old_layout,
+    "mebt lightning checkpoint (embeds the VQGAN as first_stage_model.*)": check_mebt,
+}

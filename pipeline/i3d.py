@@ -145,7 +145,7 @@ class I3D(nn.Sequential):
 
     def forward(self, clips: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B K"]:
         """Returns the logits of the classes, averaged over time."""
-        logits: Tensor = super().forward(clips)
+        logits: Tensor = super().forward(clips)  # type: ignore[no-untyped-call]
         return logits.mean(dim=(2, 3, 4))
 
     @torch.inference_mode()
@@ -153,7 +153,8 @@ class I3D(nn.Sequential):
         """Returns the logits of bytes; holds few clips at a time, however many there are."""
         device = next(self.parameters()).device
         size = max(1, FRAMES_AT_ONCE // videos.shape[1])
-        return torch.cat([self(i3d_input(part.to(device))).cpu() for part in videos.split(size)])
+        parts = torch.split(videos, size)
+        return torch.cat([self(i3d_input(part.to(device))).cpu() for part in parts])
 
 
 def i3d_input(

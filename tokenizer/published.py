@@ -65,3 +65,9 @@ def convert_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
         else:
             raise ValueError(f"unknown tensor {key!r} in a published VQGAN.")
     return ours, ignored
+
+
+def discriminator_state(state: Mapping[str, Tensor], which: str) -> dict[str, Tensor]:
+    """Returns the tensors of our `Discriminator`; `which` is `image` or `video`."""
+    start = rf"{which}_discriminator\.model(\d+)\."
+    return {re.sub(start, r"layers.\1.", k): v for k, v in state.items() if re.match(start, k)}

@@ -3,6 +3,7 @@
 import io
 import math
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -46,14 +47,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{path} cannot be read without running what is in it: {reason[:200]} Give a file "
-            "that holds nothing but a state dict."
+            f"{path} is damaged, or cannot be read without running what is in it: "
+            f"{reason[:200].rstrip('.')}. Give a file that holds nothing but a state dict."
         ) from None
     return found
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # The first line of torch's own message advises to run the file.
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        raise ValueError(f"it asks for {asked[1]}" if asked else "it is no state dict") from None
     if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__}, no state dict.")
     for name, value in found.items():
@@ -81,25 +87,32 @@ def _read_script(path: Path) -> dict[str, Tensor]:
         module = _ScriptUnpickler(data, lambda key: archive.read(f"{top}/data/{key}")).load()
     if not isinstance(module, _Module):
         raise ValueError(f"it holds a {type(module).__name__}, no module.")
-    return dict(_named(module, ""))
+    return dict(_named(module, "", set()))
 
 
 class _Module:
     """Stands for any class of the script: keeps its attributes and does nothing."""
 
-    def __init__(self) -> None:
-        self.attributes: dict[str, Any] = {}
+    attributes: dict[str, Any]
+
+    def __new__(cls, *_: Any) -> "_Module":
+        made = super().__new__(cls)
+        made.attributes = {}
+        return made
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.attributes = state
 
 
-def _named(module: _Module, start: str) -> Iterator[tuple[str, Tensor]]:
+def _named(module: _Module, start: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    if id(module) in seen:  # A few modules that hold one another many times would never end.
+        return
+    seen.add(id(module))
     for name, value in module.attributes.items():
         if isinstance(value, Tensor):
             yield f"{start}{name}", value
         elif isinstance(value, _Module):
-            yield from _named(value, f"{start}{name}.")
+            yield from _named(value, f"{start}{name}.", seen)
 
 
 class _ScriptUnpickler(pickle.Unpickler):
@@ -108,6 +121,7 @@ class _ScriptUnpickler(pickle.Unpickler):
     def __init__(self, data: bytes, read: Callable[[str], bytes]) -> None:
         super().__init__(io.BytesIO(data))
         self.read_storage = read
+        self.storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):
@@ -126,10 +140,13 @@ class _ScriptUnpickler(pickle.Unpickler):
         kind, dtype, key, _, count = saved
         if kind != "storage":
             raise pickle.UnpicklingError(f"it holds a {kind!r}, which is no tensor.")
-        data = bytearray(self.read_storage(key))
-        if len(data) != count * dtype.itemsize:
-            raise ValueError(f"storage {key} has {len(data)} bytes, not {count} of {dtype}.")
-        return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        if key not in self.storages:
+            data = bytearray(self.read_storage(key))
+            if len(data) != count * dtype.itemsize:
+                raise ValueError(f"storage {key} has {len(data)} bytes, not {count} of {dtype}.")
+            empty = torch.empty(0, dtype=dtype)
+            self.storages[key] = torch.frombuffer(data, dtype=dtype) if data else empty
+        return self.storages[key]
 
 
 def _first(value: Any, *_: Any) -> Any:

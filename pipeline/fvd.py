@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 
 from pipeline.comparison import two_halves
 from pipeline.config import fingerprint
 from pipeline.errors import TokenStoreError
 from pipeline.evaluation import SETS, Evaluation, Tokens, Videos, Windows, batches, choose_windows
-from pipeline.files import write_bytes
+from pipeline.files import sha256_file, write_bytes
+from pipeline.i3d import I3D, I3D_FRAMES, load_i3d
 from pipeline.metrics import frechet_distance, kernel_distance
 from pipeline.token_store import TokenStore
+from pipeline.video import published_bytes
 
 FVD_FRAMES = 16
 """Frames of the windows along a longer one."""
@@ -140,7 +143,9 @@ class Network:
     identity: str
     """Hash of its weights."""
     truncate: bool
-    """Whether the pictures were made with the published rounding; named in the cache."""
+    """Whether pictures become bytes as published, without their fractions."""
+    min_frames: int = 1
+    """The shortest window that it can see."""
     cache: Path | None = None
     """Folder of features of real windows."""
 
@@ -162,6 +167,22 @@ class Network:
             np.save(buffer, found, allow_pickle=False)
             write_bytes(path, _digest(name, buffer.getvalue()) + buffer.getvalue())
         return found
+
+
+def open_i3d(path: Path, *, cache: Path | None, truncate: bool, device: str) -> Network:
+    """Opens published weights of I3D. Raises CheckpointError if the file holds anything else."""
+    return Network(
+        features=partial(_i3d_features, load_i3d(path, device)),
+        identity=sha256_file(path),
+        truncate=truncate,
+        min_frames=I3D_FRAMES,
+        cache=cache,
+    )
+
+
+def _i3d_features(model: I3D, videos: Videos) -> Float[np.ndarray, "B K"]:
+    features: np.ndarray = model.features(torch.from_numpy(videos)).numpy()
+    return features
 
 
 def _digest(name: str, data: bytes) -> bytes:
@@ -193,16 +214,22 @@ def measure_fvd(
 ) -> None:
     """Measures each set of videos against real ones; mean and spread over the runs.
 
-    Holds one batch of pictures at a time. `read` and `decode` are those of `measure_pictures`.
+    Holds one batch of pictures at a time. `read` and `decode` are those of `measure_pictures`, but
+    `decode` rounds as the network is to see it.
     """
+    frames = runs.store.info.frames
+    assert frames, "tokens made from frames know their window"
+    if frames < network.min_frames:
+        why = f"I3D needs windows of at least {network.min_frames} frames, these have {frames}"
+        found.skip(KEYS, why)
+        return
     if runs.samples is None:
         found.skip([f"{key}_samples" for key in KEYS], "no --samples were given")
     if runs.count < 2:
         why = f"needs 2 windows on each side in every run, but there are {runs.count}"
         found.skip([f"{key}_{who}" for key in KEYS for who in SETS], why)
         return
-    assert runs.store.info.frames, "tokens made from frames know their window"
-    starts = window_starts(runs.store.info.frames, hop)
+    starts = window_starts(frames, hop)
     values: dict[str, list[float]] = {}
     for windows in runs:
         sets = _features_of(windows, network, starts, read, decode, batch_size)
@@ -228,7 +255,8 @@ def _features_of(
         return np.concatenate([network.see(videos(part), starts) for part in parts])
 
     def real(places: list[dict[str, Any]], part: slice) -> Videos:
-        return np.stack([read(place["video"], place["first_frame"]) for place in places[part]])
+        videos = np.stack([read(place["video"], place["first_frame"]) for place in places[part]])
+        return published_bytes(videos) if network.truncate else videos
 
     def made(tokens: Tokens, part: slice) -> Videos:
         return decode(tokens[part])

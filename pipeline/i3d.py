@@ -154,7 +154,9 @@ class I3D(nn.Sequential):
         device = next(self.parameters()).device
         size = max(1, FRAMES_AT_ONCE // videos.shape[1])
         parts = torch.split(videos, size)
-        return torch.cat([self(i3d_input(part.to(device))).cpu() for part in parts])
+        # TF32, which convolutions on a GPU have by default, moves FVD; published ones are without.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return torch.cat([self(i3d_input(part.to(device))).cpu() for part in parts])
 
 
 def i3d_input(

@@ -1,10 +1,9 @@
 """tokens, samples, model, tokenizer, frames -> metrics.json: how good they are, how measured."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 import numpy as np
@@ -28,14 +27,13 @@ from pipeline.evaluation import (
     skip_pictures,
     window_reader,
 )
-from pipeline.files import sha256_file, write_json
+from pipeline.files import write_json
 from pipeline.frames import scan_frames
-from pipeline.fvd import KEYS, PROTOCOLS, Network, Runs, fvd_protocol, measure_fvd, plan_runs
-from pipeline.i3d import HOW_TO_GET, I3D, I3D_FRAMES, load_i3d
+from pipeline.fvd import KEYS, PROTOCOLS, fvd_protocol, measure_fvd, open_i3d, plan_runs
+from pipeline.i3d import HOW_TO_GET
 from pipeline.token_store import TokenStore
 from pipeline.training import step_seed
-from pipeline.video import published_bytes, to_bytes, to_model
-from pipeline.windows import WindowReader
+from pipeline.video import to_bytes, to_model
 from stages.options import FILE, FOLDER, OUT, device_option, params_options
 from tokenizer import VQGAN, identity, load_tokenizer
 
@@ -119,7 +117,9 @@ def evaluate(
     config = config.resolved()
     store = TokenStore(tokens)
     drawn = None if samples is None else TokenStore(samples)
-    network = None if i3d is None else _open_i3d(i3d, cache, published_rounding, device)
+    network = None
+    if i3d is not None:
+        network = open_i3d(i3d, cache=cache, truncate=published_rounding, device=device)
     windows = choose_windows(
         store, drawn, split=config.split, limit=config.num_videos, seed=config.seed
     )
@@ -162,7 +162,16 @@ def evaluate(
             batch_size=config.batch_size,
         )
         if network is not None:
-            fvd = _measure_fvd(found, runs, network, model, reader, config)
+            measure_fvd(
+                found,
+                runs,
+                network,
+                read=partial(reader.read, config.split),
+                decode=partial(_decode, model, truncate=network.truncate),
+                batch_size=config.batch_size,
+                hop=config.fvd_hop,
+            )
+            fvd = fvd_protocol(runs, network, name=config.protocol, hop=config.fvd_hop)
     if network is None:
         found.skip(KEYS, f"needs the I3D network, and no --i3d was given: {HOW_TO_GET}")
     found.protocol = {
@@ -174,49 +183,6 @@ def evaluate(
         "fvd": fvd,
     }
     return found
-
-
-def _open_i3d(path: Path, cache: Path | None, truncate: bool, device: str) -> Network:
-    model = load_i3d(path, device)
-    return Network(
-        features=partial(_i3d_features, model),
-        identity=sha256_file(path),
-        truncate=truncate,
-        cache=cache,
-    )
-
-
-def _i3d_features(model: I3D, videos: Videos) -> np.ndarray:
-    return model.features(torch.from_numpy(videos)).numpy()
-
-
-def _measure_fvd(
-    found: Evaluation,
-    runs: Runs,
-    network: Network,
-    tokenizer: VQGAN,
-    reader: WindowReader,
-    config: EvaluateConfig,
-) -> dict[str, Any]:
-    """Measures FVD and KVD; returns how."""
-    if (frames := reader.config.frames) < I3D_FRAMES:
-        found.skip(KEYS, f"I3D needs windows of at least {I3D_FRAMES} frames, these have {frames}")
-        return {}
-    read: Callable[[str, int], np.ndarray] = partial(reader.read, config.split)
-
-    def read_as_published(video: str, first: int) -> np.ndarray:
-        return published_bytes(read(video, first))
-
-    measure_fvd(
-        found,
-        runs,
-        network,
-        read=read_as_published if network.truncate else read,
-        decode=partial(_decode, tokenizer, truncate=network.truncate),
-        batch_size=config.batch_size,
-        hop=config.fvd_hop,
-    )
-    return fvd_protocol(runs, network, name=config.protocol, hop=config.fvd_hop)
 
 
 def _measure_model(

@@ -47,6 +47,8 @@ HOW = {
     "kernel": "squared MMD, polynomial kernel of degree 3, gamma 1/D, coef0 1, unbiased",
     "motion": "mean absolute difference of neighbouring frames, grey levels; Wasserstein-1",
     "token_distance": "total variation of the token histograms",
+    "inception_score": "not offered: it needs a C3D network trained on UCF-101 and says nothing "
+    "about other videos",
 }
 
 
@@ -120,9 +122,15 @@ class Windows:
 
 
 def choose_windows(
-    store: TokenStore, samples: TokenStore | None, *, split: str, limit: int, seed: int
+    store: TokenStore,
+    samples: TokenStore | None,
+    *,
+    split: str,
+    limit: int,
+    seed: int,
+    first_sample: int = 0,
 ) -> Windows:
-    """Draws two sets of real windows that share no video, and takes the first samples.
+    """Draws two sets of real windows that share no video, and takes samples from the first on.
 
     Raises TokenStoreError if there is no such split, or if the samples are not of these tokens.
     """
@@ -134,13 +142,16 @@ def choose_windows(
     if samples is not None:
         _check_same_tokens(store, samples)
     rows = two_halves(store.plan(split)["video"].to_pylist(), limit=limit, seed=seed)
+    drawn = None
+    if samples is not None:
+        drawn = samples.read(samples.splits[0], first_sample, first_sample + limit)
     return Windows(
         store,
         split,
         rows,
         reference=read_rows(store, split, rows[0]),
         real=read_rows(store, split, rows[1]),
-        samples=None if samples is None else samples.read(samples.splits[0], 0, limit),
+        samples=drawn,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.charts import Level, Series, line_chart, number
+from pipeline.fvd_findings import OVER_TIME, explain_spread, fvd_over_time
 from pipeline.markup import Markup, element, join
 
 Log = Sequence[Mapping[str, Any]]
@@ -15,6 +16,12 @@ SETS = {"real": "other real videos", "reconstructions": "reconstructions", "samp
 """What is compared with the real videos: end of the key in metrics.json -> name."""
 COLOURS = {"real": "c4", "reconstructions": "c2", "samples": "c1"}
 DISTANCES = {
+    "fvd": (
+        "FVD",
+        "Fréchet video distance: the same as the Fréchet distance, but as I3D sees the videos, a "
+        "network that names what people do in videos. 0 is no difference.",
+    ),
+    "kvd": ("KVD", "Kernel video distance: the same without assuming a bell curve."),
     "frechet": (
         "Fréchet distance",
         "How far the average and the variety of the videos, as the tokenizer's encoder sees them, "
@@ -121,6 +128,11 @@ def comparison(evaluation: Mapping[str, Any]) -> Markup:
     if not cards:
         return Markup()
     count = evaluation.get("protocol", {}).get("num_videos")
+    along = _card(
+        "FVD along the video",
+        "Of 16 frames each: does a long video stay as good as it began?",
+        fvd_over_time(metrics, SETS, COLOURS),
+    )
     return section(
         "How close to real",
         f"Each bar is a distance from the same {f'{count} ' if count else ''}real videos; shorter "
@@ -128,6 +140,7 @@ def comparison(evaluation: Mapping[str, Any]) -> Markup:
         "expected to be closer. Reconstructions show about what perfect tokens would give with "
         "this tokenizer.",
         element("div", *cards, class_="measures"),
+        element("div", along, class_="charts") if along else "",
     )
 
 
@@ -298,9 +311,10 @@ def table(evaluation: Mapping[str, Any]) -> Markup:
     known = [key for key in MEANINGS if key in metrics]
     for key in [*known, *(key for key in metrics if key not in MEANINGS)]:
         start, _, end = key.rpartition("_")
-        if (start in DISTANCES and end in SETS) or AT_MASK.fullmatch(key):
+        drawn = AT_MASK.fullmatch(key) or OVER_TIME.fullmatch(key)
+        if (start in DISTANCES and end in SETS) or drawn:
             continue
-        name, unit, meaning = MEANINGS.get(key, (key, "", ""))
+        name, unit, meaning = MEANINGS.get(key) or explain_spread(key, SETS) or (key, "", "")
         rows.append(
             element(
                 "tr",

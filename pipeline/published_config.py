@@ -225,6 +225,7 @@ def sections(
     codes = published.get(PARAMS + "vocab_size", int, 16384)
     known = SAMPLING.get((experiment or "", frames))
     is_long = frames == 128
+    videos, runs = (512, 5) if is_long else (2048, 10)  # Each run has samples of its own.
     if known:
         keys = (
             *("draft_steps", "confidence_temperature"),
@@ -233,10 +234,9 @@ def sections(
         sample = {
             **sample,
             **dict(zip(keys, known, strict=True)),
-            **{"num_samples": 512 if is_long else 2048, "bootstrap_steps": 64 if is_long else 0},
+            **{"num_samples": videos * runs, "bootstrap_steps": 64 if is_long else 0},
             **{"top_k": 32 if is_long else None, "batch_size": 4 * many},
         }
-    videos = sample["num_samples"] if known else 2048
     fit = {
         **{"max_steps": 30_000, "batch_size": 8, "accumulate": 1, "learning_rate": 3e-4},
         **{"warmup_steps": 1000, "cosine": False, "clip_norm": 1.0, "ema_decay": 0.0},
@@ -265,7 +265,9 @@ def sections(
         "decode": {"fps": 8.0, "batch_size": many, "sheet": "webp", "sheet_videos": 64}
         | {"columns": None},
         "evaluate": {
+            "protocol": f"mebt-{frames}f" if known else None,
             **{"split": "train" if experiment == "ucf" else "test", "num_videos": videos},
+            **{"runs": runs if known else 1, "fvd_hop": 16},
             "mask_ratios": [0.1, 0.3, 0.5, 0.7, 0.9, 1.0],
             **{"batch_size": 2 * many, "seed": 0},
         },

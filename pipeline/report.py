@@ -94,11 +94,12 @@ def _opening(contents: Contents) -> Markup:
         if "token_loss_uniform" in metrics:
             about += f" A blind guess has {metrics['token_loss_uniform']:.2f}."
         show(f"{loss:.2f}", "nat", about)
-    if "frechet_samples" in metrics:
-        about = "Fréchet distance of new videos from real ones."
-        if "frechet_real" in metrics:
-            about += f" Real ones from one another: {number(metrics['frechet_real'])}."
-        show(number(metrics["frechet_samples"]), "", about)
+    for key, name in (("fvd", "FVD"), ("frechet", "Fréchet distance")):
+        if f"{key}_samples" in metrics:
+            about = f"{name} of new videos from real ones."
+            if f"{key}_real" in metrics:
+                about += f" Real ones from one another: {number(metrics[f'{key}_real'])}."
+            show(number(metrics[f"{key}_samples"]), "", about)
     return element(
         "header",
         element("p", "mebt report", class_="eyebrow"),

@@ -181,11 +181,20 @@ def to_model(frames: Frame | Tensor) -> Tensor:
     return video.to(torch.float32) / 255 - 0.5
 
 
-def to_bytes(video: Tensor) -> Frame:
-    """Turns float [..., 3, T, H, W] around -0.5 … 0.5 into bytes [..., T, H, W, 3], rounded."""
-    levels = ((video.float().clamp(-0.5, 0.5) + 0.5) * 255).round().to(torch.uint8)
+def to_bytes(video: Tensor, *, truncate: bool = False) -> Frame:
+    """Turns float [..., 3, T, H, W] around -0.5 … 0.5 into bytes [..., T, H, W, 3], rounded.
+
+    `truncate` drops the fraction instead, as the published code does.
+    """
+    levels = (video.float().clamp(-0.5, 0.5) + 0.5) * 255
+    levels = (levels if truncate else levels.round()).to(torch.uint8)
     array: Frame = levels.movedim(-4, -1).cpu().numpy()
     return array
+
+
+def published_bytes(frames: Frame) -> Frame:
+    """Returns what real frames became in published measurements: 63 of 256 levels are one less."""
+    return to_bytes(to_model(frames), truncate=True)
 
 
 def write_mp4(path: Path, frames: Frame, *, fps: float, enlarge: int = 1) -> None:

@@ -1,6 +1,6 @@
 """tokens, samples, model, tokenizer, frames -> metrics.json: how good they are, how measured."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,8 @@ from pipeline.evaluation import (
 )
 from pipeline.files import keep_apart, write_json
 from pipeline.frames import scan_frames
+from pipeline.fvd import KEYS, PROTOCOLS, fvd_protocol, measure_fvd, open_i3d, plan_runs
+from pipeline.i3d import HOW_TO_GET
 from pipeline.token_store import TokenStore
 from pipeline.training import step_seed
 from pipeline.video import to_bytes, to_model
@@ -36,16 +38,24 @@ from stages.options import FILE, FOLDER, OUT, device_option, params_options
 from tokenizer import VQGAN, identity, load_tokenizer
 
 MODEL = "model.safetensors"
+CACHE = "fvd-cache"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """What samples and reconstructions are held against."""
 
+    protocol: Literal["mebt-16f", "mebt-128f"] | None = None
+    """Published protocol, which sets num_videos (2048, 512), runs (10, 5), seed and fvd_hop, and
+    asks for windows of 16 or 128 frames; null: the values below."""
     split: Literal["test", "train"] = "test"
     """Real videos to compare with."""
     num_videos: int = 64
     """Windows on each side of a comparison, if there are as many."""
+    runs: int = 1
+    """Times that FVD and KVD are measured, with other real windows and other samples each time."""
+    fvd_hop: int = 16
+    """Frames from one 16-frame window of FVD to the next along a longer window."""
     mask_ratios: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
     """Shares of hidden tokens at which the model is measured."""
     batch_size: int = 8
@@ -54,6 +64,9 @@ class EvaluateConfig:
     """Draws the windows to compare with, and the masks."""
 
     def __post_init__(self) -> None:
+        for name in ("runs", "fvd_hop"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.num_videos < 2:
             raise ValueError(f"num_videos must be at least 2, got {self.num_videos}.")
         if self.batch_size < 1:
@@ -68,6 +81,19 @@ class EvaluateConfig:
         """Mask ratios as they stand in the names of numbers."""
         return [round(100 * ratio) for ratio in self.mask_ratios]
 
+    def resolved(self) -> "EvaluateConfig":
+        """Returns the values that a named protocol puts in place of ours."""
+        if self.protocol is None:
+            return self
+        named = PROTOCOLS[self.protocol]
+        return replace(
+            self,
+            num_videos=named.num_videos,
+            runs=named.runs,
+            seed=named.seed,
+            fvd_hop=named.hop,
+        )
+
 
 def evaluate(
     tokens: Path,
@@ -77,19 +103,37 @@ def evaluate(
     run: Path | None = None,
     tokenizer: Path | None = None,
     frames: Path | None = None,
+    i3d: Path | None = None,
+    cache: Path | None = None,
+    published_rounding: bool = False,
     device: str = "cpu",
 ) -> Evaluation:
     """Measures whatever of the artefacts is given; `not_computed` says what was not, and why.
 
-    Raises PipelineError if two of them do not belong together.
+    `cache` is a folder for what I3D sees in real videos; `published_rounding` drops fractions
+    when FVD's pictures become bytes. Raises PipelineError if two artefacts do not belong
+    together, or if there is less than a named protocol asks for.
     """
+    config = config.resolved()
     store = TokenStore(tokens)
     drawn = None if samples is None else TokenStore(samples)
+    network = None
+    if i3d is not None:
+        network = open_i3d(i3d, cache=cache, truncate=published_rounding, device=device)
     windows = choose_windows(
         store, drawn, split=config.split, limit=config.num_videos, seed=config.seed
     )
+    runs = plan_runs(
+        store,
+        drawn,
+        split=config.split,
+        num_videos=config.num_videos,
+        runs=config.runs,
+        seed=config.seed,
+        protocol=config.protocol,
+    )
     found = Evaluation()
-    found.skip(("fvd", "kvd"), "needs the I3D network, which this version does not have")
+    fvd = {}
     identities = {"tokens": store.fingerprint}
     if drawn is not None:
         identities["samples"] = drawn.fingerprint
@@ -101,7 +145,10 @@ def evaluate(
         _measure_model(found, run / MODEL, windows, config, device)
         identities["model"] = weights_identity(run / MODEL)
     if tokenizer is None or frames is None:
-        skip_pictures(found, f"no {'--tokenizer' if tokenizer is None else '--frames'} was given")
+        why = f"no {'--tokenizer' if tokenizer is None else '--frames'} was given"
+        skip_pictures(found, why)
+        if network is not None:
+            found.skip(KEYS, why)
     else:
         model = _open_tokenizer(tokenizer, store, device)
         identities["tokenizer"] = identity(model)
@@ -114,12 +161,26 @@ def evaluate(
             features=partial(_features, model),
             batch_size=config.batch_size,
         )
+        if network is not None:
+            measure_fvd(
+                found,
+                runs,
+                network,
+                read=partial(reader.read, config.split),
+                decode=partial(_decode, model, truncate=network.truncate),
+                batch_size=config.batch_size,
+                hop=config.fvd_hop,
+            )
+            fvd = fvd_protocol(runs, network, name=config.protocol, hop=config.fvd_hop)
+    if network is None:
+        found.skip(KEYS, f"needs the I3D network, and no --i3d was given: {HOW_TO_GET}")
     found.protocol = {
         **windows.protocol(),
         "num_videos_asked": config.num_videos,
         "seed": config.seed,
         "mask_ratios": list(config.mask_ratios),
         "identities": identities,
+        "fvd": fvd,
     }
     return found
 
@@ -155,9 +216,9 @@ def _open_tokenizer(path: Path, store: TokenStore, device: str) -> VQGAN:
     return model
 
 
-def _decode(tokenizer: VQGAN, tokens: Tokens) -> Videos:
+def _decode(tokenizer: VQGAN, tokens: Tokens, *, truncate: bool = False) -> Videos:
     device = next(tokenizer.parameters()).device
-    return to_bytes(tokenizer.decode(torch.from_numpy(tokens).to(device)))
+    return to_bytes(tokenizer.decode(torch.from_numpy(tokens).to(device)), truncate=truncate)
 
 
 @torch.no_grad()
@@ -172,6 +233,17 @@ def _features(tokenizer: VQGAN, videos: Videos) -> np.ndarray:
 @click.option("--run", type=FOLDER, help="Run whose model is measured on held-out tokens.")
 @click.option("--tokenizer", type=FILE, help="Tokenizer that made the tokens, .safetensors.")
 @click.option("--frames", type=FOLDER, help="Frame folder that the tokens were made from.")
+@click.option("--i3d", type=FILE, help="Published I3D weights (i3d_pretrained_400.pt), for FVD.")
+@click.option(
+    "--cache",
+    type=OUT,
+    help="Folder that keeps what I3D sees in real videos; fvd-cache beside OUT by default.",
+)
+@click.option(
+    "--published-rounding",
+    is_flag=True,
+    help="Drop fractions when FVD's pictures become bytes, as published; else to the nearest.",
+)
 @click.option("--out", type=OUT, required=True, help="JSON file to write.")
 @params_options
 @device_option
@@ -181,6 +253,9 @@ def command(
     run: Path | None,
     tokenizer: Path | None,
     frames: Path | None,
+    i3d: Path | None,
+    cache: Path | None,
+    published_rounding: bool,
     out: Path,
     params: Path,
     overrides: tuple[str, ...],
@@ -190,9 +265,10 @@ def command(
 
     Measures what it is given: with --tokenizer and --frames how close reconstructions come to
     their videos, with --run how well held-out tokens are guessed, with --samples how far new
-    videos are from real ones, beside how far real ones are from one another. OUT holds the
-    numbers, the protocol that made them, and what was not computed and why. Values: section
-    `evaluate` of the params file.
+    videos are from real ones, beside how far real ones are from one another; with --i3d as FVD and
+    KVD too. OUT holds the numbers, the protocol that made them, and what was not computed and
+    why. Values: section `evaluate` of the params file; evaluate.protocol=mebt-16f or mebt-128f
+    measures as published.
 
     \b
     Example:
@@ -208,6 +284,9 @@ def command(
         run=run,
         tokenizer=tokenizer,
         frames=frames,
+        i3d=i3d,
+        cache=out.parent / CACHE if cache is None else cache,
+        published_rounding=published_rounding,
         device=device,
     )
     write_json(out, asdict(found))
@@ -216,8 +295,7 @@ def command(
     for why in dict.fromkeys(found.not_computed.values()):
         keys = [key for key, reason in found.not_computed.items() if reason == why]
         click.echo(f"not computed: {', '.join(keys)}: {why}")
-    if (count := found.protocol["num_videos"]) < config.num_videos:
-        click.echo(
-            f"compared {count} videos on each side, not {config.num_videos}: there are no more"
-        )
+    asked = config.resolved().num_videos
+    if (count := found.protocol["num_videos"]) < asked:
+        click.echo(f"compared {count} videos on each side, not {asked}: there are no more")
     click.echo(f"{out}: {len(found.metrics)} numbers")

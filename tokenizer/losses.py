@@ -1,7 +1,12 @@
 """What the 3D VQGAN is trained to reduce."""
 
-from jaxtyping import Float
+from collections.abc import Sequence
+from typing import Literal
+
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def motion_weights(
@@ -28,3 +33,39 @@ def reconstruction_loss(
     if motion_weight:
         difference = difference * motion_weights(video, motion_weight)
     return difference.mean()
+
+
+def drawn_frames(
+    video: Float[Tensor, "B C T H W"], frames: Int[Tensor, " B"]
+) -> Float[Tensor, "B C H W"]:
+    """Takes one frame of each clip: what the discriminator of frames sees."""
+    _, c, _, h, w = video.shape
+    chosen = video.gather(2, repeat(frames, "b -> b c 1 h w", c=c, h=h, w=w))
+    return rearrange(chosen, "b c 1 h w -> b c h w")
+
+
+def generator_loss(fake: Float[Tensor, "B 1 *sizes"]) -> Float[Tensor, ""]:
+    """Falls as a discriminator scores reconstructions higher."""
+    return -fake.mean()
+
+
+def discriminator_loss(
+    real: Float[Tensor, "B 1 *sizes"],
+    fake: Float[Tensor, "B 1 *sizes"],
+    *,
+    kind: Literal["hinge", "vanilla"] = "hinge",
+) -> Float[Tensor, ""]:
+    """Falls as a discriminator scores videos higher and reconstructions lower.
+
+    `hinge` asks for scores of at least 1 and at most -1, `vanilla` is the cross-entropy.
+    """
+    if kind == "hinge":
+        return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+    return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
+
+
+def feature_matching_loss(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Sums, over a discriminator's layers, how far it sees reconstructions from their videos."""
+    parts = [F.l1_loss(f, r.detach()) for f, r in zip(fake, real, strict=True)]
+    total: Tensor = sum(parts[1:], start=parts[0])
+    return total

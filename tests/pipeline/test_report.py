@@ -174,6 +174,19 @@ def test_a_number_that_is_not_known_yet_is_still_shown():
     assert "fvd 438" in text
 
 
+def test_fvd_is_shown_as_bars_along_the_video_and_with_its_spread():
+    metrics = {"fvd_real": 40.0, "fvd_samples": 438.0, "fvd_samples_std": 3.5, "kvd_samples": 2.0}
+    metrics |= {"fvd_samples_at_0": 100.0, "fvd_samples_at_16": 200.0, "fvd_samples_at_16_std": 1.0}
+    page = make_report(Contents(lede="", evaluation={"metrics": metrics}))
+    text = Reader(page).text
+    assert "438 FVD of new videos from real ones. Real ones from one another: 40." in text
+    assert "other real videos 40 new videos 438" in text
+    assert "Spread of FVD, new videos 3.5 Standard deviation" in text
+    assert "Spread of FVD, new videos, from frame 16 1 Standard deviation" in text
+    assert "new videos: 200 at 16" in page
+    assert "fvd_" not in text
+
+
 def test_numbers_at_mask_ratios_are_ordered_by_ratio():
     assert by_mask_ratio(METRICS, "loss") == [(0.1, 1.5), (0.5, 2.25), (1.0, 4.0)]
     assert by_mask_ratio(METRICS, "accuracy") == [(0.5, 0.4)]

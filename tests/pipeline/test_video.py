@@ -16,6 +16,7 @@ from pipeline.video import (
     ExtractConfig,
     motion,
     moving_shapes,
+    published_bytes,
     read_video,
     tiles,
     to_bytes,
@@ -36,6 +37,18 @@ def test_every_grey_level_survives() -> None:
 def test_values_out_of_range_are_clamped_and_the_rest_rounded() -> None:
     video = torch.tensor([-9.0, -0.5, 1.6 / 255 - 0.5, 0.5, 9.0]).reshape(1, 5, 1, 1)
     assert to_bytes(video.expand(3, -1, -1, -1))[:, 0, 0, 0].tolist() == [0, 0, 2, 255, 255]
+
+
+def test_published_rounding_lowers_63_of_256_levels_by_one() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
+    lowered = levels.astype(int) - published_bytes(levels)
+    assert set(lowered.flatten().tolist()) == {0, 1}
+    assert lowered[..., 0].sum() == 63
+
+
+def test_truncation_drops_the_fraction() -> None:
+    video = torch.tensor([-9.0, 1.6 / 255 - 0.5, 9.0]).reshape(1, 3, 1, 1).expand(3, -1, -1, -1)
+    assert to_bytes(video, truncate=True)[:, 0, 0, 0].tolist() == [0, 1, 255]
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 33), (2, 2)])

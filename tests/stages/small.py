@@ -102,6 +102,10 @@ class Flow:
             "decode": (
                 *("--tokens", "samples", "--tokenizer", "tokenizer.safetensors", "--out", "videos"),
             ),
+            "evaluate": (
+                *("--tokens", "longer", "--tokenizer", "tokenizer.safetensors"),
+                *("--frames", "frames", "--i3d", "i3d.pt", "--out", "metrics.json"),
+            ),
         }
         words = list(inputs[stage])
         if out is not None:

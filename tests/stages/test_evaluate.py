@@ -173,6 +173,9 @@ def test_a_run_without_a_model_is_one_clear_line(project, tmp_path):
         ({"mask_ratios": [0.5, 0.0]}, r"mask_ratios must be in \(0, 1\], got 0.0"),
         ({"mask_ratios": [0.5, 0.501]}, "mask_ratios must differ by a per cent"),
         ({"split": "validation"}, "choose from test, train"),
+        ({"runs": 0}, "runs must be at least 1, got 0"),
+        ({"fvd_hop": 0}, "fvd_hop must be at least 1, got 0"),
+        ({"protocol": "mebt-32f"}, "choose from mebt-16f, mebt-128f"),
     ],
 )
 def test_wrong_values_are_refused(values, message):
@@ -180,10 +183,110 @@ def test_wrong_values_are_refused(values, message):
         build(EvaluateConfig, values, where="evaluate")
 
 
-def run_command(project, out: Path):
+class Glance:
+    """Stands for I3D: sees the mean of each colour. Counts the videos."""
+
+    def __init__(self):
+        self.seen = []
+
+    def features(self, videos):
+        self.seen += list(videos.numpy())
+        return videos.float().mean(dim=(1, 2, 3))
+
+
+@pytest.fixture
+def glance(project, monkeypatch, tmp_path) -> Glance:
+    """Lets the stage open a file `i3d.pt` as a glance, at windows of any length."""
+    model = Glance()
+    (tmp_path / "i3d.pt").write_bytes(b"weights")
+    monkeypatch.setattr("pipeline.fvd.load_i3d", lambda path, device: model)
+    monkeypatch.setattr("pipeline.fvd.I3D_FRAMES", 4)
+    return model
+
+
+OF_I3D = {f"{key}_{who}" for key in ("fvd", "kvd") for who in SETS}
+
+
+def test_i3d_adds_distances_of_every_set(project, glance, tmp_path):
+    found = everything(project, i3d=tmp_path / "i3d.pt")
+    assert set(found.metrics) >= OF_I3D
+    assert not found.not_computed
+    said = found.protocol["fvd"]
+    assert (said["num_videos"], said["runs"], said["seeds"], said["hop"]) == (7, 1, [0], 16)
+    assert (said["frames"], said["stride"], said["split"]) == (4, 1, "test")
+    assert said["protocol"] is None
+    assert len(said["i3d_sha256"]) == 64
+    assert "inception_score" in found.protocol["how"]
+
+
+def test_published_rounding_is_of_what_i3d_sees_alone(project, glance, tmp_path):
+    plain, published = (
+        everything(project, i3d=tmp_path / "i3d.pt", published_rounding=rounding)
+        for rounding in (False, True)
+    )
+    half = len(glance.seen) // 2
+    difference = np.stack(glance.seen[:half]).astype(int) - np.stack(glance.seen[half:])
+    assert set(np.unique(difference)) == {0, 1}
+    same = set(plain.metrics) - OF_I3D
+    assert {key: plain.metrics[key] for key in same} == {
+        key: published.metrics[key] for key in same
+    }
+    assert plain.metrics["fvd_samples"] != published.metrics["fvd_samples"]
+    assert published.protocol["fvd"]["rounding"] == "truncated to bytes, as published"
+
+
+def test_without_pictures_i3d_has_nothing_to_see(project, glance, tmp_path):
+    found = measure(project, i3d=tmp_path / "i3d.pt")
+    assert found.not_computed["fvd"] == "no --tokenizer was given"
+    assert found.not_computed["kvd"] == "no --tokenizer was given"
+
+
+def test_windows_too_short_for_i3d_are_not_stretched(project, glance, monkeypatch, tmp_path):
+    monkeypatch.setattr("pipeline.fvd.I3D_FRAMES", 9)
+    found = everything(project, i3d=tmp_path / "i3d.pt")
+    assert found.not_computed["fvd"] == "I3D needs windows of at least 9 frames, these have 4"
+
+
+def test_a_named_protocol_sets_its_own_values_and_takes_no_less(project):
+    config = EvaluateConfig(protocol="mebt-16f", num_videos=3, seed=5)
+    named = config.resolved()
+    assert (named.num_videos, named.runs, named.seed, named.fvd_hop) == (2048, 10, 0, 16)
+    assert EvaluateConfig(protocol="mebt-128f").resolved().num_videos == 512
+    with pytest.raises(TokenStoreError, match="protocol mebt-16f compares windows of 16 frames"):
+        everything(project, config=config)
+    project.tokens.frames = 16
+    with pytest.raises(TokenStoreError, match="protocol mebt-16f needs two sets of 2048 real"):
+        everything(project, config=config)
+    project.tokens.frames = 4
+
+
+def test_a_file_that_is_no_i3d_is_one_clear_line(project, tmp_path):
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "i3d.pt")
+    result = run_command(project, tmp_path / "metrics.json", "--i3d", tmp_path / "i3d.pt")
+    assert result.exit_code == 1
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert "is no I3D: it lacks 287 of 344 tensors" in line
+    assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(("given", "folder"), [((), "fvd-cache"), (("--cache", "kept"), "kept")])
+def test_what_i3d_sees_in_real_videos_is_kept(project, glance, tmp_path, given, folder):
+    flags = ["--i3d", tmp_path / "i3d.pt", *(tmp_path / w if w == "kept" else w for w in given)]
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    seen = []
+    for file in files:
+        assert run_command(project, file, *flags).exit_code == 0
+        seen.append(len(glance.seen))
+    assert len(list((tmp_path / folder).glob("*.features"))) == 2
+    assert seen == [4 * 9, 4 * 9 + 2 * 9]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def run_command(project, out: Path, *more):
     params = project.root / "params.yaml"
     params.write_text("evaluate: {num_videos: 99, mask_ratios: [0.5], batch_size: 4}\n")
     args = ["evaluate", "--tokens", project.root / "tokens", "--out", out, "--params", params]
+    args += more
     for name, path in project.paths("frames", "samples", "tokenizer").items():
         args += [f"--{name}", path]
     return CliRunner().invoke(cli, [str(arg) for arg in [*args, "--device", "cpu"]])
@@ -192,7 +295,8 @@ def run_command(project, out: Path):
 def test_command_writes_numbers_and_says_what_is_missing(project, tmp_path):
     result = run_command(project, tmp_path / "metrics.json")
     assert result.exit_code == 0, result.output
-    assert "not computed: fvd, kvd: needs the I3D network" in result.output
+    assert "not computed: fvd, kvd: needs the I3D network, and no --i3d was given" in result.output
+    assert "give i3d_pretrained_400.pt, the published state dict" in result.output
     assert "token_loss_mask_50, token_accuracy_mask_50: no --run was given" in result.output
     assert "compared 9 videos on each side, not 99" in result.output
     found = json.loads((tmp_path / "metrics.json").read_text())

@@ -54,11 +54,17 @@ def test_the_shipped_params_are_those_of_the_paper() -> None:
             params["tokenize"]["stride"],
             *(sample["bootstrap_steps"], sample["draft_steps"], sample["confidence_temperature"]),
             *(sample["top_k"], sample["revise_groups"], sample["revise_rounds"]),
-            *(sample["revise_temperature"], sample["num_samples"], params["evaluate"]["split"]),
+            *(
+                sample["revise_temperature"],
+                params["evaluate"]["num_videos"],
+                params["evaluate"]["split"],
+            ),
         )
         assert found == expected, name
         assert train["max_steps"] == 2_000_000
-        assert params["evaluate"]["num_videos"] == sample["num_samples"]
+        runs = params["evaluate"]["runs"]
+        assert runs == {16: 10, 128: 5}[params["tokenize"]["frames"]]
+        assert sample["num_samples"] == runs * params["evaluate"]["num_videos"]
 
 
 def test_dropped_keys_are_named_and_paths_become_commands(tmp_path: Path) -> None:

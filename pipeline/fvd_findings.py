@@ -1,0 +1,39 @@
+"""What a report says about FVD besides its bars: spread over runs, and course along the video."""
+
+import re
+from collections.abc import Mapping
+
+from pipeline.charts import Series, line_chart
+from pipeline.markup import Markup
+
+OVER_TIME = re.compile(r"fvd_(\w+)_at_(\d+)")
+"""Key of the FVD of the 16 frames from there on."""
+SPREAD = re.compile(r"(fvd|kvd)_([a-z]+)(_at_\d+)?_std")
+"""Key of a standard deviation over runs."""
+
+
+def fvd_over_time(
+    metrics: Mapping[str, float], sets: Mapping[str, str], colours: Mapping[str, str]
+) -> Markup:
+    """Draws FVD along the video, a line for each set; nothing if windows are short."""
+    lines = []
+    for who, name in sets.items():
+        keys = [match for match in map(OVER_TIME.fullmatch, metrics) if match and match[1] == who]
+        points = sorted((float(match[2]), metrics[match[0]]) for match in keys)
+        lines.append(Series(label=name, points=points, colour=colours[who], dots=True))
+    return line_chart(
+        lines,
+        title="FVD of 16 frames, along the video",
+        x_label="first of the 16 frames",
+        y_label="FVD",
+    )
+
+
+def explain_spread(key: str, sets: Mapping[str, str]) -> tuple[str, str, str] | None:
+    """Returns name, unit and meaning of a standard deviation; None for any other key."""
+    match = SPREAD.fullmatch(key)
+    if not match:
+        return None
+    where = f", from frame {match[3].removeprefix('_at_')}" if match[3] else ""
+    name = f"Spread of {match[1].upper()}, {sets.get(match[2], match[2])}{where}"
+    return name, "", "Standard deviation from one run to another, with other videos each time."

@@ -1,0 +1,70 @@
+"""Discriminators and their losses, against values by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tokenizer.discriminator import Discriminator
+from tokenizer.losses import (
+    discriminator_loss,
+    drawn_frames,
+    feature_matching_loss,
+    generator_loss,
+)
+from tokenizer.published import discriminator_state
+
+
+@pytest.mark.parametrize(("axes", "expected"), [(2, 2_766_529), (3, 11_057_857)])
+def test_published_discriminators_have_as_many_parameters(axes, expected):
+    assert sum(p.numel() for p in Discriminator(axes).parameters()) == expected
+
+
+def test_channels_are_capped_and_strides_end_with_one():
+    judge = Discriminator(2, width=128, num_layers=4)
+    convs = [m for m in judge.modules() if isinstance(m, nn.Conv2d)]
+    assert [conv.out_channels for conv in convs] == [128, 256, 512, 512, 512, 1]
+    assert [conv.stride[0] for conv in convs] == [2, 2, 2, 2, 1, 1]
+
+
+def test_each_patch_is_scored_and_all_layers_but_the_last_are_seen():
+    scores, features = Discriminator(3, width=4, num_layers=2)(torch.zeros(2, 3, 4, 8, 12))
+    # An axis of n gets 4 of padding: floor(n / 2) + 1 with stride 2, n + 1 with stride 1.
+    assert scores.shape == (2, 1, 4, 5, 6)
+    assert [f.shape[1:] for f in features] == [(4, 3, 5, 7), (8, 2, 3, 4), (16, 3, 4, 5)]
+
+
+def test_published_names_fit():
+    judge = Discriminator(2, width=4, num_layers=2)
+    state = {f"image_discriminator.{k}": v for k, v in judge.state_dict().items()}
+    published = {k.replace("layers.", "model"): v for k, v in state.items()}
+    assert "image_discriminator.model1.1.running_mean" in published
+    found = discriminator_state({**published, "video_discriminator.model0.0.bias": 0}, "image")
+    assert found.keys() == judge.state_dict().keys()
+
+
+def test_losses_by_hand():
+    real, fake = torch.tensor([[[3.0, 0.5]]]), torch.tensor([[[-2.0, 1.0]]])
+    assert generator_loss(fake).item() == 0.5
+    assert discriminator_loss(real, fake).item() == pytest.approx((0.25 + 1.0) / 2)
+    nats = [math.log1p(math.exp(-3)), math.log1p(math.exp(-0.5))]
+    nats += [math.log1p(math.exp(-2)), math.log1p(math.exp(1))]
+    found = discriminator_loss(real, fake, kind="vanilla")
+    assert found.item() == pytest.approx(sum(nats) / 4)
+
+
+def test_features_are_matched_layer_by_layer_and_videos_are_left_alone():
+    fake = [torch.tensor([1.0, 3.0], requires_grad=True), torch.tensor([2.0], requires_grad=True)]
+    real = [torch.tensor([2.0, 5.0], requires_grad=True), torch.tensor([-2.0], requires_grad=True)]
+    loss = feature_matching_loss(fake, real)
+    loss.backward()
+    assert loss.item() == 1.5 + 4
+    assert fake[0].grad.tolist() == [-0.5, -0.5]
+    assert real[0].grad is None
+
+
+def test_each_clip_gives_the_frame_that_was_drawn_for_it():
+    video = torch.arange(2 * 3 * 5).reshape(2, 1, 3, 1, 5).float()
+    frames = drawn_frames(video, torch.tensor([2, 0]))
+    assert torch.equal(frames[:, 0, 0], torch.stack([video[0, 0, 2, 0], video[1, 0, 0, 0]]))

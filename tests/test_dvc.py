@@ -73,7 +73,7 @@ def test_everything_once_nothing_twice_and_tokens_are_reused(project: Path) -> N
     assert repro(project) == []
     tokens, stamp = content(project / "tokens"), (project / "tokens/store.json").stat().st_mtime_ns
     params = YAML().load((project / "params.yaml").read_text())
-    params["train"]["learning_rate"] = 2e-3
+    params["train"]["learning_rate"] *= 2
     YAML().dump(params, project / "params.yaml")
     assert repro(project) == flow[2:]
     assert content(project / "tokens") == tokens

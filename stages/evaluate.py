@@ -9,7 +9,7 @@ import click
 import numpy as np
 import torch
 
-from mebt import load_model, weights_identity
+from mebt import load_model, model_metadata, weights_identity
 from mebt.loss import held_out_loss
 from pipeline.checkpoint import user_errors
 from pipeline.config import load_section
@@ -189,9 +189,15 @@ def _measure_model(
     found: Evaluation, path: Path, windows: Windows, config: EvaluateConfig, device: str
 ) -> None:
     """Measures how well held-out tokens are guessed at each mask ratio."""
-    with user_errors():
-        model = load_model(path, device)
     store = windows.store
+    with user_errors():
+        made_with = model_metadata(path).get("tokenizer")
+        model = load_model(path, device)
+    if made_with and store.info.tokenizer and made_with != store.info.tokenizer:
+        raise CheckpointError(
+            f"{path} was trained on tokens of tokenizer {made_with}, but those of {store.root} are "
+            f"of {store.info.tokenizer}. Give the tokens that it was trained on."
+        )
     if (model.config.grid, model.config.codebook_size) != (store.grid, store.codebook_size):
         raise CheckpointError(
             f"{path} was trained on a grid {model.config.grid} of {model.config.codebook_size} "

@@ -15,7 +15,7 @@ from mebt import model_metadata, weights_identity
 from pipeline.checkpoint import user_errors
 from pipeline.comparison import two_halves
 from pipeline.config import load_params
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.evaluation import check_tokenizer, window_reader
 from pipeline.files import keep_apart, read_json, write_text
 from pipeline.frames import FrameFolder, Rejected, scan_frames, source_fingerprint
@@ -49,6 +49,11 @@ def collect(
     """
     store = TokenStore(tokens)
     drawn = None if samples is None else TokenStore(samples)
+    if drawn is not None and drawn.info.tokenizer != store.info.tokenizer:
+        raise TokenStoreError(
+            f"{samples} has tokens of tokenizer {drawn.info.tokenizer}, but {tokens} of "
+            f"{store.info.tokenizer}. Give the tokens that the samples' model was trained on."
+        )
     model = None if tokenizer is None else _open_tokenizer(tokenizer, store)
     split = "test" if "test" in store.splits else store.splits[0]
     artefacts: list[Artefact] = []

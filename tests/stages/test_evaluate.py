@@ -160,6 +160,13 @@ def test_a_model_of_another_grid_is_refused(project, tmp_path):
         everything(project, run=tmp_path)
 
 
+def test_a_model_of_another_tokenizer_is_refused(project, tmp_path):
+    model = load_model(project.paths()["run"] / "model.safetensors")
+    save_model(tmp_path / "model.safetensors", model, extra={"tokenizer": "ee" * 32})
+    with pytest.raises(CheckpointError, match=r"was trained on tokens of tokenizer eeee"):
+        everything(project, run=tmp_path)
+
+
 def test_a_run_without_a_model_is_one_clear_line(project, tmp_path):
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         everything(project, run=tmp_path)

@@ -123,6 +123,12 @@ def test_another_tokenizer_is_refused(project, tmp_path):
         collect(project.root / "tokens", tokenizer=tmp_path / "other.safetensors")
 
 
+def test_samples_of_another_tokenizer_are_refused(project, monkeypatch):
+    monkeypatch.setattr(project.samples, "tokenizer", "ee" * 32)
+    with pytest.raises(TokenStoreError, match=r"has tokens of tokenizer eeee"):
+        collect(project.root / "tokens", samples=project.root / "samples")
+
+
 def test_a_log_loses_only_a_line_that_a_kill_cut_off(project, tmp_path):
     assert [line["step"] for line in read_log(project.root / "run" / "metrics.jsonl")] == [10, 20]
     assert read_log(tmp_path / "missing.jsonl") == []

@@ -121,10 +121,22 @@ class Foreign:
 
 
 def read_foreign(path: Path, *, wanted: str) -> Foreign:
-    """Reads a checkpoint that `torch.save` wrote. `wanted` is one of KINDS, as it is named there.
+    """Reads a training checkpoint. `wanted` is one of KINDS, as it is named there.
+
+    Nothing in the file runs: see `load_content`. Raises CheckpointError, in one line, saying what
+    the file looks like if it is something else.
+    """
+    content = load_content(path)
+    state = state_tensors(path, content)
+    check_kind(path, state, wanted)
+    return Foreign(path, sha256_file(path), content, state)
+
+
+def load_content(path: Path) -> Any:
+    """Returns what `torch.save` wrote, other programs' objects as stand-ins.
 
     Nothing in the file runs: a name that is not known to be harmless is refused. Raises
-    CheckpointError, in one line, saying what the file looks like if it is something else.
+    CheckpointError, in one line.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -139,12 +151,12 @@ def read_foreign(path: Path, *, wanted: str) -> Foreign:
             raise CheckpointError(f"{path} is no checkpoint: it looks like {_look(start)}.")
         if refused := sorted(set(names) - {*INERT, *TENSORS}):
             raise CheckpointError(
-                f"{path} asks for {', '.join(refused)}, which no published checkpoint needs and "
-                "which could run code; nothing was run. Get the file from its authors."
+                f"{path} asks for {', '.join(refused)}, which no published file needs and which "
+                "could run code; nothing was run. Get the file from its authors."
             )
         stubs = [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in INERT]
         with safe_globals(stubs):  # type: ignore[arg-type]
-            content = torch.load(path, "cpu", weights_only=True, mmap=is_zip or None)
+            return torch.load(path, "cpu", weights_only=True, mmap=is_zip or None)
     except zipfile.BadZipFile as error:
         raise CheckpointError(
             f"{path} is a damaged or truncated zip file: {error}. Download it again."
@@ -152,9 +164,6 @@ def read_foreign(path: Path, *, wanted: str) -> Foreign:
     except DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged, or was not written by torch: {reason}") from None
-    state = _tensors(path, content)
-    check_kind(path, state, wanted)
-    return Foreign(path, sha256_file(path), content, state)
 
 
 def _look(start: bytes) -> str:
@@ -274,7 +283,8 @@ def whole_config(value: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
+def state_tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    """Returns the state dict that a file is or holds. Raises CheckpointError if it is none."""
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state:
         kind = type(content).__name__

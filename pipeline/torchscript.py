@@ -1,9 +1,8 @@
-"""Tensors out of files that other programs pickled; nothing in the file is ever run."""
+"""Tensors out of state dicts and TorchScript files; nothing in the file is ever run."""
 
 import io
 import math
 import pickle
-import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
+from pipeline.foreign import load_content, state_tensors
 
 LARGEST = 1 << 30
 """Bytes of tensors that are read from a TorchScript file at most: it is compressed, so it lies."""
@@ -42,30 +42,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises CheckpointError, in one line, if it is neither or asks for anything to be run.
     """
+    if not _is_script(path):
+        return state_tensors(path, load_content(path))
     try:
-        found = _read_script(path) if _is_script(path) else _read_state(path)
+        return _read_script(path)
     except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{path} is damaged, or cannot be read without running what is in it: "
             f"{reason[:200].rstrip('.')}. Give a file that holds nothing but a state dict."
         ) from None
-    return found
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # The first line of torch's own message advises to run the file.
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(f"it asks for {asked[1]}" if asked else "it is no state dict") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"it holds a {type(found).__name__}, no state dict.")
-    for name, value in found.items():
-        if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise ValueError(f"its entry {name!r} is a {type(value).__name__}, no tensor.")
-    return dict(found)
 
 
 def _is_script(path: Path) -> bool:

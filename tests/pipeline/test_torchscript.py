@@ -42,8 +42,10 @@ def rewritten(path, out, **changed):
     return out
 
 
-def test_a_state_dict_is_read(tmp_path):
-    torch.save({"a.b": torch.arange(3)}, tmp_path / "a.pt")
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_state_dict_is_read(tmp_path, is_zip):
+    state = {"a.b": torch.arange(3)}
+    torch.save(state, tmp_path / "a.pt", _use_new_zipfile_serialization=is_zip)
     assert read_tensors(tmp_path / "a.pt")["a.b"].tolist() == [0, 1, 2]
 
 
@@ -70,9 +72,7 @@ def test_what_asks_to_be_run_is_refused_and_not_run(tmp_path, kind):
     else:
         scripted(tmp_path / "b.pt")
         rewritten(tmp_path / "b.pt", path, data_pkl=pickle.dumps(Payload(marker), protocol=2))
-    with pytest.raises(
-        CheckpointError, match=r"without running .*: it asks for .*mkdir\."
-    ) as error:
+    with pytest.raises(CheckpointError, match=r"a\.pt.* asks for .*\.mkdir") as error:
         read_tensors(path)
     assert "\n" not in str(error.value)
     assert not marker.exists()
@@ -88,7 +88,9 @@ def test_storage_of_another_size_is_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\3\4", b"\x80\x02}q\x00."])
 def test_a_file_that_is_none_of_this_is_one_clear_line(tmp_path, content):
     (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"a\.pt is damaged, or cannot be read") as error:
+    with pytest.raises(
+        CheckpointError, match=r"a\.pt is (no checkpoint|a damaged|damaged)"
+    ) as error:
         read_tensors(tmp_path / "a.pt")
     assert "\n" not in str(error.value)
 
@@ -111,12 +113,23 @@ def test_a_cut_off_file_is_one_clear_line(tmp_path):
     data = (tmp_path / "a.pt").read_bytes()
     for size in (10, len(data) // 2, len(data) - 1):
         (tmp_path / "b.pt").write_bytes(data[:size])
-        with pytest.raises(CheckpointError, match=r"b\.pt is damaged, or cannot be read"):
+        with pytest.raises(CheckpointError, match=r"b\.pt is (a damaged|damaged)"):
             read_tensors(tmp_path / "b.pt")
 
 
 @pytest.mark.parametrize("value", [[torch.zeros(2)], {"a": 3}, {3: torch.zeros(1)}])
 def test_what_is_no_state_dict_is_refused(tmp_path, value):
     torch.save(value, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="nothing but a state dict"):
+    with pytest.raises(
+        CheckpointError, match="no `state_dict` of tensors|of its state is no tensor"
+    ):
         read_tensors(tmp_path / "a.pt")
+
+
+def test_a_small_file_cannot_claim_much_memory(tmp_path):
+    """torch's own weights-only reader would allocate these bytes before anyone could object."""
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
+    claim = b"\x80\2cbuiltins\nbytearray\n" + pickle.dumps(1 << 62, protocol=2)[2:-1] + b"\x85R."
+    path = rewritten(tmp_path / "a.pt", tmp_path / "b.pt", data_pkl=claim)
+    with pytest.raises(CheckpointError, match=r"asks for builtins\.bytearray"):
+        read_tensors(path)

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import resource
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -250,7 +251,10 @@ def test_a_tensor_that_claims_more_than_the_file_is_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["n_codes", "embedding_dim", "n_hiddens"])
 def test_a_huge_hyper_parameter_costs_no_memory(tmp_path: Path, name: str) -> None:
     source = write_vqgan(tmp_path / "v.ckpt", vqgan_state(vqgan_model()), **{name: 1 << 50})
-    refused("import-tokenizer", source)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert str(1 << 50) in refused("import-tokenizer", source)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 1 << 18  # KiB: a quarter of a gigabyte, where the claim is of millions.
 
 
 def test_layers_that_are_not_there_are_not_built(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_storage_of_another_size_is_refused(tmp_path):
 def test_a_file_that_is_none_of_this_is_one_clear_line(tmp_path, content):
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(
-        CheckpointError, match=r"a\.pt is (no checkpoint|a damaged|damaged)"
+        CheckpointError, match=r"a\.pt is (no|a damaged|damaged|a pickle, but none)"
     ) as error:
         read_tensors(tmp_path / "a.pt")
     assert "\n" not in str(error.value)
@@ -121,7 +121,7 @@ def test_a_cut_off_file_is_one_clear_line(tmp_path):
 def test_what_is_no_state_dict_is_refused(tmp_path, value):
     torch.save(value, tmp_path / "a.pt")
     with pytest.raises(
-        CheckpointError, match="no `state_dict` of tensors|of its state is no tensor"
+        CheckpointError, match=r"no `state_dict` of tensors|of its state is no tensor"
     ):
         read_tensors(tmp_path / "a.pt")
 

@@ -108,9 +108,12 @@ class MeBT(nn.Module):
         """
         batch = len(target_positions)
         latents = self.dropout(self.latents.expand(batch, -1, -1))
-        context = self.token_embedding(context_tokens) + self.position_embedding[context_positions]
+        # F.embedding, not [positions]: on several threads the gradient of indexing is summed in an
+        # order drawn by chance, and no run could be repeated bit for bit.
+        places = F.embedding(context_positions, self.position_embedding)
+        context = self.token_embedding(context_tokens) + places
         context = self.dropout(context)
-        targets = self.mask_embedding + self.position_embedding[target_positions]
+        targets = self.mask_embedding + F.embedding(target_positions, self.position_embedding)
         targets = self.dropout(targets)
         num_context = context.shape[1]
         for layer, block in zip(self.config.layers, self.blocks, strict=True):

@@ -216,3 +216,32 @@ def test_clip_lengths_grow_with_training() -> None:
     assert means[0] < 3
     assert means[-1] == pytest.approx(32)
     assert length_probabilities(5, 4, prior="longest", time_scale=1.0).tolist() == [0, 0, 0, 1]
+
+
+def test_gradients_are_the_same_every_time_on_several_threads() -> None:
+    """Large enough for torch to share its sums out over threads, whose order is drawn by chance."""
+    torch.manual_seed(0)
+    model = MeBT(
+        MeBTConfig(
+            layers=("dense", "encode", "decode"),
+            width=64,
+            num_heads=2,
+            num_latents=8,
+            codebook_size=11,
+            grid=(4, 8, 8),
+        )
+    )
+    order = torch.rand(16, 256).argsort(1)
+    context, targets = order[:, :128], order[:, 128:]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seen = []
+        for _ in range(6):
+            model.zero_grad()
+            model(context % 11, context, targets).square().mean().backward()
+            seen.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    finally:
+        torch.set_num_threads(threads)
+    for name, first in seen[0].items():
+        assert all(torch.equal(first, other[name]) for other in seen[1:]), name

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,10 @@ class ExtractConfig:
     """Pixels from one tile to the next; null: tiles that touch."""
     fps: float | None = None
     """Frames per second to keep, never more than the video has; null: all."""
+    deflicker: int | None = None
+    """Frames over which each frame's brightness is levelled out, 2 … 129; null: as it is. For a
+    lamp that flickers with the mains: else every token has to tell how bright its frame is. The
+    last so many frames of a video are levelled out less and less."""
     clip_frames: int | None = None
     """Frames per clip; null: each tile of a video is one clip."""
     min_motion: float = 0.0
@@ -58,6 +63,8 @@ class ExtractConfig:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise ValueError(f"fps must be above 0 and finite, got {self.fps}.")
+        if self.deflicker is not None and not 2 <= self.deflicker <= 129:
+            raise ValueError(f"deflicker must be 2 … 129 frames, got {self.deflicker}.")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}.")
         if not 0 <= self.test_share < 1:
@@ -70,8 +77,10 @@ class ExtractConfig:
             raise ValueError("tile_hop needs tile.")
 
 
-def read_video(path: Path, *, fps: float | None = None) -> Iterator[Frame]:
-    """Decodes any video that FFmpeg reads, frame by frame, to [H, W, 3].
+def read_video(
+    path: Path, *, fps: float | None = None, deflicker: int | None = None
+) -> Iterator[Frame]:
+    """Decodes any video that FFmpeg reads, frame by frame, to [H, W, 3]: see `ExtractConfig`.
 
     Raises FrameError, naming the file, when it is no video or breaks off.
     """
@@ -79,34 +88,61 @@ def read_video(path: Path, *, fps: float | None = None) -> Iterator[Frame]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise FrameError(f"{path} has no video stream.")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            due, end, num_frames = -math.inf, 0.0, 0
-            for packet in container.demux():  # Sound as well: it may run on after the picture.
-                end = max(end, _end(packet))
-                if packet.stream.index != stream.index:
+            frames = _decode(container, path)
+            if deflicker is not None:
+                frames = _level_out(frames, container.streams.video[0], deflicker)
+            due = -math.inf
+            for frame in frames:
+                time = frame.time or 0.0
+                if fps is not None and time < due - 1e-6:
                     continue
-                for frame in stream.decode(packet):
-                    if frame.is_corrupt:
-                        raise FrameError(f"{path} is damaged at frame {num_frames}.")
-                    num_frames += 1
-                    time = frame.time or 0.0
-                    if fps is not None and time < due - 1e-6:
-                        continue
-                    due = max(due, time) + 1 / (fps or math.inf)
-                    pixels: Frame = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-                    yield pixels
-            declared = _declared_seconds(container)
-            slack = max(MISSING_FRAMES / float(stream.average_rate or math.inf), MISSING_SECONDS)
-            if num_frames and end < declared - slack:
-                about = round(num_frames * declared / end) if end else "more"
-                raise FrameError(f"{path} breaks off after {num_frames} of about {about} frames.")
+                due = max(due, time) + 1 / (fps or math.inf)
+                pixels: Frame = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+                yield pixels
     except av.FFmpegError as error:
         if isinstance(error, OSError) and not isinstance(error, av.error.InvalidDataError):
             reason = error.strerror
         else:
             reason = "damaged, or no video that FFmpeg knows"
         raise FrameError(f"{path} cannot be decoded: {reason}.") from None
+
+
+def _decode(container: av.container.InputContainer, path: Path) -> Iterator[av.VideoFrame]:
+    """Decodes the first video stream. Raises FrameError when it is damaged or breaks off."""
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    end, num_frames = 0.0, 0
+    for packet in container.demux():  # Sound as well: it may run on after the picture.
+        end = max(end, _end(packet))
+        if packet.stream.index != stream.index:
+            continue
+        for frame in stream.decode(packet):
+            if frame.is_corrupt:
+                raise FrameError(f"{path} is damaged at frame {num_frames}.")
+            num_frames += 1
+            yield frame
+    declared = _declared_seconds(container)
+    slack = max(MISSING_FRAMES / float(stream.average_rate or math.inf), MISSING_SECONDS)
+    if num_frames and end < declared - slack:
+        about = round(num_frames * declared / end) if end else "more"
+        raise FrameError(f"{path} breaks off after {num_frames} of about {about} frames.")
+
+
+def _level_out(
+    frames: Iterator[av.VideoFrame], stream: av.VideoStream, size: int
+) -> Iterator[av.VideoFrame]:
+    """Scales each frame's brightness to the mean of it and the `size` - 1 next ones, by FFmpeg."""
+    graph = av.filter.Graph()
+    graph.link_nodes(
+        graph.add_buffer(template=stream),
+        graph.add("deflicker", f"size={size}"),
+        graph.add("buffersink"),
+    ).configure()
+    for frame in itertools.chain(frames, [None]):
+        graph.push(frame)
+        with suppress(BlockingIOError, EOFError):
+            while True:
+                yield graph.vpull()
 
 
 def _end(packet: "av.Packet[Any]") -> float:

@@ -83,7 +83,7 @@ def find_videos(
             continue
         name = _free_name(relative, taken)
         taken.add(name)
-        read = partial(read_video, path, fps=config.fps)
+        read = partial(read_video, path, fps=config.fps, deflicker=config.deflicker)
         sources.append(Source(name, sha256_file(path), read))
     return sources, rejected
 

@@ -130,6 +130,24 @@ def test_an_animation_is_whole(tmp_path: Path) -> None:
     assert len(list(read_video(tmp_path / "v.gif"))) == 8
 
 
+def test_a_flickering_lamp_is_levelled_out(tmp_path: Path) -> None:
+    lamp = 100 + 10 * (-1) ** np.arange(24)
+    frames = np.broadcast_to(lamp[:, None, None, None], (24, 16, 16, 3)).astype(np.uint8).copy()
+    frames[:, 4:8, 4:8] //= 2
+    write_mp4(tmp_path / "v.mp4", frames, fps=5)
+    found = np.stack(list(read_video(tmp_path / "v.mp4", deflicker=10))).astype(int)
+    assert len(found) == len(frames)
+    assert np.ptp(frames[:, 12, 12, 0].astype(int)) == 20
+    assert np.ptp(found[:14, 12, 12, 0]) <= 2
+    assert found[:, 6, 6].max() < found[:, 12, 12].min() - 30  # What the picture shows stays.
+
+
+def test_levelling_out_keeps_the_frame_rate_that_is_asked_for(tmp_path: Path) -> None:
+    path = encode(tmp_path / "v.mp4", "mpeg4")
+    plain = len(list(read_video(path, fps=5)))
+    assert len(list(read_video(path, fps=5, deflicker=5))) == plain
+
+
 def test_tiles_stay_inside_and_touch() -> None:
     config = ExtractConfig(size=8, tile=10)
     boxes = tiles(35, 20, config)
@@ -173,6 +191,7 @@ def test_a_sheet_shows_every_video(tmp_path: Path, kind: str) -> None:
         ({"size": 0}, "size must be"),
         ({"fps": -1.0}, "fps must be"),
         ({"fps": math.nan}, "fps must be"),
+        ({"deflicker": 1}, "deflicker must be"),
         ({"seed": -1}, "seed must be"),
         ({"test_share": 1.0}, "test_share"),
         ({"min_motion": 0.1}, "min_motion needs clip_frames"),

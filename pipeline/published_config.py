@@ -246,7 +246,8 @@ def sections(
     }
     return {
         "extract": {
-            **{"size": size, "tile": None, "tile_hop": None, "fps": None, "clip_frames": None},
+            **{"size": size, "tile": None, "tile_hop": None, "fps": None, "deflicker": None},
+            "clip_frames": None,
             **{"min_motion": 0.0, "test_share": 0.1, "image": "png", "seed": 0},
         },
         "tokenizer": {

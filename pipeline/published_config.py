@@ -246,7 +246,7 @@ def sections(
     }
     return {
         "extract": {
-            **{"size": size, "tile": None, "tile_hop": None, "fps": None, "deflicker": None},
+            **{"size": size, "tile": None, "tile_hop": None, "fps": None, "filters": []},
             "clip_frames": None,
             **{"min_motion": 0.0, "test_share": 0.1, "image": "png", "seed": 0},
         },

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pipeline.errors import FrameError
+from pipeline.errors import ConfigError, FrameError
 from pipeline.files import replacing
 
 Frame = NDArray[np.uint8]
@@ -41,10 +41,10 @@ class ExtractConfig:
     """Pixels from one tile to the next; null: tiles that touch."""
     fps: float | None = None
     """Frames per second to keep, never more than the video has; null: all."""
-    deflicker: int | None = None
-    """Frames over which each frame's brightness is levelled out, 2 … 129; null: as it is. For a
-    lamp that flickers with the mains: else every token has to tell how bright its frame is. The
-    last so many frames of a video are levelled out less and less."""
+    filters: tuple[str, ...] = ()
+    """FFmpeg filters that every frame goes through first, each as NAME or NAME=OPTIONS: deflicker
+    for a lamp that flickers with the mains, hqdn3d against noise. What flickers or hisses in the
+    background has to be told by tokens, and predicted."""
     clip_frames: int | None = None
     """Frames per clip; null: each tile of a video is one clip."""
     min_motion: float = 0.0
@@ -63,8 +63,6 @@ class ExtractConfig:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise ValueError(f"fps must be above 0 and finite, got {self.fps}.")
-        if self.deflicker is not None and not 2 <= self.deflicker <= 129:
-            raise ValueError(f"deflicker must be 2 … 129 frames, got {self.deflicker}.")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}.")
         if not 0 <= self.test_share < 1:
@@ -78,19 +76,20 @@ class ExtractConfig:
 
 
 def read_video(
-    path: Path, *, fps: float | None = None, deflicker: int | None = None
+    path: Path, *, fps: float | None = None, filters: Sequence[str] = ()
 ) -> Iterator[Frame]:
     """Decodes any video that FFmpeg reads, frame by frame, to [H, W, 3]: see `ExtractConfig`.
 
-    Raises FrameError, naming the file, when it is no video or breaks off.
+    Raises FrameError, naming the file, when it is no video or breaks off, and ConfigError for a
+    filter that FFmpeg does not take.
     """
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise FrameError(f"{path} has no video stream.")
             frames = _decode(container, path)
-            if deflicker is not None:
-                frames = _level_out(frames, container.streams.video[0], deflicker)
+            if filters:
+                frames = _filtered(frames, container.streams.video[0], filters)
             due = -math.inf
             for frame in frames:
                 time = frame.time or 0.0
@@ -128,19 +127,20 @@ def _decode(container: av.container.InputContainer, path: Path) -> Iterator[av.V
         raise FrameError(f"{path} breaks off after {num_frames} of about {about} frames.")
 
 
-def _level_out(
-    frames: Iterator[av.VideoFrame], stream: av.VideoStream, size: int
+def _filtered(
+    frames: Iterator[av.VideoFrame], stream: av.VideoStream, filters: Sequence[str]
 ) -> Iterator[av.VideoFrame]:
-    """Scales each frame's brightness to the mean of it and the `size` - 1 next ones, by FFmpeg."""
+    """Sends frames through FFmpeg filters, one after another."""
     graph = av.filter.Graph()
-    graph.link_nodes(
-        graph.add_buffer(template=stream),
-        graph.add("deflicker", f"size={size}"),
-        graph.add("buffersink"),
-    ).configure()
+    chain = [graph.add_buffer(template=stream)]
+    try:
+        chain += [graph.add(*words.split("=", 1)) for words in filters]
+        graph.link_nodes(*chain, graph.add("buffersink")).configure()
+    except (ValueError, av.FFmpegError) as error:
+        raise ConfigError(f"extract.filters: FFmpeg cannot use {list(filters)}: {error}.") from None
     for frame in itertools.chain(frames, [None]):
         graph.push(frame)
-        with suppress(BlockingIOError, EOFError):
+        with suppress(BlockingIOError, EOFError):  # It wants more frames, or has had all.
             while True:
                 yield graph.vpull()
 

@@ -83,7 +83,7 @@ def find_videos(
             continue
         name = _free_name(relative, taken)
         taken.add(name)
-        read = partial(read_video, path, fps=config.fps, deflicker=config.deflicker)
+        read = partial(read_video, path, fps=config.fps, filters=config.filters)
         sources.append(Source(name, sha256_file(path), read))
     return sources, rejected
 

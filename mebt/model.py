@@ -1,5 +1,8 @@
 """MeBT: masked-token prediction through a fixed number of latent tokens (CVPR 2023, section 3)."""
 
+import math
+from typing import Literal
+
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -9,6 +12,7 @@ from torch.nn import functional as F
 from mebt.config import MeBTConfig
 
 INIT_STD = 0.02
+PositionInit = Literal["normal", "sines"]
 
 
 class Attention(nn.Module):
@@ -91,9 +95,23 @@ class MeBT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in config.layers)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.codebook_size, bias=False)
-        self.apply(_initialize)
+        self.initialize()
+
+    @torch.no_grad()
+    def initialize(self, std: float = INIT_STD, *, positions: PositionInit = "normal") -> None:
+        """Draws fresh weights, as published by default, from torch's global generator.
+
+        With `positions` sines, neighbours in time and space begin alike: see `sine_positions`.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
         for parameter in (self.position_embedding, self.mask_embedding, self.latents):
-            nn.init.normal_(parameter, std=INIT_STD)
+            nn.init.normal_(parameter, std=std)
+        if positions == "sines":
+            self.position_embedding.copy_(std * sine_positions(self.config.grid, self.config.width))
 
     def forward(
         self,
@@ -134,8 +152,18 @@ class MeBT(nn.Module):
         return logits
 
 
-def _initialize(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+def sine_positions(grid: tuple[int, int, int], width: int) -> Float[Tensor, "N D"]:
+    """Returns sines and cosines of each position's place in time and space, of mean square 1.
+
+    Learned positions that begin at random have to be told apart first, and then which of them are
+    neighbours; until then a model sees no more than how frequent tokens are (Attention Is All You
+    Need, section 3.5, for each axis; frequencies evenly spaced, for grids are short).
+    """
+    places = torch.cartesian_prod(*(torch.arange(size) for size in grid))
+    waves = []
+    for axis in range(3):
+        count = (width // 2 + 2 - axis) // 3
+        angles = places[:, axis, None] * (torch.arange(1, count + 1) * math.pi / max(count, 1))
+        waves += [angles.sin(), angles.cos()]
+    table = math.sqrt(2) * torch.cat(waves, dim=1)
+    return F.pad(table, (0, width - table.shape[1]))

@@ -204,6 +204,7 @@ def train_section(published: Published) -> dict[str, Any]:
         "budget": None if budget >= tokens else budget,
         "length_prior": PRIORS[prior][0],
         "time_scale": PRIORS[prior][1],
+        **{"init_std": 0.02, "position_init": "normal"},
         **{"balance": "video", "memory_gb": 4.0, "validation_windows": 64},
     }
 

@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from mebt import MeBT, MeBTConfig, MeBTShape, save_model, weights_identity
 from mebt.loss import accuracy, held_out_loss, masked_token_loss
 from mebt.masking import SCHEDULES, LengthPriorName, draw_order, draw_split
+from mebt.model import INIT_STD, PositionInit
 from mebt.optim import make_optimizer
 from pipeline.batches import Balance, Batches
 from pipeline.config import as_dict, load_section
@@ -59,6 +60,12 @@ class TrainConfig(LoopConfig):
     """Length of training clips: longest, uniform, or gaussian (short first, then longer)."""
     time_scale: float = 30_000.0
     """Steps after which gaussian clips grow by a latent frame; published: 30,000 or 100,000."""
+    init_std: float = INIT_STD
+    """Deviation of the first weights, as published for width 1024; narrow models learn sooner from
+    larger ones, about 1 / sqrt(width)."""
+    position_init: PositionInit = "sines"
+    """First position embeddings: sines of their place in time, height and width, or normal draws
+    as published, whose neighbourhoods have to be learned."""
     balance: Balance = "window"
     """window: each window once per epoch; video: each video once, as published."""
     memory_gb: float = 4.0
@@ -79,7 +86,7 @@ class TrainConfig(LoopConfig):
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
         if self.budget is not None and self.budget < 1:
             raise ValueError(f"budget must be at least 1, got {self.budget}.")
-        for name in ("time_scale", "memory_gb"):
+        for name in ("time_scale", "memory_gb", "init_std"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.validation_windows < 1:
@@ -233,6 +240,7 @@ def train(
         fabric.barrier()
         torch.manual_seed(config.seed)
         model = MeBT(model_config)
+        model.initialize(config.init_std, positions=config.position_init)
         optimizer = make_optimizer(
             model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )

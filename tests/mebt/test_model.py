@@ -12,6 +12,7 @@ from mebt import MeBT, MeBTConfig, load_model, model_metadata, save_model, weigh
 from mebt.config import LAYERS
 from mebt.loss import held_out_loss, masked_token_loss
 from mebt.masking import draw_order, draw_split, length_probabilities, split_positions
+from mebt.model import sine_positions
 
 GRID = (2, 3, 4)
 FIELDS = {"width": 12, "num_heads": 2, "num_latents": 5, "codebook_size": 11, "grid": GRID}
@@ -64,6 +65,27 @@ def test_predictions_depend_on_the_context() -> None:
     tokens, context, targets = inputs()
     other = (tokens + 1) % 11
     assert (model(tokens, context, targets) - model(other, context, targets)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("width", [1, 5, 8, 29, 128])
+def test_sines_put_positions_next_to_their_neighbours(width: int) -> None:
+    table = sine_positions((3, 5, 7), width)
+    assert table.shape == (105, width)
+    if width < 29:
+        return
+    torch.testing.assert_close(table.square().sum(1), torch.full((105,), float(width // 2 * 2)))
+    alike = (table @ table.T / width).reshape(3, 5, 7, 3, 5, 7)[1, 2, 3]
+    assert alike.argmax() == (1 * 5 + 2) * 7 + 3
+    for neighbour in (alike[0, 2, 3], alike[1, 1, 3], alike[1, 2, 4]):
+        assert neighbour > alike[2, 4, 6] + 0.2
+
+
+def test_fresh_weights_are_as_wide_as_asked_for() -> None:
+    model = make(width=96)
+    model.initialize(0.5, positions="sines")
+    assert abs(float(model.head.weight.std()) - 0.5) < 0.05
+    places = sine_positions(model.config.grid, model.config.width)
+    torch.testing.assert_close(model.position_embedding.data, 0.5 * places)
 
 
 @pytest.mark.parametrize("kinds", [(*LAYERS[:4], "decode"), ("dense",)])

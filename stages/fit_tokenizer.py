@@ -14,14 +14,16 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from pipeline.checkpoint import user_errors
 from pipeline.config import as_dict, load_section
-from pipeline.errors import ConfigError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.files import keep_apart, lock, replacing
 from pipeline.frames import scan_frames, source_fingerprint
 from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
 from pipeline.video import to_model
 from pipeline.windows import Plan, TokenizeConfig, WindowReader, plan_windows
 from stages.options import (
+    FILE,
     FOLDER,
     OUT,
     Launch,
@@ -148,6 +150,31 @@ def _with_noise(
     return video + noise.to(video.device)
 
 
+def _open_init(path: Path, shape: VQGANConfig) -> VQGAN:
+    """Opens the tokenizer to begin from. Raises CheckpointError if section `tokenizer` differs."""
+    with user_errors():
+        model = load_tokenizer(path)
+    theirs, ours = as_dict(model.config), as_dict(shape)
+    if different := [key for key in ours if theirs[key] != ours[key]]:
+        found, asked = (
+            ", ".join(f"{key} {config[key]}" for key in different) for config in (theirs, ours)
+        )
+        raise CheckpointError(
+            f"--init {path} has {found}, but section tokenizer asks for {asked}; make them agree."
+        )
+    return model
+
+
+def _new_model(shape: VQGANConfig, init: VQGAN | None) -> VQGAN:
+    """Makes a VQGAN with random weights, or with those of `init`."""
+    model = VQGAN(shape)
+    if init is not None:
+        model.load_state_dict(init.state_dict())
+        # The file holds no moving averages: they start as if each vector had just been chosen.
+        model.codebook.initialize(init.codebook.embeddings)
+    return model
+
+
 def fit_tokenizer(
     frames: Path,
     out: Path,
@@ -156,9 +183,14 @@ def fit_tokenizer(
     config: FitTokenizerConfig,
     *,
     fabric: Fabric,
+    init: Path | None = None,
     overwrite: bool = False,
 ) -> Fitted:
-    """Trains a 3D VQGAN on random windows of the train split; resumes if `out` has checkpoints."""
+    """Trains a 3D VQGAN on random windows of the train split; resumes if `out` has checkpoints.
+
+    It begins from the weights of the tokenizer `init`, or from random ones. Raises PipelineError if
+    frames, values, `init` and what is in `out` do not fit together.
+    """
     try:
         shape.grid(windows.frames, windows.size, windows.size)
     except ValueError as error:
@@ -170,17 +202,19 @@ def fit_tokenizer(
     held_out = WindowSource(plan, "test" if plan.num_windows("test") else "train", reader)
     if not len(train):
         raise ConfigError(f"{frames} has no window in its train split.")
+    begin = None if init is None else _open_init(init, shape)
     made_from = {
         "tokenizer": as_dict(shape),
         "windows": {key: getattr(windows, key) for key in ("frames", "stride", "hop", "size")},
         "source": source_fingerprint(found.videos, frames),
+        "init": None if begin is None else identity(begin),
     }
     with lock(out) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             prepare_run(out, config, made_from, overwrite=overwrite)
         fabric.barrier()
         torch.manual_seed(config.seed)
-        model = VQGAN(shape)
+        model = _new_model(shape, begin)
         if fabric.world_size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         optimizer = torch.optim.Adam(
@@ -235,12 +269,14 @@ def fit_tokenizer(
 @click.command("fit-tokenizer")
 @click.option("--frames", type=FOLDER, required=True, help="Frame folder to train on.")
 @click.option("--out", type=OUT, required=True, help="Folder of the run to make or to go on with.")
+@click.option("--init", type=FILE, help="Tokenizer whose weights to begin from, .safetensors.")
 @params_options
 @fabric_options
 @overwrite_option
 def command(
     frames: Path,
     out: Path,
+    init: Path | None,
     params: Path,
     overrides: tuple[str, ...],
     launch: Launch,
@@ -250,18 +286,21 @@ def command(
 
     Writes OUT/tokenizer.safetensors, and checkpoints to go on from after a stop. Values: sections
     `tokenizer` (its shape), `fit_tokenizer` (training) and `tokenize` (the window) of the params
-    file. A signal stops it after the step at hand with exit code 75: run it again to go on.
+    file. --init fine-tunes a tokenizer that there is; section `tokenizer` must be of its shape.
+    A signal stops it after the step at hand with exit code 75: run it again to go on.
 
     \b
     Example:
       mebt fit-tokenizer --frames frames --out tokenizer-run --set fit_tokenizer.max_steps=5000
     """
-    keep_apart(out, frames, params)
+    keep_apart(out, frames, init, params)
     shape = load_section(params, "tokenizer", VQGANConfig, overrides)
     windows = load_section(params, "tokenize", TokenizeConfig, overrides)
     config = load_section(params, "fit_tokenizer", FitTokenizerConfig, overrides)
     fabric = launch(config.precision)
-    made = fit_tokenizer(frames, out, shape, windows, config, fabric=fabric, overwrite=overwrite)
+    made = fit_tokenizer(
+        frames, out, shape, windows, config, fabric=fabric, init=init, overwrite=overwrite
+    )
     if fabric.is_global_zero:
         done = f"{made.steps} steps" if made.steps else "nothing to do"
         click.echo(f"{made.path}: {done}, identity {made.identity[:12]}")

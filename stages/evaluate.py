@@ -116,9 +116,9 @@ def evaluate(
 ) -> Evaluation:
     """Measures whatever of the artefacts is given; `not_computed` says what was not, and why.
 
-    `cache` is a folder for what I3D sees in real videos; `published_rounding` drops fractions
-    when FVD's pictures become bytes. Raises PipelineError if two artefacts do not belong
-    together, or if there is less than a named protocol asks for.
+    `lpips` are files of published weights; `cache` is a folder for what I3D sees in real videos;
+    `published_rounding` drops fractions when FVD's pictures become bytes. Raises PipelineError if
+    two artefacts do not belong together, or if there is less than a named protocol asks for.
     """
     config = config.resolved()
     store = TokenStore(tokens)

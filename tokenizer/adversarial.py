@@ -36,7 +36,7 @@ def give_verdict(
     *,
     kind: Literal["hinge", "vanilla"],
 ) -> Verdict:
-    """Returns three losses, none of which moves what is not its own to learn.
+    """Returns three losses; each reaches only the weights that are to reduce it.
 
     `fooled` and `matched` (features) move whatever made `fake`, `told_apart` the discriminator.
     """

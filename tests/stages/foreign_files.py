@@ -194,8 +194,8 @@ def write_old_vqgan(path: Path, state: dict[str, Tensor]) -> Path:
     return path
 
 
-class _PicklerOf2017(pickle._Pickler):
-    """Pickles tensors and parameters as torch 0.1 did, in which torchvision's VGG16 was saved."""
+class PicklerOf2017(pickle._Pickler):
+    """Pickles tensors and parameters as torch 0.1 did."""
 
     def reducer_override(self, value: Any) -> Any:
         if type(value) is nn.Parameter:
@@ -206,11 +206,13 @@ class _PicklerOf2017(pickle._Pickler):
         return NotImplemented
 
 
-def write_torchvision(path: Path, state: dict[str, Tensor]) -> Path:
+def write_of_2017(
+    path: Path, state: dict[str, Tensor], pickler: type[PicklerOf2017] = PicklerOf2017
+) -> Path:
     """A state dict of 2017: no zip, its values parameters."""
     parameters = OrderedDict((name, nn.Parameter(tensor)) for name, tensor in state.items())
     module = types.ModuleType("pickle_of_2017")
-    module.Pickler, module.dump = _PicklerOf2017, pickle.dump
+    module.Pickler, module.dump = pickler, pickle.dump
     torch.save(parameters, path, pickle_module=module, _use_new_zipfile_serialization=False)
     return path
 

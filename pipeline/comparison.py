@@ -71,6 +71,8 @@ class ReconstructionErrors:
     squared_mean_frame: list[float] = field(default_factory=list)
     """Of a still picture, the mean of a window's frames."""
     similarity: list[float] = field(default_factory=list)
+    perceptual: list[float] = field(default_factory=list)
+    """LPIPS, where there is a network for it."""
 
     def add(
         self, video: UInt8[np.ndarray, "T H W 3"], reconstruction: UInt8[np.ndarray, "T H W 3"]
@@ -82,13 +84,14 @@ class ReconstructionErrors:
             self.similarity.append(ssim(video, reconstruction))
 
     def summary(self) -> dict[str, float]:
-        """Returns PSNR of the mean squared error, that of the mean frame, and the mean SSIM."""
+        """Returns PSNR of the mean squared error, that of the mean frame, mean SSIM and LPIPS."""
         means = {
             "psnr": psnr(math.fsum(self.squared) / len(self.squared)),
             "psnr_mean_frame": psnr(math.fsum(self.squared_mean_frame) / len(self.squared)),
         }
-        if self.similarity:
-            means["ssim"] = math.fsum(self.similarity) / len(self.similarity)
+        for key, values in (("ssim", self.similarity), ("lpips", self.perceptual)):
+            if values:
+                means[key] = math.fsum(values) / len(values)
         return means
 
 

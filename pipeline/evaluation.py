@@ -41,6 +41,7 @@ HOW = {
     "pixels": "RGB, 8 bits, as decoded from tokens; never from lossy video",
     "psnr": "of the mean squared error over all windows, frames, pixels and channels",
     "ssim": "Gaussian window 11 of sigma 1.5, K1 0.01, K2 0.03, mean over channels",
+    "lpips": "version 0.1 on VGG16, of each frame; mean over all frames",
     "features": "the tokenizer's encoder before quantisation: mean over the grid; mean absolute "
     "difference of neighbours in time; the same in height and width",
     "frechet": "squared Fréchet distance of Gaussians, unbiased covariances, float64",
@@ -211,12 +212,13 @@ def measure_pictures(
     read: Callable[[str, int], UInt8[np.ndarray, "T H W 3"]],
     decode: Callable[[Tokens], Videos],
     features: Callable[[Videos], Float[np.ndarray, "B D t h w"]],
+    perceptual: Callable[[Videos, Videos], Float[np.ndarray, " B"]] | None = None,
     batch_size: int,
 ) -> None:
     """Measures reconstructions against their videos, and each set of videos against real ones.
 
-    `read` returns the window of a video that starts at a frame. Holds one batch of pictures at a
-    time, whatever the number of windows.
+    `read` returns the window of a video that starts at a frame; `perceptual` the mean LPIPS of the
+    frames of each video. Holds one batch of pictures at a time, whatever the number of windows.
     """
     plan = windows.store.plan(windows.split)
     seen: dict[str, list[VideoSet]] = {}
@@ -234,6 +236,8 @@ def measure_pictures(
             decoded = decode(tokens[part])
             for video, reconstruction in zip(videos, decoded, strict=True):
                 errors.add(video, reconstruction)
+            if perceptual is not None:
+                errors.perceptual += perceptual(videos, decoded).tolist()
             see(who, videos)
             if who == "real":
                 see("reconstructions", decoded)

@@ -53,6 +53,12 @@ MEANINGS = {
         "seeing any motion.",
     ),
     "ssim": ("SSIM", "", "How alike the structures of reconstruction and video are; 1 is equal."),
+    "lpips": (
+        "LPIPS",
+        "",
+        "How different reconstruction and video look to a network that people's judgements tuned; "
+        "0 is equal.",
+    ),
     "codebook_use": (
         "Codebook in use",
         "%",

@@ -49,7 +49,9 @@ STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char
 TENSORS = (
     "collections.OrderedDict",
     "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor",  # This and Parameter are of before torch 0.4.
     "torch._utils._rebuild_tensor_v2",
+    "torch.nn.parameter.Parameter",
     *(f"torch.{kind}Storage" for kind in STORAGES),
 )
 """What torch itself may rebuild: its own list is longer, and lets a file claim any memory."""

@@ -242,7 +242,10 @@ def sections(
         **{"max_steps": 30_000, "batch_size": 8, "accumulate": 1, "learning_rate": 3e-4},
         **{"warmup_steps": 1000, "cosine": False, "clip_norm": 1.0, "ema_decay": 0.0},
         **{"precision": "32-true", "seed": 0, "log_every": 50, "validate_every": 1000},
-        **{"checkpoint_every": 1000, "keep_checkpoints": 2, "motion_weight": 0.0, "noise": 0.0},
+        **{"checkpoint_every": 1000, "keep_checkpoints": 2, "l1_weight": 1.0},
+        **{"perceptual_weight": 0.0, "image_gan_weight": 0.0, "video_gan_weight": 0.0},
+        **{"gan_feat_weight": 0.0, "gan_loss": "hinge", "discriminator_start": 0},
+        **{"discriminator_width": 64, "motion_weight": 0.0, "noise": 0.0},
         **{"restart_threshold": 0.1, "validation_windows": 32, "half": False, "cache_gb": 4.0},
     }
     return {

@@ -1,5 +1,6 @@
 """tokens, samples, model, tokenizer, frames -> metrics.json: how good they are, how measured."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Literal
 import click
 import numpy as np
 import torch
+from einops import rearrange
 
 from mebt import load_model, model_metadata, weights_identity
 from mebt.loss import held_out_loss
@@ -27,7 +29,8 @@ from pipeline.evaluation import (
     skip_pictures,
     window_reader,
 )
-from pipeline.files import keep_apart, write_json
+from pipeline.files import keep_apart, sha256_file, write_json
+from pipeline.foreign import load_content, state_tensors
 from pipeline.frames import scan_frames
 from pipeline.fvd import KEYS, PROTOCOLS, fvd_protocol, measure_fvd, open_i3d, plan_runs
 from pipeline.i3d import HOW_TO_GET
@@ -36,6 +39,8 @@ from pipeline.training import step_seed
 from pipeline.video import to_bytes, to_model
 from stages.options import FILE, FOLDER, OUT, device_option, params_options
 from tokenizer import VQGAN, identity, load_tokenizer
+from tokenizer.perceptual import HOW_TO_GET as HOW_TO_GET_LPIPS
+from tokenizer.perceptual import LPIPS, SMALLEST, load_lpips
 
 MODEL = "model.safetensors"
 CACHE = "fvd-cache"
@@ -104,15 +109,16 @@ def evaluate(
     tokenizer: Path | None = None,
     frames: Path | None = None,
     i3d: Path | None = None,
+    lpips: Sequence[Path] = (),
     cache: Path | None = None,
     published_rounding: bool = False,
     device: str = "cpu",
 ) -> Evaluation:
     """Measures whatever of the artefacts is given; `not_computed` says what was not, and why.
 
-    `cache` is a folder for what I3D sees in real videos; `published_rounding` drops fractions
-    when FVD's pictures become bytes. Raises PipelineError if two artefacts do not belong
-    together, or if there is less than a named protocol asks for.
+    `lpips` are files of published weights; `cache` is a folder for what I3D sees in real videos;
+    `published_rounding` drops fractions when FVD's pictures become bytes. Raises PipelineError if
+    two artefacts do not belong together, or if there is less than a named protocol asks for.
     """
     config = config.resolved()
     store = TokenStore(tokens)
@@ -120,6 +126,8 @@ def evaluate(
     network = None
     if i3d is not None:
         network = open_i3d(i3d, cache=cache, truncate=published_rounding, device=device)
+    found = Evaluation()
+    perceptual = _open_lpips(found, lpips, store, device)
     windows = choose_windows(
         store, drawn, split=config.split, limit=config.num_videos, seed=config.seed
     )
@@ -132,9 +140,8 @@ def evaluate(
         seed=config.seed,
         protocol=config.protocol,
     )
-    found = Evaluation()
     fvd = {}
-    identities = {"tokens": store.fingerprint}
+    identities: dict[str, str | list[str]] = {"tokens": store.fingerprint}
     if drawn is not None:
         identities["samples"] = drawn.fingerprint
     measure_tokens(found, windows)
@@ -147,6 +154,7 @@ def evaluate(
     if tokenizer is None or frames is None:
         why = f"no {'--tokenizer' if tokenizer is None else '--frames'} was given"
         skip_pictures(found, why)
+        found.skip(["lpips"], why)
         if network is not None:
             found.skip(KEYS, why)
     else:
@@ -159,8 +167,11 @@ def evaluate(
             read=partial(reader.read, config.split),
             decode=partial(_decode, model),
             features=partial(_features, model),
+            perceptual=None if perceptual is None else partial(_frame_differences, perceptual),
             batch_size=config.batch_size,
         )
+        if perceptual is not None:
+            identities["lpips"] = sorted(map(sha256_file, lpips))
         if network is not None:
             measure_fvd(
                 found,
@@ -222,6 +233,30 @@ def _open_tokenizer(path: Path, store: TokenStore, device: str) -> VQGAN:
     return model
 
 
+def _open_lpips(
+    found: Evaluation, files: Sequence[Path], store: TokenStore, device: str
+) -> LPIPS | None:
+    """Opens LPIPS, or says why it is not measured."""
+    if not files:
+        found.skip(["lpips"], f"needs weights, and no --lpips was given: {HOW_TO_GET_LPIPS}")
+        return None
+    with user_errors():
+        tensors = {str(file): state_tensors(file, load_content(file)) for file in files}
+        model = load_lpips(tensors, device)
+    if store.info.size is not None and store.info.size < SMALLEST:
+        found.skip(["lpips"], f"needs frames of {SMALLEST} pixels a side, got {store.info.size}")
+        return None
+    return model
+
+
+def _frame_differences(lpips: LPIPS, *videos: Videos) -> np.ndarray:
+    """Returns the mean LPIPS of the frames of each of two batches of videos, one row by one."""
+    device = next(lpips.parameters()).device
+    x, y = (rearrange(to_model(v).to(device), "b c t h w -> (b t) c h w") for v in videos)
+    distances = rearrange(lpips.frame_distances(x, y), "(b t) -> b t", b=len(videos[0]))
+    return distances.mean(1).cpu().numpy()
+
+
 def _decode(tokenizer: VQGAN, tokens: Tokens, *, truncate: bool = False) -> Videos:
     device = next(tokenizer.parameters()).device
     return to_bytes(tokenizer.decode(torch.from_numpy(tokens).to(device)), truncate=truncate)
@@ -240,6 +275,12 @@ def _features(tokenizer: VQGAN, videos: Videos) -> np.ndarray:
 @click.option("--tokenizer", type=FILE, help="Tokenizer that made the tokens, .safetensors.")
 @click.option("--frames", type=FOLDER, help="Frame folder that the tokens were made from.")
 @click.option("--i3d", type=FILE, help="Published I3D weights (i3d_pretrained_400.pt), for FVD.")
+@click.option(
+    "--lpips",
+    type=FILE,
+    multiple=True,
+    help="Published weights of LPIPS on VGG16; give it once for each file that they lie in.",
+)
 @click.option(
     "--cache",
     type=OUT,
@@ -260,6 +301,7 @@ def command(
     tokenizer: Path | None,
     frames: Path | None,
     i3d: Path | None,
+    lpips: tuple[Path, ...],
     cache: Path | None,
     published_rounding: bool,
     out: Path,
@@ -272,16 +314,16 @@ def command(
     Measures what it is given: with --tokenizer and --frames how close reconstructions come to
     their videos, with --run how well held-out tokens are guessed, with --samples how far new
     videos are from real ones, beside how far real ones are from one another; with --i3d as FVD and
-    KVD too. OUT holds the numbers, the protocol that made them, and what was not computed and
-    why. Values: section `evaluate` of the params file; evaluate.protocol=mebt-16f or mebt-128f
-    measures as published.
+    KVD too, with --lpips how different reconstructions look. OUT holds the numbers, the protocol
+    that made them, and what was not computed and why. Values: section `evaluate` of the params
+    file; evaluate.protocol=mebt-16f or mebt-128f measures as published.
 
     \b
     Example:
       mebt evaluate --tokens tokens --samples samples/tokens --run run \\
         --tokenizer models/fish-64.safetensors --frames frames --out metrics.json
     """
-    keep_apart(out, tokens, samples, run, tokenizer, frames, params)
+    keep_apart(out, tokens, samples, run, tokenizer, frames, i3d, *lpips, params)
     config = load_section(params, "evaluate", EvaluateConfig, overrides)
     found = evaluate(
         tokens,
@@ -291,6 +333,7 @@ def command(
         tokenizer=tokenizer,
         frames=frames,
         i3d=i3d,
+        lpips=lpips,
         cache=out.parent / CACHE if cache is None else cache,
         published_rounding=published_rounding,
         device=device,

@@ -1,27 +1,29 @@
 """frames -> a 3D VQGAN trained on them."""
 
 import math
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import click
-import numpy as np
 import torch
 from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from pipeline.checkpoint import user_errors
 from pipeline.config import as_dict, load_section
-from pipeline.errors import ConfigError
-from pipeline.files import keep_apart, lock, replacing
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.files import keep_apart, lock, replacing, sha256_file
+from pipeline.foreign import load_content, state_tensors
 from pipeline.frames import scan_frames, source_fingerprint
 from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
-from pipeline.video import to_model
-from pipeline.windows import Plan, TokenizeConfig, WindowReader, plan_windows
+from pipeline.window_source import WindowSource
+from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 from stages.options import (
+    FILE,
     FOLDER,
     OUT,
     Launch,
@@ -30,10 +32,14 @@ from stages.options import (
     params_options,
 )
 from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer, save_tokenizer
-from tokenizer.losses import reconstruction_loss
+from tokenizer.adversarial import AXES, AdversarialVQGAN
+from tokenizer.losses import drawn_frames, reconstruction_loss
+from tokenizer.perceptual import HOW_TO_GET, LPIPS, SMALLEST, load_lpips
 
 RESULT = "tokenizer.safetensors"
 
+BETAS, ADVERSARIAL_BETAS = (0.9, 0.95), (0.5, 0.9)
+"""Adam's momenta; those against discriminators are the published ones."""
 
 RESTART_DRAW, NOISE_DRAW = -1, -2
 """Beside the ranks 0, 1, … what a seed is drawn for; the noise of rank r is NOISE_DRAW - r."""
@@ -41,9 +47,25 @@ RESTART_DRAW, NOISE_DRAW = -1, -2
 
 @dataclass(frozen=True, kw_only=True)
 class FitTokenizerConfig(LoopConfig):
-    """How a 3D VQGAN is trained, without the adversarial part."""
+    """How a 3D VQGAN is trained; with its defaults, for likeness of pixels only."""
 
     learning_rate: float = 3e-4
+    l1_weight: float = 1.0
+    """Weight of the mean absolute difference of pixels; the commitment loss has 1."""
+    perceptual_weight: float = 0.0
+    """Weight of the LPIPS of one frame of each clip, which needs --lpips."""
+    image_gan_weight: float = 0.0
+    """Weight of a discriminator that sees one frame of each clip; 0: there is none."""
+    video_gan_weight: float = 0.0
+    """Weight of a discriminator that sees whole clips; 0: there is none."""
+    gan_feat_weight: float = 0.0
+    """Weight of how far the discriminators see reconstructions from their videos."""
+    gan_loss: Literal["hinge", "vanilla"] = "hinge"
+    """What discriminators reduce; vanilla: the cross-entropy."""
+    discriminator_start: int = 0
+    """Steps before the discriminators begin to learn and to matter."""
+    discriminator_width: int = 64
+    """Channels of a discriminator's first layer."""
     motion_weight: float = 0.0
     """Weight of moving pixels as a whole beside all pixels evenly; 0: every pixel the same."""
     noise: float = 0.0
@@ -61,11 +83,24 @@ class FitTokenizerConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("motion_weight", "noise", "restart_threshold", "cache_gb"):
+        weights = [field.name for field in fields(self) if field.name.endswith("_weight")]
+        for name in (*weights, "noise", "restart_threshold", "cache_gb", "discriminator_start"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.validation_windows < 1:
             raise ValueError(f"validation_windows must be at least 1: {self.validation_windows}.")
+        if not 1 <= self.discriminator_width <= 512:
+            raise ValueError(f"discriminator_width must be 1 … 512: {self.discriminator_width}.")
+        if self.gan_feat_weight and not any(self.gan_weights.values()):
+            raise ValueError(
+                f"gan_feat_weight is {self.gan_feat_weight}, but there is no discriminator; set "
+                "image_gan_weight or video_gan_weight."
+            )
+
+    @property
+    def gan_weights(self) -> dict[str, float]:
+        """Weight of each kind of discriminator."""
+        return {kind: getattr(self, f"{kind}_gan_weight") for kind in AXES}
 
 
 @dataclass(frozen=True)
@@ -77,39 +112,9 @@ class Fitted:
     identity: str
 
 
-class WindowSource:
-    """Windows of one split, drawn at random or evenly spread."""
-
-    def __init__(self, plan: Plan, split: str, reader: WindowReader) -> None:
-        table = plan.table.filter(np.asarray(plan.table["split"]) == split)
-        self.split = split
-        self.videos = table["video"].combine_chunks().dictionary_encode()
-        self.first = table["first_frame"].to_numpy()
-        self.reader = reader
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def read(self, rows: list[int]) -> Tensor:
-        """Returns the windows of these rows as float32 [B, 3, T, H, W]."""
-        with ThreadPoolExecutor(4) as pool:
-            windows = pool.map(
-                lambda row: self.reader.read(
-                    self.split, self.videos[row].as_py(), int(self.first[row])
-                ),
-                rows,
-            )
-            return to_model(np.stack(list(windows)))
-
-    def draw(self, count: int, *, seed: int) -> list[int]:
-        """Draws `count` rows."""
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randint(len(self), (count,), generator=generator).tolist()
-
-    def spread(self, count: int) -> list[int]:
-        """Picks up to `count` rows, evenly spread."""
-        count = min(count, len(self))
-        return [int(row) for row in np.linspace(0, len(self) - 1, count).round()]
+Batch = tuple[Tensor, Tensor]
+"""Clips as float32 [B, 3, T, H, W], and one frame number of each [B]."""
+Objective = Callable[[nn.Module, Batch, int], tuple[Tensor, Mapping[str, Tensor | float]]]
 
 
 def measure(model: VQGAN, held_out: WindowSource, config: FitTokenizerConfig) -> dict[str, float]:
@@ -148,6 +153,88 @@ def _with_noise(
     return video + noise.to(video.device)
 
 
+def _open_init(path: Path, shape: VQGANConfig) -> VQGAN:
+    """Opens the tokenizer to begin from. Raises CheckpointError if section `tokenizer` differs."""
+    with user_errors():
+        model = load_tokenizer(path)
+    theirs, ours = as_dict(model.config), as_dict(shape)
+    if different := [key for key in ours if theirs[key] != ours[key]]:
+        found, asked = (
+            ", ".join(f"{key} {config[key]}" for key in different) for config in (theirs, ours)
+        )
+        raise CheckpointError(
+            f"--init {path} has {found}, but section tokenizer asks for {asked}; make them agree."
+        )
+    return model
+
+
+def _open_lpips(
+    files: Sequence[Path], config: FitTokenizerConfig, size: int, device: str
+) -> LPIPS | None:
+    """Opens LPIPS if it is used. Raises PipelineError if weight, files and frames do not agree."""
+    if not config.perceptual_weight:
+        if files:
+            raise ConfigError("--lpips is of no use while fit_tokenizer.perceptual_weight is 0.")
+        return None
+    if not files:
+        raise ConfigError(
+            f"fit_tokenizer.perceptual_weight is {config.perceptual_weight}, which needs --lpips: "
+            f"{HOW_TO_GET}."
+        )
+    if size < SMALLEST:
+        raise ConfigError(f"LPIPS needs frames of {SMALLEST} pixels, tokenize.size is {size}.")
+    with user_errors():
+        tensors = {str(file): state_tensors(file, load_content(file)) for file in files}
+        return load_lpips(tensors, device)
+
+
+def new_model(
+    shape: VQGANConfig, config: FitTokenizerConfig, init: VQGAN | None
+) -> AdversarialVQGAN:
+    """Makes a VQGAN with random weights or those of `init`, and new discriminators."""
+    vqgan = VQGAN(shape)
+    if init is not None:
+        vqgan.load_state_dict(init.state_dict())
+        # The file holds no moving averages: they start as if each vector had just been chosen.
+        vqgan.codebook.initialize(init.codebook.embeddings)
+    kinds = [kind for kind, weight in config.gan_weights.items() if weight]
+    return AdversarialVQGAN(vqgan, kinds, width=config.discriminator_width)
+
+
+def objective(config: FitTokenizerConfig, lpips: LPIPS | None, rank: int) -> Objective:
+    """Makes the function that returns what a step is to reduce, and what to log of it."""
+
+    def loss(
+        module: nn.Module, batch: Batch, step: int
+    ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        video, frames = batch
+        generator = torch.Generator().manual_seed(step_seed(config.seed, step, RESTART_DRAW))
+        made, verdicts = module(
+            _with_noise(video, config, step, rank),
+            video,
+            frames,
+            judging=step >= config.discriminator_start,
+            kind=config.gan_loss,
+            restart_threshold=config.restart_threshold,
+            generator=generator,
+        )
+        reconstruction = made.reconstruction.float()
+        l1 = reconstruction_loss(reconstruction, video, motion_weight=config.motion_weight)
+        total = config.l1_weight * l1 + made.commitment_loss
+        logged = {"l1": l1, "commitment": made.commitment_loss, "perplexity": made.perplexity}
+        if lpips is not None:
+            pictures = (drawn_frames(clips, frames) for clips in (reconstruction, video))
+            logged["lpips"] = lpips(*pictures).mean()
+            total = total + config.perceptual_weight * logged["lpips"]
+        for kind, verdict in verdicts.items():
+            total = total + config.gan_weights[kind] * (verdict.fooled + verdict.told_apart)
+            total = total + config.gan_feat_weight * verdict.matched
+            logged |= {f"{kind}_{name}": value for name, value in verdict._asdict().items()}
+        return total, {name: value.detach() for name, value in logged.items()}
+
+    return loss
+
+
 def fit_tokenizer(
     frames: Path,
     out: Path,
@@ -156,9 +243,16 @@ def fit_tokenizer(
     config: FitTokenizerConfig,
     *,
     fabric: Fabric,
+    init: Path | None = None,
+    lpips: Sequence[Path] = (),
     overwrite: bool = False,
 ) -> Fitted:
-    """Trains a 3D VQGAN on random windows of the train split; resumes if `out` has checkpoints."""
+    """Trains a 3D VQGAN on random windows of the train split; resumes if `out` has checkpoints.
+
+    It begins from the weights of the tokenizer `init`, or from random ones. `lpips` are files of
+    published weights. Raises PipelineError if what is given and what is in `out` do not fit
+    together.
+    """
     try:
         shape.grid(windows.frames, windows.size, windows.size)
     except ValueError as error:
@@ -170,59 +264,51 @@ def fit_tokenizer(
     held_out = WindowSource(plan, "test" if plan.num_windows("test") else "train", reader)
     if not len(train):
         raise ConfigError(f"{frames} has no window in its train split.")
+    begin = None if init is None else _open_init(init, shape)
+    perceptual = _open_lpips(lpips, config, windows.size, str(fabric.device))
     made_from = {
         "tokenizer": as_dict(shape),
         "windows": {key: getattr(windows, key) for key in ("frames", "stride", "hop", "size")},
         "source": source_fingerprint(found.videos, frames),
+        "init": None if begin is None else identity(begin),
+        "lpips": sorted(map(sha256_file, lpips)),
     }
     with lock(out) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             prepare_run(out, config, made_from, overwrite=overwrite)
         fabric.barrier()
         torch.manual_seed(config.seed)
-        model = VQGAN(shape)
-        if fabric.world_size > 1:
+        model = new_model(shape, config, begin)
+        # Processes on CPUs have no layer for it, and each normalises by its own batch.
+        if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         optimizer = torch.optim.Adam(
-            (p for p in model.parameters()), lr=config.learning_rate, betas=(0.9, 0.95)
+            model.parameters(),
+            lr=config.learning_rate,
+            betas=ADVERSARIAL_BETAS if model.discriminators else BETAS,
         )
         local = config.batch_size // fabric.world_size
+        mine = slice(fabric.global_rank * local, (fabric.global_rank + 1) * local)
 
-        def batches(step: int) -> list[Tensor]:
-            rows = train.draw(config.batch_size, seed=step_seed(config.seed, step, 0))
-            mine = rows[fabric.global_rank * local : (fabric.global_rank + 1) * local]
-            return list(train.read(mine).to(fabric.device).chunk(config.accumulate))
-
-        def loss(
-            module: nn.Module, video: Tensor, step: int
-        ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-            generator = torch.Generator().manual_seed(step_seed(config.seed, step, RESTART_DRAW))
-            made = module(
-                _with_noise(video, config, step, fabric.global_rank),
-                restart_threshold=config.restart_threshold,
-                generator=generator,
-            )
-            l1 = reconstruction_loss(
-                made.reconstruction.float(), video, motion_weight=config.motion_weight
-            )
-            logged = {
-                "l1": l1.detach(),
-                "commitment": made.commitment_loss.detach(),
-                "perplexity": made.perplexity,
-            }
-            return l1 + made.commitment_loss, logged
+        def batches(step: int) -> list[Batch]:
+            generator = torch.Generator().manual_seed(step_seed(config.seed, step, 0))
+            rows = train.draw(config.batch_size, generator=generator)
+            drawn = torch.randint(windows.frames, (len(rows),), generator=generator)
+            parts = (train.read(rows[mine]), drawn[mine])
+            chunks = (part.to(fabric.device).chunk(config.accumulate) for part in parts)
+            return list(zip(*chunks, strict=True))
 
         def export(model: nn.Module, step: int) -> None:
-            assert isinstance(model, VQGAN)
+            assert isinstance(model, AdversarialVQGAN)
             extra = {"steps": str(step), "source": str(made_from["source"])}
             with replacing(out / RESULT) as temporary:
-                save_tokenizer(temporary, model, extra=extra, half=config.half)
+                save_tokenizer(temporary, model.vqgan, extra=extra, half=config.half)
 
         task = Task(
             name="fit-tokenizer",
             batches=batches,
-            loss=loss,
-            validate=lambda model: measure(model, held_out, config),
+            loss=objective(config, perceptual, fabric.global_rank),
+            validate=lambda model: measure(model.vqgan, held_out, config),
             export=export,
             result=out / RESULT,
             rate_name="windows",
@@ -235,12 +321,21 @@ def fit_tokenizer(
 @click.command("fit-tokenizer")
 @click.option("--frames", type=FOLDER, required=True, help="Frame folder to train on.")
 @click.option("--out", type=OUT, required=True, help="Folder of the run to make or to go on with.")
+@click.option("--init", type=FILE, help="Tokenizer whose weights to begin from, .safetensors.")
+@click.option(
+    "--lpips",
+    type=FILE,
+    multiple=True,
+    help="Published weights of LPIPS on VGG16; give it once for each file that they lie in.",
+)
 @params_options
 @fabric_options
 @overwrite_option
 def command(
     frames: Path,
     out: Path,
+    init: Path | None,
+    lpips: tuple[Path, ...],
     params: Path,
     overrides: tuple[str, ...],
     launch: Launch,
@@ -250,18 +345,30 @@ def command(
 
     Writes OUT/tokenizer.safetensors, and checkpoints to go on from after a stop. Values: sections
     `tokenizer` (its shape), `fit_tokenizer` (training) and `tokenize` (the window) of the params
-    file. A signal stops it after the step at hand with exit code 75: run it again to go on.
+    file. --init fine-tunes a tokenizer that there is; section `tokenizer` must be of its shape.
+    Discriminators and LPIPS take part if their weights in `fit_tokenizer` are above 0. A signal
+    stops it after the step at hand with exit code 75: run it again to go on.
 
     \b
     Example:
       mebt fit-tokenizer --frames frames --out tokenizer-run --set fit_tokenizer.max_steps=5000
     """
-    keep_apart(out, frames, params)
+    keep_apart(out, frames, init, *lpips, params)
     shape = load_section(params, "tokenizer", VQGANConfig, overrides)
     windows = load_section(params, "tokenize", TokenizeConfig, overrides)
     config = load_section(params, "fit_tokenizer", FitTokenizerConfig, overrides)
     fabric = launch(config.precision)
-    made = fit_tokenizer(frames, out, shape, windows, config, fabric=fabric, overwrite=overwrite)
+    made = fit_tokenizer(
+        frames,
+        out,
+        shape,
+        windows,
+        config,
+        fabric=fabric,
+        init=init,
+        lpips=lpips,
+        overwrite=overwrite,
+    )
     if fabric.is_global_zero:
         done = f"{made.steps} steps" if made.steps else "nothing to do"
         click.echo(f"{made.path}: {done}, identity {made.identity[:12]}")

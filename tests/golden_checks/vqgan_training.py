@@ -1,6 +1,7 @@
 """One published training step of the VQGAN with its discriminators."""
 
 import argparse
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from tests.golden_checks.recipe import load_case
 from tokenizer import VQGAN
+from tokenizer.adversarial import give_verdict
 from tokenizer.discriminator import Discriminator
 from tokenizer.losses import (
     discriminator_loss,
@@ -88,6 +90,10 @@ def check_step(case: Path) -> None:
             _, real_features = judges[which](real)
             fooled = generator_loss(scores)
             matched = feature_matching_loss(features, real_features)
+            verdict = give_verdict(deepcopy(judges[which]), real, fake, kind=kind)
+            assert (verdict.fooled.item(), verdict.matched.item()) == pytest.approx(
+                (fooled.item(), matched.item()), rel=1e-5, abs=1e-6
+            )
             assert fooled.item() == pytest.approx(logs[f"train/g_{which}_loss"], rel=1e-4, abs=1e-6)
             assert matched.item() == pytest.approx(logs[f"train/{which}_gan_feat_loss"], rel=1e-4)
             weight = hparams[f"{which}_gan_weight"] * fooled

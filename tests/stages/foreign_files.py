@@ -1,6 +1,8 @@
 """Checkpoints in the published layouts, made on the spot with stand-ins for foreign classes."""
 
 import argparse
+import copyreg
+import pickle
 import sys
 import types
 from collections import OrderedDict, defaultdict
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from mebt import MeBT, MeBTConfig
 from tokenizer import VQGAN, VQGANConfig
+from tokenizer.perceptual import LPIPS
 
 ARGS = {
     "n_codes": 13,
@@ -119,6 +122,14 @@ def mebt_state(model: MeBT, vqgan: VQGAN) -> dict[str, Tensor]:
     return OrderedDict(published)
 
 
+def published_lpips(model: LPIPS) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Linear layers as the lpips package's file names them, the trunk as torchvision's does."""
+    state = model.state_dict()
+    linear = {f"lin{i}.model.1.weight": state[f"linear.{i}"] for i in range(5)}
+    trunk = {k.replace("trunk.", "features."): v for k, v in state.items() if k[0] == "t"}
+    return linear, {**trunk, "classifier.0.weight": torch.zeros(1)}
+
+
 @contextmanager
 def foreign_classes(*names: str) -> Iterator[list[type]]:
     """Lets pickle find classes of packages that are not installed, while a file is written."""
@@ -180,6 +191,29 @@ def write_old_vqgan(path: Path, state: dict[str, Tensor]) -> Path:
             "hyper_parameters": {"args": argparse.Namespace(**ARGS)},
         }
         torch.save(content, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+class PicklerOf2017(pickle._Pickler):
+    """Pickles tensors and parameters as torch 0.1 did."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is nn.Parameter:
+            return copyreg.__newobj__, (nn.Parameter, value.data), (True, False, OrderedDict())
+        if type(value) is Tensor:
+            place = (value.storage_offset(), tuple(value.shape), value.stride())
+            return torch._utils._rebuild_tensor, (value._typed_storage(), *place)
+        return NotImplemented
+
+
+def write_of_2017(
+    path: Path, state: dict[str, Tensor], pickler: type[PicklerOf2017] = PicklerOf2017
+) -> Path:
+    """A state dict of 2017: no zip, its values parameters."""
+    parameters = OrderedDict((name, nn.Parameter(tensor)) for name, tensor in state.items())
+    module = types.ModuleType("pickle_of_2017")
+    module.Pickler, module.dump = pickler, pickle.dump
+    torch.save(parameters, path, pickle_module=module, _use_new_zipfile_serialization=False)
     return path
 
 

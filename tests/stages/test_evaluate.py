@@ -13,12 +13,18 @@ from pipeline.comparison import DISTANCES, two_halves
 from pipeline.config import build
 from pipeline.errors import CheckpointError, ConfigError, FrameError, TokenStoreError
 from pipeline.evaluation import RECONSTRUCTION, SETS
+from pipeline.files import sha256_file
 from pipeline.findings import AT_MASK, MEANINGS
 from pipeline.findings import DISTANCES as SHOWN_AS_BARS
+from pipeline.frames import scan_frames
+from pipeline.video import to_bytes, to_model
+from pipeline.windows import WindowReader
 from stages.__main__ import cli
 from stages.evaluate import EvaluateConfig, evaluate
-from tests.stages.project import K, Project, make_project
+from tests.stages.foreign_files import published_lpips
+from tests.stages.project import WINDOW, K, Project, make_project
 from tokenizer import VQGAN, load_tokenizer, save_tokenizer
+from tokenizer.perceptual import LPIPS, load_lpips
 
 CONFIG = EvaluateConfig(num_videos=7, batch_size=3, mask_ratios=(0.25, 1.0))
 OF_PICTURES = {*RECONSTRUCTION, *(f"{key}_{who}" for key in DISTANCES for who in SETS)}
@@ -53,13 +59,13 @@ def test_all_numbers_are_made_of_all_artefacts(project):
     found = everything(project)
     expected = OF_PICTURES | OF_MODEL | OF_TOKENS | {"token_distance_samples"}
     assert set(found.metrics) == expected
-    assert set(found.not_computed) == {"fvd", "kvd"}
+    assert set(found.not_computed) == {"fvd", "kvd", "lpips"}
     assert all(map(math.isfinite, found.metrics.values()))
 
 
 def test_every_number_can_be_explained(project):
     bars = {f"{key}_{who}" for key in SHOWN_AS_BARS for who in SETS}
-    for key in everything(project).metrics:
+    for key in [*everything(project).metrics, "lpips"]:
         assert key in MEANINGS or key in bars or AT_MASK.fullmatch(key)
 
 
@@ -74,7 +80,7 @@ def test_every_number_can_be_explained(project):
 )
 def test_what_is_given_is_measured_and_the_rest_named(project, names, made_of, reason):
     found = measure(project, *names)
-    whole = OF_PICTURES | OF_MODEL | OF_TOKENS | {"token_distance_samples", "fvd", "kvd"}
+    whole = OF_PICTURES | OF_MODEL | OF_TOKENS | {"token_distance_samples", "fvd", "kvd", "lpips"}
     assert set(found.metrics) == made_of
     assert set(found.not_computed) == whole - made_of
     assert found.not_computed["psnr"] == reason
@@ -217,7 +223,7 @@ OF_I3D = {f"{key}_{who}" for key in ("fvd", "kvd") for who in SETS}
 def test_i3d_adds_distances_of_every_set(project, glance, tmp_path):
     found = everything(project, i3d=tmp_path / "i3d.pt")
     assert set(found.metrics) >= OF_I3D
-    assert not found.not_computed
+    assert set(found.not_computed) == {"lpips"}
     said = found.protocol["fvd"]
     assert (said["num_videos"], said["runs"], said["seeds"], said["hop"]) == (7, 1, [0], 16)
     assert (said["frames"], said["stride"], said["split"]) == (4, 1, "test")
@@ -289,6 +295,62 @@ def test_what_i3d_sees_in_real_videos_is_kept(project, glance, tmp_path, given, 
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.fixture
+def lpips_files(monkeypatch, tmp_path) -> list[Path]:
+    """Weights of a very small LPIPS, in two files as published."""
+    monkeypatch.setattr("tokenizer.perceptual.STAGES", ((2, 1),) * 5)
+    torch.manual_seed(0)
+    files = [tmp_path / "vgg.pth", tmp_path / "vgg16.pth"]
+    for file, part in zip(files, published_lpips(LPIPS()), strict=True):
+        torch.save(part, file)
+    return files
+
+
+def test_lpips_is_that_of_every_frame(project, lpips_files):
+    found = measure(project, "frames", "tokenizer", lpips=lpips_files)
+    assert "lpips" not in found.not_computed
+    assert found.protocol["identities"]["lpips"] == sorted(map(sha256_file, lpips_files))
+    tokenizer = load_tokenizer(project.paths()["tokenizer"])
+    contents = {str(file): torch.load(file, weights_only=True) for file in lpips_files}
+    model = load_lpips(contents)
+    videos = scan_frames(project.root / "frames").videos
+    reader = WindowReader(videos, WINDOW)
+    plan = project.tokens.plan("test")
+    expected = []
+    for row in (row for half in halves(project) for row in half):
+        place = plan.take([row]).to_pylist()[0]
+        video = to_model(reader.read("test", place["video"], place["first_frame"])[None])
+        decoded = to_bytes(tokenizer.decode(tokenizer.encode(video)))
+        expected += [
+            float(model(x[None], y[None]))
+            for x, y in zip(video[0].unbind(1), to_model(decoded)[0].unbind(1), strict=True)
+        ]
+    assert len(expected) == 14 * 4
+    assert found.metrics["lpips"] == pytest.approx(np.mean(expected), rel=1e-4)
+    without = measure(project, "frames", "tokenizer").metrics
+    assert {k: v for k, v in found.metrics.items() if k != "lpips"} == without
+
+
+def test_without_pictures_lpips_has_nothing_to_see(project, lpips_files, monkeypatch):
+    found = measure(project, lpips=lpips_files)
+    assert found.not_computed["lpips"] == "no --tokenizer was given"
+    monkeypatch.setattr("stages.evaluate.SMALLEST", 17)
+    found = everything(project, lpips=lpips_files)
+    assert found.not_computed["lpips"] == "needs frames of 17 pixels a side, got 16"
+
+
+def test_the_command_takes_lpips_in_two_files(project, lpips_files, tmp_path):
+    flags = [word for file in lpips_files for word in ("--lpips", file)]
+    result = run_command(project, tmp_path / "metrics.json", *flags)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["lpips"] > 0
+    result = run_command(project, tmp_path / "none.json", *flags[:2])
+    assert result.exit_code == 1
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert "vgg.pth: 10 of the 15 tensors of LPIPS are missing" in line
+    assert not (tmp_path / "none.json").exists()
+
+
 def run_command(project, out: Path, *more):
     params = project.root / "params.yaml"
     params.write_text("evaluate: {num_videos: 99, mask_ratios: [0.5], batch_size: 4}\n")
@@ -304,6 +366,8 @@ def test_command_writes_numbers_and_says_what_is_missing(project, tmp_path):
     assert result.exit_code == 0, result.output
     assert "not computed: fvd, kvd: needs the I3D network, and no --i3d was given" in result.output
     assert "give i3d_pretrained_400.pt, the published state dict" in result.output
+    assert "not computed: lpips: needs weights, and no --lpips was given" in result.output
+    assert "give vgg.pth of the lpips package" in result.output
     assert "token_loss_mask_50, token_accuracy_mask_50: no --run was given" in result.output
     assert "compared 9 videos on each side, not 99" in result.output
     found = json.loads((tmp_path / "metrics.json").read_text())

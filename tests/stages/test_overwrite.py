@@ -14,6 +14,7 @@ from tests.stages.small import Flow, content
     [
         "extract --videos frames --out .",
         "fit-tokenizer --frames frames --out frames",
+        "fit-tokenizer --frames frames --init run/t --out run",
         "tokenize --frames frames --tokenizer tokenizer.safetensors --out frames",
         "tokenize --frames frames --tokenizer frames/t --out tokens/../frames/",
         "train --tokens tokens --out tokens",
@@ -31,7 +32,8 @@ from tests.stages.small import Flow, content
 )
 def test_an_input_is_no_output(flow: Flow, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(flow.root)
-    (flow.root / "frames" / "t").write_bytes(Path("tokenizer.safetensors").read_bytes())
+    for folder in ("frames", "run"):
+        (flow.root / folder / "t").write_bytes(Path("tokenizer.safetensors").read_bytes())
     before = content(flow.root)
     more = [] if words.startswith(("evaluate", "report", "tokens export")) else ["--overwrite"]
     result = CliRunner().invoke(cli, [*words.split(), *more])

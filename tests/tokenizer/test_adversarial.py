@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from tokenizer import VQGAN, VQGANConfig
+from tokenizer.adversarial import AdversarialVQGAN, give_verdict
 from tokenizer.discriminator import Discriminator
 from tokenizer.losses import (
     discriminator_loss,
@@ -68,3 +70,84 @@ def test_each_clip_gives_the_frame_that_was_drawn_for_it():
     video = torch.arange(2 * 3 * 5).reshape(2, 1, 3, 1, 5).float()
     frames = drawn_frames(video, torch.tensor([2, 0]))
     assert torch.equal(frames[:, 0, 0], torch.stack([video[0, 0, 2, 0], video[1, 0, 0, 0]]))
+
+
+def small_judge() -> Discriminator:
+    torch.manual_seed(0)
+    return Discriminator(2, width=4, num_layers=2)
+
+
+def small_model(*kinds: str) -> AdversarialVQGAN:
+    torch.manual_seed(0)
+    config = VQGANConfig(
+        codebook_size=13, embedding_dim=5, width=4, downsample=(2, 4, 4), norm="batch"
+    )
+    return AdversarialVQGAN(VQGAN(config), kinds, width=4)
+
+
+@pytest.mark.parametrize("kind", ["hinge", "vanilla"])
+def test_each_side_learns_from_its_own_losses(kind: str, generator: torch.Generator) -> None:
+    real, fake = (torch.rand(2, 3, 16, 16, generator=generator) - 0.5 for _ in "rf")
+    fake.requires_grad_()
+    verdict = give_verdict(small_judge(), real, fake, kind=kind)
+    expected = small_judge()
+    scores, seen = expected(fake)
+    real_scores, wanted = expected(real)
+    fooled, matched = generator_loss(scores), feature_matching_loss(seen, wanted)
+    (theirs,) = torch.autograd.grad(fooled + 3 * matched, fake)
+    told_apart = discriminator_loss(real_scores, expected(fake.detach())[0], kind=kind)
+    assert verdict.fooled.item() == fooled.item()
+    assert verdict.matched.item() == matched.item()
+    assert verdict.told_apart.item() == told_apart.item()
+    told_apart.backward()
+
+    discriminator = small_judge()
+    verdict = give_verdict(discriminator, real, fake, kind=kind)
+    (verdict.fooled + 3 * verdict.matched + verdict.told_apart).backward()
+    torch.testing.assert_close(fake.grad, theirs)
+    for name, weight in discriminator.named_parameters():
+        torch.testing.assert_close(weight.grad, expected.get_parameter(name).grad)
+
+
+def test_frames_are_judged_one_a_clip_and_clips_whole(generator: torch.Generator) -> None:
+    model = small_model("image", "video").train()
+    video = torch.rand(2, 3, 4, 16, 16, generator=generator) - 0.5
+    frames = torch.tensor([3, 0])
+    made, verdicts = model(video, video, frames, judging=True)
+    assert verdicts.keys() == {"image", "video"}
+    for name, clips in (
+        ("image", [drawn_frames(clip, frames) for clip in (video, made.reconstruction)]),
+        ("video", [video, made.reconstruction]),
+    ):
+        expected = give_verdict(model.discriminators[name], *clips, kind="hinge")
+        assert [v.item() for v in verdicts[name]] == [v.item() for v in expected]
+
+
+def test_until_they_judge_discriminators_stay_as_they_are(generator: torch.Generator) -> None:
+    model = small_model("video").train()
+    video = torch.rand(2, 3, 4, 16, 16, generator=generator) - 0.5
+    before = {name: tensor.clone() for name, tensor in model.discriminators.state_dict().items()}
+    made, verdicts = model(video, video, torch.tensor([0, 1]), judging=False)
+    assert [value.item() for value in verdicts["video"]] == [0, 0, 0]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    (made.reconstruction.square().mean() + sum(verdicts["video"])).backward()
+    assert all(weight.grad is not None for weight in model.discriminators.parameters())
+    optimizer.step()
+    for name, tensor in model.discriminators.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_discriminator_learns_to_tell_reconstructions_apart(generator: torch.Generator) -> None:
+    model = small_model("image").train()
+    model.vqgan.requires_grad_(False)
+    video = torch.rand(4, 3, 4, 16, 16, generator=generator) - 0.5
+    optimizer = torch.optim.Adam(model.discriminators.parameters(), lr=3e-3)
+    losses = []
+    for step in range(25):
+        _, verdicts = model(video, video, torch.full((4,), step % 4), judging=True)
+        verdicts["image"].told_apart.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(verdicts["image"].told_apart.item())
+    assert losses[0] == pytest.approx(1, abs=0.3)  # Scores around 0 are 1 away from both sides.
+    assert losses[-1] < 0.3

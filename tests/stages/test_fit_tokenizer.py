@@ -1,0 +1,233 @@
+"""`mebt fit-tokenizer`: what it begins from, discriminators, LPIPS."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.fit_tokenizer import FitTokenizerConfig, new_model, objective
+from tests.stages.foreign_files import published_lpips
+from tests.stages.small import Flow, make_tokenizer
+from tests.stages.test_train import RESULTS, assert_same_run, last_state
+from tokenizer import VQGANConfig, VQGANOutput, identity, load_tokenizer
+from tokenizer.adversarial import Verdict
+from tokenizer.perceptual import LPIPS
+
+STAGE = "fit-tokenizer"
+ONE_STILL_STEP = (
+    *("--set", "fit_tokenizer.max_steps=1", "--set", "fit_tokenizer.learning_rate=1.0e-9"),
+    *("--set", "fit_tokenizer.restart_threshold=0.0"),
+)
+
+
+def given(**values: object) -> list[str]:
+    return [w for k, v in values.items() for w in ("--set", f"fit_tokenizer.{k}={v}")]
+
+
+ADVERSARIAL = given(image_gan_weight=0.5, video_gan_weight=1.0, discriminator_width=4)
+
+
+def result(flow: Flow, run: str) -> Path:
+    return flow.root / run / RESULTS[STAGE]
+
+
+def test_it_begins_from_the_weights_it_is_given(flow: Flow) -> None:
+    init = flow.root / "tokenizer.safetensors"
+    flow.ok(STAGE, *ONE_STILL_STEP, "--init", str(init), out="begun")
+    before, after = load_tokenizer(init), load_tokenizer(result(flow, "begun"))
+    for name, parameter in before.named_parameters():
+        torch.testing.assert_close(after.get_parameter(name), parameter, rtol=0, atol=1e-7)
+    # A step moves the vectors that were chosen, and no other.
+    moved = (after.codebook.embeddings - before.codebook.embeddings).abs().amax(1)
+    scale = float(before.codebook.embeddings.abs().amax())
+    assert float(moved.max()) < 0.5 * scale
+    assert 0 < int((moved > 1e-5 * scale).sum()) < len(moved)
+
+
+def test_a_stop_and_a_resume_change_nothing(flow: Flow) -> None:
+    more = ("--init", str(flow.root / "tokenizer.safetensors"))
+    flow.ok(STAGE, *more, out="whole")
+    flow.ok(STAGE, *more, "--set", "fit_tokenizer.max_steps=2", out="resumed")
+    flow.ok(STAGE, *more, out="resumed")
+    assert_same_run(flow.root / "resumed", flow.root / "whole", RESULTS[STAGE])
+    assert "nothing to do" in flow.ok(STAGE, *more, out="resumed")
+
+
+def test_what_it_began_from_is_part_of_the_run(flow: Flow) -> None:
+    first = flow.root / "tokenizer.safetensors"
+    other = make_tokenizer(flow.root / "other.safetensors", seed=5)
+    flow.ok(STAGE, *ONE_STILL_STEP, "--init", str(first), out="run-1")
+    ids = [identity(load_tokenizer(path)) for path in (first, other)]
+    for more, now in (("--init", str(other)), f"'{ids[1]}'"), ((), "None"):
+        line = flow.refused(STAGE, *ONE_STILL_STEP, *more, out="run-1")
+        assert f"init = '{ids[0]}', not {now}" in line
+
+
+def test_a_tokenizer_of_another_shape_is_refused_naming_both(flow: Flow) -> None:
+    init = flow.root / "tokenizer.safetensors"
+    wider = ("--set", "tokenizer.width=8", "--set", "tokenizer.downsample=[2, 4, 2]")
+    line = flow.refused(STAGE, "--init", str(init), *wider, out="wide")
+    assert f"--init {init} has width 4, downsample [2, 4, 4]" in line
+    assert "section tokenizer asks for width 8, downsample [2, 4, 2]" in line
+    assert not (flow.root / "wide").exists()
+
+
+@pytest.mark.parametrize("kept", [0, -9])
+def test_a_damaged_file_is_one_clear_line(flow: Flow, kept: int) -> None:
+    init = flow.root / "init.safetensors"
+    init.write_bytes((flow.root / "tokenizer.safetensors").read_bytes()[:kept])
+    line = flow.refused(STAGE, "--init", str(init), out="run-1")
+    assert f"{init} is not a readable safetensors file" in line
+
+
+def read_steps(flow: Flow, run: str) -> list[dict]:
+    lines = (flow.root / run / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if "split" not in line]
+
+
+class Recorded:
+    """Stands for the model: reconstructs grey, has losses of its own, keeps what it is told."""
+
+    def __call__(self, seen: torch.Tensor, video: torch.Tensor, frames: torch.Tensor, **how):
+        self.how = how
+        commitment, zero = torch.tensor(1e-3), torch.zeros(())
+        made = VQGANOutput(torch.zeros_like(video), commitment, zero, zero)
+        fooled, matched, told_apart = (torch.tensor(value) for value in (1e1, 1e3, 1e5))
+        return made, {
+            "image": Verdict(fooled, matched, told_apart),
+            "video": Verdict(2 * fooled, 2 * matched, 2 * told_apart),
+        }
+
+
+def test_the_loss_by_hand() -> None:
+    config = FitTokenizerConfig(
+        l1_weight=3.0,
+        perceptual_weight=5.0,
+        image_gan_weight=0.5,
+        video_gan_weight=2.0,
+        gan_feat_weight=4.0,
+        gan_loss="vanilla",
+        discriminator_start=7,
+    )
+    video, frames = torch.full((2, 3, 4, 8, 8), 0.25), torch.tensor([1, 3])
+    video[0, :, 1], video[1, :, 3] = 0.5, 0.125
+    model = Recorded()
+    loss = objective(config, lambda x, y: (y - x).mean((1, 2, 3)), 0)
+    total, logged = loss(model, (video, frames), 6)
+    assert not model.how["judging"]
+    l1 = (6 * 0.25 + 0.5 + 0.125) / 8
+    perceptual = (0.5 + 0.125) / 2  # Of the frames that were drawn.
+    assert logged["l1"].item() == pytest.approx(l1)
+    assert logged["lpips"].item() == pytest.approx(perceptual)
+    expected = 3 * l1 + 1e-3 + 5 * perceptual
+    expected += 0.5 * (1e1 + 1e5) + 2 * (2e1 + 2e5) + 4 * (1e3 + 2e3)
+    assert total.item() == pytest.approx(expected, rel=1e-7)
+    loss(model, (video, frames), 7)
+    assert model.how["judging"]
+    assert model.how["kind"] == "vanilla"
+    assert model.how["restart_threshold"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("weights", "kinds"),
+    [({}, []), ({"image_gan_weight": 0.1}, ["image"]), ({"video_gan_weight": 1.0}, ["video"])],
+)
+def test_discriminators_are_those_that_weigh(weights: dict, kinds: list[str]) -> None:
+    shape = VQGANConfig(codebook_size=5, embedding_dim=2, width=2, norm="batch")
+    config = FitTokenizerConfig(discriminator_width=6, **weights)
+    model = new_model(shape, config, None)
+    assert list(model.discriminators) == kinds
+    for discriminator in model.discriminators.values():
+        assert discriminator.layers[0][0].out_channels == 6
+
+
+def test_a_stop_resumes_discriminators_and_their_optimizer(flow: Flow) -> None:
+    more = [*ADVERSARIAL, *given(gan_feat_weight=4, discriminator_start=1, accumulate=2)]
+    flow.ok(STAGE, *more, out="whole")
+    flow.ok(STAGE, *more, *given(max_steps=2), out="resumed")
+    before = last_state(flow.root / "resumed")
+    flow.ok(STAGE, *more, out="resumed")
+    assert_same_run(flow.root / "resumed", flow.root / "whole", RESULTS[STAGE])
+    after = last_state(flow.root / "resumed")
+    for kind in ("image", "video"):
+        name = f"model.discriminators.{kind}.layers.0.0.weight"
+        assert not torch.equal(after[name], before[name])
+    num_parameters = sum(1 for name in after if name.endswith(".exp_avg"))
+    named = [n for n in after if n.startswith("model.") and n.endswith(("weight", "bias"))]
+    assert num_parameters == len(named)
+
+
+def test_the_log_tells_what_discriminators_do_from_their_first_step_on(flow: Flow) -> None:
+    flow.ok(STAGE, *ADVERSARIAL, *given(discriminator_start=2, gan_feat_weight=1), out="run-1")
+    for number, line in enumerate(read_steps(flow, "run-1")):
+        for kind in ("image", "video"):
+            values = [line[f"{kind}_{name}"] for name in ("fooled", "matched", "told_apart")]
+            assert all(values) if number >= 2 else not any(values)
+        assert "lpips" not in line
+
+
+def test_two_processes_wait_for_the_discriminators_and_finish(flow: Flow) -> None:
+    words = ("--accelerator", "cpu", "--devices", "2", "--strategy", "ddp")
+    process = flow.start(STAGE, *ADVERSARIAL, *given(discriminator_start=2), *words, out="two")
+    assert process.wait(300) == 0
+    load_tokenizer(result(flow, "two"))
+    assert [line["step"] for line in read_steps(flow, "two")] == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def lpips(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags that name the weights of a very small LPIPS."""
+    monkeypatch.setattr("tokenizer.perceptual.STAGES", ((2, 1),) * 5)
+    torch.manual_seed(0)
+    words = []
+    for name, part in zip(("vgg.pth", "vgg16.pth"), published_lpips(LPIPS()), strict=True):
+        torch.save(part, flow.root / name)
+        words += ["--lpips", str(flow.root / name)]
+    return words
+
+
+def test_lpips_is_reduced_and_part_of_the_run(flow: Flow, lpips: list[str]) -> None:
+    one = given(max_steps=1)
+    flow.ok(STAGE, *one, *lpips, *given(perceptual_weight=4), out="run-1")
+    (line,) = read_steps(flow, "run-1")
+    assert line["lpips"] > 0
+    assert line["loss"] == pytest.approx(line["l1"] + line["commitment"] + 4 * line["lpips"])
+    flow.ok(STAGE, *one, out="plain")
+    assert len({identity(load_tokenizer(result(flow, run))) for run in ("run-1", "plain")}) == 2
+    whole = {}
+    for path in lpips[1::2]:
+        whole |= torch.load(path, weights_only=True)
+    torch.save(whole, flow.root / "whole.pth")
+    words = ["--lpips", str(flow.root / "whole.pth")]
+    line = flow.refused(STAGE, *one, *words, *given(perceptual_weight=4), out="run-1")
+    assert "was made with lpips = [" in line
+
+
+def test_lpips_its_weight_and_frames_go_together(flow: Flow, lpips: list[str]) -> None:
+    line = flow.refused(STAGE, *lpips, out="run-1")
+    assert "--lpips is of no use while fit_tokenizer.perceptual_weight is 0." in line
+    line = flow.refused(STAGE, *given(perceptual_weight=4), out="run-1")
+    assert "perceptual_weight is 4.0, which needs --lpips: give vgg.pth" in line
+    small = (*lpips, *given(perceptual_weight=4), "--set", "tokenize.size=8")
+    line = flow.refused(STAGE, *small, out="run-1")
+    assert "LPIPS needs frames of 16 pixels, tokenize.size is 8." in line
+    assert not (flow.root / "run-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"l1_weight": -1.0}, "l1_weight must not be negative, got -1.0"),
+        ({"perceptual_weight": -1.0}, "perceptual_weight must not be negative"),
+        ({"image_gan_weight": -0.5}, "image_gan_weight must not be negative"),
+        ({"video_gan_weight": -0.5}, "video_gan_weight must not be negative"),
+        ({"gan_feat_weight": -0.5}, "gan_feat_weight must not be negative"),
+        ({"discriminator_start": -1}, "discriminator_start must not be negative"),
+        ({"discriminator_width": 0}, "discriminator_width must be 1 … 512: 0"),
+        ({"gan_feat_weight": 4.0}, "but there is no discriminator; set image_gan_weight"),
+    ],
+)
+def test_impossible_values_are_refused(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FitTokenizerConfig(**fields)

@@ -43,7 +43,7 @@ class ExtractConfig:
     """Frames per second to keep, never more than the video has; null: all."""
     filters: tuple[str, ...] = ()
     """FFmpeg filters that every frame goes through first, each as NAME or NAME=OPTIONS: deflicker
-    for a lamp that flickers with the mains, hqdn3d against noise. What flickers or hisses in the
+    for a lamp that flickers with the mains, atadenoise against noise. What flickers or hisses in the
     background has to be told by tokens, and predicted."""
     clip_frames: int | None = None
     """Frames per clip; null: each tile of a video is one clip."""

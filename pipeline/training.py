@@ -243,9 +243,12 @@ def run_loop(
     task: Task,
     config: LoopConfig,
     out: Path,
+    *,
+    init: Path | None = None,
 ) -> int:
     """Trains to `config.max_steps`, from the last checkpoint of `out` if there is one.
 
+    A new run begins with the last checkpoint in the folder `init` if one is given.
     Returns the number of steps done in this call. On one CPU, n steps, a stop and n more are bit
     for bit 2n steps: every draw is seeded by its step. Raises StoppedError after a signal, and
     PipelineError on a loss that is not finite.
@@ -257,7 +260,7 @@ def run_loop(
         )
     module, optimizer = fabric.setup(model, optimizer)
     average = Average(config.ema_decay)
-    start = _restore(fabric, out, model, optimizer, average)
+    start = _restore(fabric, out, model, optimizer, average, init)
     if start >= config.max_steps:
         if fabric.is_global_zero and not task.result.exists():  # The checkpoint still has it.
             with average.inside(model):
@@ -434,8 +437,9 @@ def _restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: Average,
+    init: Path | None,
 ) -> int:
-    checkpoint = load_last(out / "checkpoints")
+    checkpoint = load_last(out / "checkpoints") or (load_last(init) if init else None)
     if checkpoint is None:
         return 0
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
@@ -451,7 +455,8 @@ def _restore(
     if scaler := checkpoint.values.get("scaler"):
         fabric.strategy.precision.load_state_dict(scaler)
     device = next(model.parameters()).device
-    average.tensors = {name: tensor.to(device) for name, tensor in parts["average"].items()}
+    if average.decay:  # Another run's average, not followed any more, would be all that is saved.
+        average.tensors = {name: tensor.to(device) for name, tensor in parts["average"].items()}
     return checkpoint.step
 
 

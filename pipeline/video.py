@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.errors import FrameError
 from pipeline.files import replacing
+from pipeline.frames import LARGEST_SIDE
 
 Frame = NDArray[np.uint8]
 MOTION_LEVELS = 24
@@ -56,6 +57,8 @@ class ExtractConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.size > LARGEST_SIDE:
+            raise ValueError(f"size must be at most {LARGEST_SIDE}, got {self.size}.")
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise ValueError(f"fps must be above 0 and finite, got {self.fps}.")
         if self.seed < 0:

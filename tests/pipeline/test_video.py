@@ -1,6 +1,7 @@
 """Pixels: ranges, rounding, videos that come back, seeded synthetic ones."""
 
 import math
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,8 @@ from PIL import Image
 
 from pipeline.errors import FrameError
 from pipeline.video import (
+    ASF_BROADCAST,
+    ASF_PROPERTIES,
     ExtractConfig,
     motion,
     moving_shapes,
@@ -95,7 +98,10 @@ def encode(path: Path, codec: str, time: Callable[[int], int] | None = None) -> 
 
 @pytest.mark.parametrize(
     ("name", "codec"),
-    [("v.avi", "mjpeg"), ("v.avi", "mpeg4"), ("v.mkv", "libx264"), ("v.mp4", "libx264")],
+    [
+        *(("v.avi", "mjpeg"), ("v.avi", "mpeg4"), ("v.mkv", "libx264"), ("v.mp4", "libx264")),
+        *(("v.wmv", "wmv2"), ("v.asf", "libx264")),
+    ],
 )
 def test_half_a_video_is_refused_and_a_whole_one_is_not(
     tmp_path: Path, name: str, codec: str
@@ -116,8 +122,23 @@ def test_where_a_video_breaks_off_is_said(tmp_path: Path) -> None:
         list(read_video(path))
 
 
+def test_a_windows_video_is_as_long_as_its_header_says(tmp_path: Path) -> None:
+    """FFmpeg forgets how long one should be that is cut off; its own header does not."""
+    path = encode(tmp_path / "v.wmv", "wmv2")
+    data = bytearray(path.read_bytes())
+    start = data.index(ASF_PROPERTIES)
+    struct.pack_into("<Q", data, start + 64, int((8 + 3.1) * 1e7))  # 3.1 s go by before it plays.
+    path.write_bytes(data)
+    with pytest.raises(FrameError, match=r"v\.wmv breaks off after 100 of about 200 frames"):
+        list(read_video(path))
+    data[start + 88] |= ASF_BROADCAST  # A recorded stream: the length means nothing.
+    path.write_bytes(data)
+    assert len(list(read_video(path))) == 100
+
+
 @pytest.mark.parametrize(
-    ("name", "codec"), [("v.avi", "mpeg4"), ("v.mkv", "libx264"), ("v.mp4", "libx264")]
+    ("name", "codec"),
+    [("v.avi", "mpeg4"), ("v.mkv", "libx264"), ("v.mp4", "libx264"), ("v.wmv", "wmv2")],
 )
 def test_a_video_of_changing_frame_rate_is_whole(tmp_path: Path, name: str, codec: str) -> None:
     path = encode(tmp_path / name, codec, lambda number: number + 200 * (number > 50))

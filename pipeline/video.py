@@ -5,6 +5,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -229,7 +230,8 @@ def write_mp4(path: Path, frames: Frame, *, fps: float, enlarge: int = 1) -> Non
     )
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         options = {"crf": "18", "preset": "veryfast", "threads": "1"}
-        stream = container.add_stream("libx264", rate=round(fps), options=options)
+        rate = Fraction(fps).limit_denominator(1001)  # FFmpeg's own are fractions of small numbers.
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in padded:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")

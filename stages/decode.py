@@ -44,7 +44,7 @@ class DecodeConfig:
     """How tokens become videos."""
 
     fps: float = 8.0
-    """Frames per second of the videos and the sheet."""
+    """Frames per second of the videos and the sheet, 0.1 … 1000."""
     batch_size: int = 4
     """Windows decoded at once; changes speed and memory, pictures by rounding only."""
     sheet: Literal["webp", "gif"] = "webp"
@@ -55,8 +55,8 @@ class DecodeConfig:
     """Videos side by side on the sheet; null: about as many as there are rows."""
 
     def __post_init__(self) -> None:
-        if self.fps <= 0:
-            raise ValueError(f"fps must be above 0, got {self.fps}.")
+        if not 0.1 <= self.fps <= 1000:
+            raise ValueError(f"fps must be in [0.1, 1000], got {self.fps}.")
         for name in ("batch_size", "sheet_videos", "columns"):
             value = getattr(self, name)
             if value is not None and value < 1:

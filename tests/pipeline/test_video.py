@@ -65,6 +65,18 @@ def test_a_video_comes_back(tmp_path: Path, size: tuple[int, int]) -> None:
     assert np.abs(back.astype(int) - frames).max() < 6
 
 
+@pytest.mark.parametrize(
+    ("fps", "exact"),
+    [(0.1, "1/10"), (7.5, "15/2"), (29.97, "2997/100"), (30000 / 1001, "30000/1001")],
+)
+def test_a_video_plays_at_its_very_rate(tmp_path: Path, fps: float, exact: str) -> None:
+    write_mp4(tmp_path / "v.mp4", np.zeros((6, 8, 8, 3), np.uint8), fps=fps)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == Fraction(exact)
+        assert float(stream.duration * stream.time_base) == pytest.approx(6 / fps)
+
+
 def test_no_half_video_stays_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="array"):
         write_mp4(tmp_path / "v.mp4", np.zeros((2, 8, 8, 1), np.uint8), fps=5)

@@ -61,12 +61,14 @@ class Evaluation:
     not_computed: dict[str, str] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Takes in numbers; JSON has no word for infinity, so that is named instead."""
+        """Takes in numbers; JSON has no word for those that are not finite: they are named."""
         for key, value in values.items():
             if math.isfinite(value):
                 self.metrics[key] = float(value)
+            elif key.startswith("psnr") and value > 0:
+                self.not_computed[key] = "is infinite: the pictures are equal"
             else:
-                self.not_computed[key] = f"is {value}: the pictures are equal"
+                self.not_computed[key] = f"is {value}: made of numbers that are not finite"
 
     def skip(self, keys: Iterable[str], why: str) -> None:
         """Names numbers that are not made; of several reasons the first stays."""

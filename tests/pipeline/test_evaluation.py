@@ -210,7 +210,11 @@ def test_the_first_reason_stays():
 
 def test_infinite_numbers_are_named_and_json_can_hold_the_rest():
     found = Evaluation()
-    found.add({"psnr": math.inf, "ssim": np.float64(1)})
+    found.add({"psnr": math.inf, "ssim": np.float64(1), "motion": math.nan, "frechet": math.inf})
     assert found.metrics == {"ssim": 1.0}
-    assert found.not_computed == {"psnr": "is inf: the pictures are equal"}
+    assert found.not_computed == {
+        "psnr": "is infinite: the pictures are equal",
+        "motion": "is nan: made of numbers that are not finite",
+        "frechet": "is inf: made of numbers that are not finite",
+    }
     json.dumps(found.metrics, allow_nan=False)

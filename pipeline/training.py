@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from pipeline.checkpoint import (
 )
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
-from pipeline.files import contents, read_json, remove, write_json, write_text
+from pipeline.files import contents, lock, read_json, remove, write_json, write_text
 from pipeline.progress import progress
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -199,6 +199,32 @@ def prepare_run(
         remove(file)
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
+
+
+@contextmanager
+def open_run(
+    fabric: Fabric,
+    out: Path,
+    config: LoopConfig,
+    made_from: Mapping[str, Any],
+    *,
+    overwrite: bool,
+) -> Iterator[None]:
+    """Locks and prepares the run's folder on rank 0, before any process goes on.
+
+    Every process raises what rank 0 does: none waits for one that has left.
+    """
+    problem: Exception | None = None
+    with ExitStack() as held:
+        if fabric.is_global_zero:
+            try:
+                held.enter_context(lock(out))
+                prepare_run(out, config, made_from, overwrite=overwrite)
+            except (PipelineError, OSError) as error:
+                problem = error
+        if problem := fabric.broadcast(problem):
+            raise problem
+        yield
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 
 from pipeline.config import as_dict, load_section
 from pipeline.errors import ConfigError
-from pipeline.files import keep_apart, lock, replacing
+from pipeline.files import keep_apart, replacing
 from pipeline.frames import scan_frames, source_fingerprint
-from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
+from pipeline.training import LoopConfig, Task, open_run, run_loop, step_seed
 from pipeline.video import to_model
 from pipeline.windows import Plan, TokenizeConfig, WindowReader, plan_windows
 from stages.options import (
@@ -175,10 +174,7 @@ def fit_tokenizer(
         "windows": {key: getattr(windows, key) for key in ("frames", "stride", "hop", "size")},
         "source": source_fingerprint(found.videos, frames),
     }
-    with lock(out) if fabric.is_global_zero else nullcontext():
-        if fabric.is_global_zero:
-            prepare_run(out, config, made_from, overwrite=overwrite)
-        fabric.barrier()
+    with open_run(fabric, out, config, made_from, overwrite=overwrite):
         torch.manual_seed(config.seed)
         model = VQGAN(shape)
         if fabric.world_size > 1:

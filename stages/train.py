@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,9 @@ from pipeline.batches import Balance, Batches
 from pipeline.checkpoint import last_sha256, last_step, user_errors
 from pipeline.config import as_dict, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
-from pipeline.files import keep_apart, lock, replacing
+from pipeline.files import keep_apart, replacing
 from pipeline.token_store import TokenStore, read_rows
-from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
+from pipeline.training import LoopConfig, Task, open_run, run_loop, step_seed
 from stages.options import (
     FOLDER,
     OUT,
@@ -280,10 +279,7 @@ def train(
         with replacing(out / RESULT) as temporary:
             save_model(temporary, model, extra=extra)
 
-    with lock(out) if fabric.is_global_zero else nullcontext():
-        if fabric.is_global_zero:
-            prepare_run(out, config, made_from, overwrite=overwrite)
-        fabric.barrier()
+    with open_run(fabric, out, config, made_from, overwrite=overwrite):
         torch.manual_seed(config.seed)
         model = MeBT(model_config)
         if init and init.is_file():

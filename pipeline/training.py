@@ -27,8 +27,8 @@ from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
 from pipeline.files import contents, lock, read_json, remove, write_json, write_text
 from pipeline.progress import progress
+from pipeline.signals import STOP_SIGNALS
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FREE_KEYS = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
 """Values of a run that may change without changing its weights."""
 

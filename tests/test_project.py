@@ -30,7 +30,10 @@ OWNERS = {
     "evaluate": "stages.evaluate.EvaluateConfig",
 }
 PLUMBING = ["stages/options.py", *(f"pipeline/{n}.py" for n in ("config", "errors", "files"))]
-PLUMBING += ["pipeline/progress.py"]  # None of these has a say in what a stage makes.
+PLUMBING += [
+    "pipeline/progress.py",
+    "pipeline/signals.py",
+]  # None of these has a say in what a stage makes.
 PARAMS_FILES = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import time
 from pathlib import Path
@@ -67,6 +68,19 @@ def test_a_signal_saves_and_says_run_me_again(flow: Flow, number: int) -> None:
     assert process.wait(30) == 75
     assert (flow.root / "stopped" / "model.safetensors").exists()
     assert last_state(flow.root / "stopped")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks Linux which signals are handled")
+@pytest.mark.parametrize("stage", RESULTS)
+def test_a_signal_while_it_starts_says_the_same(flow: Flow, stage: str) -> None:
+    process = flow.start(stage, out="begun")
+    handled = 0
+    while process.poll() is None and not handled >> (signal.SIGUSR1 - 1) & 1:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        handled = int(re.findall(r"SigCgt:\s*(\w+)", status)[0], 16)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 75
+    assert not (flow.root / "begun").exists()
 
 
 def test_the_log_has_what_one_wants_to_see(made: Flow) -> None:

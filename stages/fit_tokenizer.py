@@ -30,6 +30,7 @@ from stages.options import (
 )
 from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer, save_tokenizer
 from tokenizer.losses import reconstruction_loss
+from tokenizer.weights import as_half
 
 RESULT = "tokenizer.safetensors"
 
@@ -218,7 +219,9 @@ def fit_tokenizer(
             name="fit-tokenizer",
             batches=batches,
             loss=loss,
-            validate=lambda model: measure(model, held_out, config),
+            validate=lambda model: measure(
+                as_half(model) if config.half else model, held_out, config
+            ),
             export=export,
             result=out / RESULT,
             rate_name="windows",

@@ -13,7 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mebt import load_model, model_metadata
+from pipeline.config import load_section
+from pipeline.frames import scan_frames
 from pipeline.token_store import TokenStore
+from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
+from stages.fit_tokenizer import FitTokenizerConfig, WindowSource, measure
 from tests.stages.small import ROOT, Flow, make_tokenizer
 from tokenizer import load_tokenizer
 
@@ -210,6 +214,18 @@ def test_a_fitted_tokenizer_is_ready_for_use(flow: Flow) -> None:
     flow.ok(
         "tokenize", "--tokenizer", str(flow.root / "tokenizer-run/tokenizer.safetensors"), out="t2"
     )
+
+
+def test_what_is_measured_is_the_tokenizer_that_is_stored(flow: Flow) -> None:
+    flow.ok("fit-tokenizer", "--set", "fit_tokenizer.half=true")
+    run, params = flow.root / "tokenizer-run", flow.root / "params.yaml"
+    logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    windows = load_section(params, "tokenize", TokenizeConfig)
+    videos = scan_frames(flow.root / "frames").videos
+    held_out = WindowSource(plan_windows(videos, windows), "test", WindowReader(videos, windows))
+    model = load_tokenizer(run / "tokenizer.safetensors")
+    found = measure(model, held_out, load_section(params, "fit_tokenizer", FitTokenizerConfig))
+    assert logged["psnr"] == pytest.approx(found["psnr"], abs=1e-6)
 
 
 def test_the_shipped_tokenizer_is_what_its_readme_says() -> None:

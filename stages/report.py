@@ -30,6 +30,13 @@ SHOWN_SAMPLES = 32
 """Samples shown, those beside the pairs included."""
 DECODED_AT_ONCE = 4
 DEFAULT_FPS = 8.0
+MEASURED = {
+    "Tokenizer": "tokenizer",
+    "Tokens": "tokens",
+    "Transformer": "model",
+    "New videos": "samples",
+}
+"""Artefacts, and what metrics.json calls them."""
 
 
 def collect(
@@ -75,19 +82,35 @@ def collect(
         artefacts.append(_sample_artefact(drawn))
         if model is not None:
             shown = _decode(model, drawn.read(drawn.splits[0], 0, SHOWN_SAMPLES))
+    evaluation = {} if metrics is None else read_json(metrics, PipelineError, "evaluation")
+    _check_measured(evaluation, artefacts, metrics)
     return Contents(
         lede=_lede(store, drawn),
         fps=DEFAULT_FPS if params is None else _fps(params),
         samples=shown,
         pairs=pairs,
         pairs_split=split,
-        evaluation={} if metrics is None else read_json(metrics, PipelineError, "evaluation"),
+        evaluation=evaluation,
         training_log=[] if run is None else read_log(run / "metrics.jsonl"),
         tokenizer_log=[] if tokenizer_log is None else read_log(tokenizer_log),
         artefacts=artefacts,
         rejected=rejected,
         params="" if params is None else params.read_text(),
     )
+
+
+def _check_measured(
+    evaluation: Mapping[str, Any], artefacts: Sequence[Artefact], path: Path | None
+) -> None:
+    """Raises PipelineError if numbers are of something else than what is shown beside them."""
+    measured = evaluation.get("protocol", {}).get("identities", {})
+    for artefact in artefacts:
+        what = MEASURED.get(artefact.name)
+        if what in measured and measured[what] != artefact.identity:
+            raise PipelineError(
+                f"{path} was measured with {what} {measured[what]}, but the {what} given here has "
+                f"{artefact.identity}; measure again with `mebt evaluate`."
+            )
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

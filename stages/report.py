@@ -13,10 +13,9 @@ from safetensors import safe_open
 
 from mebt import model_metadata, weights_identity
 from pipeline.checkpoint import user_errors
-from pipeline.comparison import two_halves
 from pipeline.config import load_params
 from pipeline.errors import PipelineError, TokenStoreError
-from pipeline.evaluation import check_tokenizer, window_reader
+from pipeline.evaluation import check_tokenizer, real_halves, window_reader
 from pipeline.files import keep_apart, read_json, write_text
 from pipeline.frames import FrameFolder, Rejected, scan_frames, source_fingerprint
 from pipeline.report import Artefact, Clip, Contents, Pair, make_report
@@ -155,7 +154,7 @@ def _pairs(
     """Decodes windows of as many different videos as there are."""
     reader = window_reader(found.videos, frames, store)
     plan = store.plan(split)
-    halves = two_halves(plan["video"].to_pylist(), limit=SHOWN_PAIRS // 2, seed=0)
+    halves = real_halves(store, split, limit=SHOWN_PAIRS // 2, seed=0)
     pairs = []
     for row in sorted(halves[0] + halves[1]):
         video, first = (plan[column][row].as_py() for column in ("video", "first_frame"))

@@ -131,7 +131,8 @@ def _training_state(checkpoint: Path, model: MeBT, adamw: AdamWState) -> dict[st
     """Returns what `mebt train` resumes from: the weights, and our AdamW with their state."""
     parameters = dict(model.named_parameters())
     ours = {name: published_mebt.convert_name(name) for name in adamw.steps}
-    moments, expected, names = {}, {}, {}
+    # Held against the weights as well: none may share its memory with one of them.
+    moments, expected, names = model.state_dict(), model.state_dict(), {n: n for n in parameters}
     for kind in MOMENTS:
         theirs = {name: adamw.moments[f"{name}.{kind}"] for name in ours}
         for name, tensor in published_mebt.convert_state(theirs, model.config).items():

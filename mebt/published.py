@@ -33,6 +33,7 @@ RENAMED = (
 )
 
 
+LINEAR_WEIGHT = r"transformer\.(head|blocks\.\d+\.(attn|mlp)\.\w+)\.weight"
 NUMBERS = ("n_layer", "n_embd", "n_head", "sos_emb")
 
 
@@ -102,3 +103,16 @@ def convert_state(state: Mapping[str, Tensor], config: MeBTConfig) -> dict[str, 
     if config.num_latents == 0:  # Published models without latents have no such tensor.
         ours.setdefault("latents", torch.empty(0, config.width))
     return ours
+
+
+def optimizer_groups(names: Iterable[str]) -> list[list[str]]:
+    """Sorts published parameters into the groups of the published optimizer, in its order.
+
+    Its state numbers parameters by their place here: Linear weights, the only ones that decay,
+    embeddings, biases and norms, positions.
+    """
+    left = set(names)
+    linear = {name for name in left if re.fullmatch(LINEAR_WEIGHT, name)}
+    embeddings = left & {"mask_emb", "sos_emb", "tok_emb.weight"}
+    rest = left - linear - embeddings - {"pos_emb"}
+    return [sorted(linear), sorted(embeddings), sorted(rest), ["pos_emb"]]

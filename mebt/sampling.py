@@ -12,6 +12,15 @@ from torch import Generator, Tensor
 from mebt.decoding import Canvas, Noise, Predict, RowNoise, bootstrap, draft, revise
 from mebt.extrapolation import extend
 
+MOST = {
+    "num_samples": 1 << 20,
+    "draft_steps": 1 << 16,
+    "revise_rounds": 1000,
+    "revise_groups": 1 << 16,
+    "total_frames": 1 << 16,
+}
+"""Beyond these a value is a slip, and sampling would run out of memory or never end."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
@@ -24,6 +33,7 @@ class SampleConfig:
     bootstrap_steps: int = 0
     """Tokens fixed one at a time at random places before the draft; helps long windows."""
     draft_steps: int = 32
+    """Beyond the number of tokens little changes: a step that would fix no token is left out."""
     schedule: Literal[
         "cosine", "linear", "quadratic", "sqrt", "square", "cube", "cosine_plus", "convex"
     ] = "cosine"
@@ -40,7 +50,8 @@ class SampleConfig:
     revise_rounds: int = 2
     """Times that every position is predicted again; 0: keep the draft."""
     revise_groups: int = 2
-    """Groups that a round predicts in turn, each from all others."""
+    """Groups that a round predicts in turn, each from all others; with as many as there are tokens
+    or more, each token is a group."""
     revise_temperature: float = 0.7
     keep: tuple[int, ...] = ()
     """Latent frames of given windows that never change: the first ones to continue a video, the
@@ -58,6 +69,9 @@ class SampleConfig:
         ):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, most in MOST.items():
+            if getattr(self, name) is not None and getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}.")
         for name in (
             *("bootstrap_steps", "revise_rounds", "temperature"),
             *("confidence_temperature", "revise_temperature"),

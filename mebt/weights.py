@@ -51,12 +51,26 @@ def model_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
+def read_config(path: Path) -> MeBTConfig:
+    """Reads the config in a model's header. Raises ValueError as `model_metadata` does."""
+    metadata = model_metadata(path)
+    try:
+        fields: dict[str, Any] = json.loads(metadata["config"])
+        fields["layers"] = tuple(fields["layers"])
+        fields["grid"] = tuple(fields["grid"])
+        return MeBTConfig(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: its header holds no usable config: {str(error).rstrip('.')}."
+        ) from None
+
+
 def load_model(path: Path, device: str = "cpu") -> MeBT:
     """Loads a model, frozen and in evaluation mode.
 
     Raises ValueError, in one line, if the file is damaged, of another format, or does not fit.
     """
-    config = _read_config(path, model_metadata(path))
+    config = read_config(path)
     with torch.device("meta"):  # A header may claim any size: compare before allocating.
         expected = MeBT(config).state_dict()
     with safe_open(path, framework="pt") as file:
@@ -81,15 +95,3 @@ def weights_identity(path: Path) -> str:
     """Returns the SHA-256 of the model's file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_config(path: Path, metadata: Mapping[str, str]) -> MeBTConfig:
-    try:
-        fields: dict[str, Any] = json.loads(metadata["config"])
-        fields["layers"] = tuple(fields["layers"])
-        fields["grid"] = tuple(fields["grid"])
-        return MeBTConfig(**fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: its header holds no usable config: {str(error).rstrip('.')}."
-        ) from None

@@ -76,6 +76,13 @@ def last_step(folder: Path) -> int:
     return int((_last(folder) or "step-0").removeprefix("step-"))
 
 
+def last_sha256(folder: Path) -> str | None:
+    """Returns the recorded SHA-256 of the checkpoint that `last` names, without reading it."""
+    name = _last(folder)
+    meta = read_json(folder / name / "meta.json", CheckpointError, "checkpoint") if name else {}
+    return meta.get("sha256")
+
+
 def load_last(folder: Path) -> Checkpoint | None:
     """Returns the checkpoint that `last` names, or None if there is none yet.
 

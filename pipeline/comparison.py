@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -95,8 +96,22 @@ class ReconstructionErrors:
         return means
 
 
-def two_halves(videos: Sequence[str], *, limit: int, seed: int) -> tuple[list[int], list[int]]:
-    """Chooses windows for two sets that share no video; `videos` names the video of each window.
+def scene(video: str) -> str:
+    """Returns the name that all tiles of a scene have in common, as `mebt extract` cuts them.
+
+    Tiles may overlap; clips of other times (`-f00024`) share no frame, so they are other scenes.
+    """
+    return re.sub(r"-x\d+-y\d+((-f\d+)?(#\d+)?)$", r"\1", video)
+
+
+def two_halves(
+    videos: Sequence[str], starts: Sequence[int], *, span: int, limit: int, seed: int
+) -> tuple[list[int], list[int]]:
+    """Chooses windows for two sets that share no pixel.
+
+    `videos` names the video of each window, `starts` its first frame there, and each spans `span`
+    frames. A scene goes to one set as a whole; if there is only one, the sets are of different
+    times, and the second one is empty where that cannot be.
 
     Each set holds up to `limit` windows: first one of every video of its half, then a second one,
     and so on, so that any beginning of it is as varied as can be.
@@ -109,13 +124,36 @@ def two_halves(videos: Sequence[str], *, limit: int, seed: int) -> tuple[list[in
     draw.shuffle(names)
     for name in names:
         draw.shuffle(rows[name])
+    scenes = {name: scene(name) for name in names}
+    order = list(dict.fromkeys(scenes.values()))
+    sets: list[int | None]
+    if len(order) > 1:
+        sides = {key: index % 2 for index, key in enumerate(order)}
+        sets = [sides[scenes[video]] for video in videos]
+    else:
+        sets = _cut_in_time(starts, span)
     first, second = (
         [
             row
-            for turn in zip_longest(*(rows[name] for name in names[half::2]))
+            for turn in zip_longest(*([r for r in rows[n] if sets[r] == half] for n in names))
             for row in turn
             if row is not None
         ][:limit]
         for half in (0, 1)
     )
     return first, second
+
+
+def _cut_in_time(starts: Sequence[int], span: int) -> list[int | None]:
+    """Says for each window whether it ends before the best cut (0) or begins after it (1).
+
+    None is for one that lies across it. All are 0 if they overlap wherever one cuts.
+    """
+    ordered, cuts = np.sort(starts), np.unique(starts)
+    before = np.searchsorted(ordered, cuts - span, side="right")
+    after = len(ordered) - np.searchsorted(ordered, cuts)
+    fewer = np.minimum(before, after)
+    if not fewer.any():
+        return [0] * len(starts)
+    cut = int(cuts[fewer.argmax()])
+    return [0 if start + span <= cut else 1 if start >= cut else None for start in starts]

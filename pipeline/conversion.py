@@ -46,10 +46,11 @@ def check_fit(
 ) -> None:
     """Holds converted tensors against those of our model; `names` gives our name's published one.
 
-    Raises CheckpointError with a line for each tensor that is missing, unknown, of another shape
-    or not finite.
+    Raises CheckpointError with a line for each tensor that is missing, unknown, of another shape,
+    not finite, or in the memory of another.
     """
     wrong = []
+    owners: dict[int, str] = {}
     for name in sorted({*found, *expected}):
         ours, theirs = expected.get(name), found.get(name)
         if theirs is None and ours is not None:
@@ -64,6 +65,9 @@ def check_fit(
                 wrong.append(f"{name}: ours {ours.dtype}, theirs {theirs.dtype} ({names[name]})")
             elif not torch.isfinite(theirs).all():
                 wrong.append(f"{names[name]}: holds values that are not finite (NaN or infinite)")
+            owner = owners.setdefault(theirs.untyped_storage().data_ptr(), name)
+            if theirs.numel() and owner != name:
+                wrong.append(f"{names[name]}: shares its memory with {names[owner]}")
     if wrong:
         count = "1 tensor does" if len(wrong) == 1 else f"{len(wrong)} tensors do"
         raise CheckpointError("\n  ".join([f"{path}: {count} not fit:", *wrong]))

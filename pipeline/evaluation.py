@@ -1,7 +1,7 @@
 """Real windows, their reconstructions and samples -> numbers, and why some could not be made."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pipeline.comparison import (
     ReconstructionErrors,
     VideoSet,
     distances,
+    scene,
     two_halves,
 )
 from pipeline.errors import FrameError, TokenStoreError
@@ -37,7 +38,7 @@ SETS = ("real", "reconstructions", "samples")
 """What is held against real videos; ends of the names of numbers."""
 RECONSTRUCTION = ("psnr", "psnr_mean_frame", "ssim")
 HOW = {
-    "sets": "equally many windows each; the two sets of real windows share no video",
+    "sets": "equally many windows each; the two sets of real windows share no pixel",
     "pixels": "RGB, 8 bits, as decoded from tokens; never from lossy video",
     "psnr": "of the mean squared error over all windows, frames, pixels and channels",
     "ssim": "Gaussian window 11 of sigma 1.5, K1 0.01, K2 0.03, mean over channels",
@@ -62,12 +63,14 @@ class Evaluation:
     not_computed: dict[str, str] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Takes in numbers; JSON has no word for infinity, so that is named instead."""
+        """Takes in numbers; JSON has no word for those that are not finite: they are named."""
         for key, value in values.items():
             if math.isfinite(value):
                 self.metrics[key] = float(value)
+            elif key.startswith("psnr") and value > 0:
+                self.not_computed[key] = "is infinite: the pictures are equal"
             else:
-                self.not_computed[key] = f"is {value}: the pictures are equal"
+                self.not_computed[key] = f"is {value}: made of numbers that are not finite"
 
     def skip(self, keys: Iterable[str], why: str) -> None:
         """Names numbers that are not made; of several reasons the first stays."""
@@ -98,20 +101,29 @@ class Windows:
 
     def too_few(self, needed: int) -> str:
         """Says why a number cannot be made."""
-        found = f"{len(self.reference)} and {len(self.real)} real ones of different videos"
+        found = f"{len(self.reference)} and {len(self.real)} real ones that share no pixel"
         if self.samples is not None:
             found += f", {len(self.samples)} samples"
         return f"needs {needed} windows on each side, but there are {found}"
 
+    def _how_apart(self, videos: Collection[str]) -> str:
+        if not self.rows[1]:
+            return "one only: any two windows overlap"
+        if len(set(map(scene, videos))) > 1:
+            return "two, of different videos or times; tiles of one scene and time stay together"
+        return "two, of different times of the one scene"
+
     def protocol(self) -> dict[str, Any]:
         """Says what was compared, and how."""
         info = self.store.info
-        videos = self.store.plan(self.split)["video"]
+        plan = self.store.plan(self.split)["video"]
+        videos = {plan[row].as_py() for half in self.rows for row in half}
         return {
             "split": self.split,
             "num_videos": self.count,
             "num_real_windows": len(self.reference) + len(self.real),
-            "num_source_videos": len({videos[row].as_py() for half in self.rows for row in half}),
+            "num_source_videos": len(videos),
+            "real_sets": self._how_apart(videos),
             "window": {
                 "frames": info.frames,
                 "stride": info.stride,
@@ -120,6 +132,16 @@ class Windows:
             },
             "how": HOW,
         }
+
+
+def real_halves(
+    store: TokenStore, split: str, *, limit: int, seed: int
+) -> tuple[list[int], list[int]]:
+    """Chooses rows of a split for two sets that share no pixel: see `two_halves`."""
+    plan, info = store.plan(split), store.info
+    span = ((info.frames or 1) - 1) * (info.stride or 1) + 1
+    videos, starts = (plan[column].to_pylist() for column in ("video", "first_frame"))
+    return two_halves(videos, starts, span=span, limit=limit, seed=seed)
 
 
 def choose_windows(
@@ -131,7 +153,7 @@ def choose_windows(
     seed: int,
     first_sample: int = 0,
 ) -> Windows:
-    """Draws two sets of real windows that share no video, and takes samples from the first on.
+    """Draws two sets of real windows that share no pixel, and takes samples from the first on.
 
     Raises TokenStoreError if there is no such split, or if the samples are not of these tokens.
     """
@@ -142,7 +164,7 @@ def choose_windows(
         )
     if samples is not None:
         _check_same_tokens(store, samples)
-    rows = two_halves(store.plan(split)["video"].to_pylist(), limit=limit, seed=seed)
+    rows = real_halves(store, split, limit=limit, seed=seed)
     drawn = None
     if samples is not None:
         drawn = samples.read(samples.splits[0], first_sample, first_sample + limit)

@@ -18,6 +18,8 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".p
 RAW = (".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 """Images that can keep their size in bytes whatever they show."""
 SPLITS = ("train", "test")
+LARGEST_SIDE = 4096
+"""Side in pixels beyond which a wanted size is not believed: a frame would be 50 MB."""
 
 
 @dataclass(frozen=True)

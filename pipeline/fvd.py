@@ -13,10 +13,18 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from pipeline.comparison import two_halves
 from pipeline.config import fingerprint
 from pipeline.errors import TokenStoreError
-from pipeline.evaluation import SETS, Evaluation, Tokens, Videos, Windows, batches, choose_windows
+from pipeline.evaluation import (
+    SETS,
+    Evaluation,
+    Tokens,
+    Videos,
+    Windows,
+    batches,
+    choose_windows,
+    real_halves,
+)
 from pipeline.files import sha256_file, write_bytes
 from pipeline.i3d import I3D, I3D_FRAMES, load_i3d
 from pipeline.metrics import frechet_distance, kernel_distance
@@ -95,8 +103,7 @@ def plan_runs(
     Raises TokenStoreError if a named protocol asks for more than there are: nothing is repeated.
     """
     seeds = tuple(range(seed, seed + runs))
-    videos = store.plan(split)["video"].to_pylist()
-    halves = [two_halves(videos, limit=num_videos, seed=one) for one in seeds]
+    halves = [real_halves(store, split, limit=num_videos, seed=one) for one in seeds]
     real = min(len(half) for pair in halves for half in pair)
     drawn = None if samples is None else samples.num_windows(samples.splits[0])
     if protocol is not None:
@@ -118,7 +125,7 @@ def _check_protocol(
     if real < wanted.num_videos:
         raise TokenStoreError(
             f"protocol {name} needs two sets of {wanted.num_videos} real windows that share no "
-            f"video, but split {split!r} of {store.root} has sets of {real} only; lower "
+            f"pixel, but split {split!r} of {store.root} has sets of {real} only; lower "
             f"tokenize.hop, choose another evaluate.split, {otherwise}."
         )
     needed = wanted.num_videos * wanted.runs

@@ -22,7 +22,7 @@ def squared_error(x: UInt8[np.ndarray, "*shape"], y: UInt8[np.ndarray, "*shape"]
 
 def psnr(squared_error: float) -> float:
     """Returns the peak signal-to-noise ratio of a mean squared error, in dB; infinite for 0."""
-    return 10 * math.log10(255**2 / squared_error) if squared_error > 0 else math.inf
+    return math.inf if squared_error == 0 else 10 * math.log10(255**2 / squared_error)
 
 
 def ssim(x: UInt8[np.ndarray, "*T H W C"], y: UInt8[np.ndarray, "*T H W C"]) -> float:

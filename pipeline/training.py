@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +25,10 @@ from pipeline.checkpoint import (
 )
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
-from pipeline.files import contents, read_json, remove, write_json, write_text
+from pipeline.files import contents, lock, read_json, remove, write_json, write_text
 from pipeline.progress import progress
+from pipeline.signals import STOP_SIGNALS
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FREE_KEYS = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
 """Values of a run that may change without changing its weights."""
 
@@ -201,6 +201,32 @@ def prepare_run(
     write_json(path, record)
 
 
+@contextmanager
+def open_run(
+    fabric: Fabric,
+    out: Path,
+    config: LoopConfig,
+    made_from: Mapping[str, Any],
+    *,
+    overwrite: bool,
+) -> Iterator[None]:
+    """Locks and prepares the run's folder on rank 0, before any process goes on.
+
+    Every process raises what rank 0 does: none waits for one that has left.
+    """
+    problem: Exception | None = None
+    with ExitStack() as held:
+        if fabric.is_global_zero:
+            try:
+                held.enter_context(lock(out))
+                prepare_run(out, config, made_from, overwrite=overwrite)
+            except (PipelineError, OSError) as error:
+                problem = error
+        if problem := fabric.broadcast(problem):
+            raise problem
+        yield
+
+
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Lists where two records of a run differ in more than what may change."""
     different = []
@@ -243,9 +269,12 @@ def run_loop(
     task: Task,
     config: LoopConfig,
     out: Path,
+    *,
+    init: Path | None = None,
 ) -> int:
     """Trains to `config.max_steps`, from the last checkpoint of `out` if there is one.
 
+    A new run begins with the last checkpoint in the folder `init` if one is given.
     Returns the number of steps done in this call. On one CPU, n steps, a stop and n more are bit
     for bit 2n steps: every draw is seeded by its step. Raises StoppedError after a signal, and
     PipelineError on a loss that is not finite.
@@ -257,7 +286,7 @@ def run_loop(
         )
     module, optimizer = fabric.setup(model, optimizer)
     average = Average(config.ema_decay)
-    start = _restore(fabric, out, model, optimizer, average)
+    start = _restore(fabric, out, model, optimizer, average, init)
     if start >= config.max_steps:
         if fabric.is_global_zero and not task.result.exists():  # The checkpoint still has it.
             with average.inside(model):
@@ -434,8 +463,9 @@ def _restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: Average,
+    init: Path | None,
 ) -> int:
-    checkpoint = load_last(out / "checkpoints")
+    checkpoint = load_last(out / "checkpoints") or (load_last(init) if init else None)
     if checkpoint is None:
         return 0
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
@@ -451,7 +481,8 @@ def _restore(
     if scaler := checkpoint.values.get("scaler"):
         fabric.strategy.precision.load_state_dict(scaler)
     device = next(model.parameters()).device
-    average.tensors = {name: tensor.to(device) for name, tensor in parts["average"].items()}
+    if average.decay:  # Another run's average, not followed any more, would be all that is saved.
+        average.tensors = {name: tensor.to(device) for name, tensor in parts["average"].items()}
     return checkpoint.step
 
 

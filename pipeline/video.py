@@ -2,9 +2,11 @@
 
 import itertools
 import math
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +20,17 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError, FrameError
 from pipeline.files import replacing
+from pipeline.frames import LARGEST_SIDE
 
 Frame = NDArray[np.uint8]
 MOTION_LEVELS = 24
 """A pixel moves if its darkest and brightest value in a clip are further apart than this."""
-TIMED_FORMATS = ("asf", "flv", "matroska", "mov")
+TIMED_FORMATS = ("flv", "matroska", "mov")
 """Containers whose header tells their length; FFmpeg guesses that of others from what is there."""
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+"""Opens the part of an ASF or WMV header that tells its length."""
+ASF_BROADCAST = 1
+"""Flag of a stream whose length was not known when its header was written."""
 MISSING_FRAMES, MISSING_SECONDS = 5, 0.25
 """A video may end this much earlier than declared; what is larger counts."""
 
@@ -61,6 +68,8 @@ class ExtractConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.size > LARGEST_SIDE:
+            raise ValueError(f"size must be at most {LARGEST_SIDE}, got {self.size}.")
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise ValueError(f"fps must be above 0 and finite, got {self.fps}.")
         if self.seed < 0:
@@ -120,7 +129,7 @@ def _decode(container: av.container.InputContainer, path: Path) -> Iterator[av.V
                 raise FrameError(f"{path} is damaged at frame {num_frames}.")
             num_frames += 1
             yield frame
-    declared = _declared_seconds(container)
+    declared = _declared_seconds(container, path)
     slack = max(MISSING_FRAMES / float(stream.average_rate or math.inf), MISSING_SECONDS)
     if num_frames and end < declared - slack:
         about = round(num_frames * declared / end) if end else "more"
@@ -153,15 +162,28 @@ def _end(packet: "av.Packet[Any]") -> float:
     return float((max(times) + (packet.duration or 0)) * packet.time_base)
 
 
-def _declared_seconds(container: av.container.InputContainer) -> float:
+def _declared_seconds(container: av.container.InputContainer, path: Path) -> float:
     """Returns how long the header says that a file runs; 0 if it does not."""
     stream = container.streams.video[0]
     names = container.format.name.split(",")
     if "avi" in names and stream.average_rate:  # FFmpeg shortens its duration to what is there.
         return float(stream.frames / stream.average_rate)
+    if "asf" in names:  # FFmpeg drops its duration if the file is not of the declared size.
+        return _asf_seconds(path)
     if any(name in TIMED_FORMATS for name in names):
         return (container.duration or 0) / av.time_base
     return 0.0
+
+
+def _asf_seconds(path: Path) -> float:
+    """Reads the play duration of an ASF or WMV file; 0 if its header has none."""
+    with path.open("rb") as file:
+        header = file.read(1 << 16)
+    start = header.find(ASF_PROPERTIES)
+    if start < 0 or len(header) < start + 92:
+        return 0.0
+    ticks, _, preroll, flags = struct.unpack_from("<QQQI", header, start + 64)
+    return 0.0 if flags & ASF_BROADCAST else max(0.0, ticks / 1e7 - preroll / 1e3)
 
 
 def tiles(width: int, height: int, config: ExtractConfig) -> dict[str, tuple[int, int, int, int]]:
@@ -244,7 +266,8 @@ def write_mp4(path: Path, frames: Frame, *, fps: float, enlarge: int = 1) -> Non
     )
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         options = {"crf": "18", "preset": "veryfast", "threads": "1"}
-        stream = container.add_stream("libx264", rate=round(fps), options=options)
+        rate = Fraction(fps).limit_denominator(1001)  # FFmpeg's own are fractions of small numbers.
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in padded:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")

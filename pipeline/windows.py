@@ -11,7 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import FrameError
-from pipeline.frames import Rejected, Video, read_frames
+from pipeline.frames import LARGEST_SIDE, Rejected, Video, read_frames
+
+MOST_SHARD_WINDOWS = 1 << 16
+"""A shard is held in memory as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,9 @@ class TokenizeConfig:
         for name in fields:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, most in (("size", LARGEST_SIDE), ("shard_windows", MOST_SHARD_WINDOWS)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}.")
         if self.shard_windows % self.chunk_windows:
             raise ValueError(
                 f"shard_windows must be a multiple of chunk_windows, got {self.shard_windows} and "

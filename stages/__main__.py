@@ -11,6 +11,7 @@ import click
 from safetensors import SafetensorError
 
 from pipeline.errors import PipelineError
+from pipeline.signals import leaving_at_once
 
 STAGES = (
     "extract",
@@ -27,6 +28,9 @@ STAGES = (
     "import-config",
 )
 """Commands, in the order in which their artefacts follow from one another."""
+
+RESUMABLE = ("train", "fit-tokenizer")
+"""Commands that a signal ends with "run me again", from their start on."""
 
 OUTSIDE_CAUSES = {
     errno.ENOSPC: "Free some space and run it again",
@@ -51,6 +55,8 @@ class StageGroup(click.Group):
         """Imports a stage only when it is asked for."""
         if cmd_name not in STAGES:
             return None
+        if ctx and cmd_name in RESUMABLE:
+            ctx.with_resource(leaving_at_once())
         module = importlib.import_module(f"stages.{_module(cmd_name)}")
         command: click.Command = module.command
         return command

@@ -15,7 +15,7 @@ from zarr.codecs import ZstdCodec
 
 from pipeline.checkpoint import user_errors
 from pipeline.config import as_dict, load_section
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluation import check_tokenizer
 from pipeline.files import contents, keep_apart, lock, read_json, remove, write_json
 from pipeline.progress import progress
@@ -34,6 +34,9 @@ from tokenizer import VQGAN, identity, load_tokenizer
 
 RECORD = "decode.json"
 EXACT = "frames.zarr"
+MOST_ON_SHEET = 4096
+LARGEST_SHEET = {"webp": 16383, "gif": 65535}
+"""Longest side in pixels that the format can hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +44,31 @@ class DecodeConfig:
     """How tokens become videos."""
 
     fps: float = 8.0
-    """Frames per second of the videos and the sheet."""
+    """Frames per second of the videos and the sheet, 0.1 … 1000."""
     batch_size: int = 4
     """Windows decoded at once; changes speed and memory, pictures by rounding only."""
     sheet: Literal["webp", "gif"] = "webp"
     """Kind of the contact sheet: webp is smaller and has all colours."""
     sheet_videos: int = 64
-    """Most videos on the contact sheet; they are held in memory together."""
+    """Most videos on the contact sheet, up to 4096; they are held in memory together."""
     columns: int | None = None
     """Videos side by side on the sheet; null: about as many as there are rows."""
 
     def __post_init__(self) -> None:
-        if self.fps <= 0:
-            raise ValueError(f"fps must be above 0, got {self.fps}.")
+        if not 0.1 <= self.fps <= 1000:
+            raise ValueError(f"fps must be in [0.1, 1000], got {self.fps}.")
         for name in ("batch_size", "sheet_videos", "columns"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.sheet_videos > MOST_ON_SHEET:
+            raise ValueError(
+                f"sheet_videos must be at most {MOST_ON_SHEET}, got {self.sheet_videos}."
+            )
+        if self.columns is not None and self.columns > self.sheet_videos:
+            raise ValueError(
+                f"columns must be at most sheet_videos, got {self.columns} and {self.sheet_videos}."
+            )
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class Outputs:
         self.out, self.split, self.count = out, split, count
         self.sheet = out / f"sheet.{config.sheet}"
         self.on_sheet = min(config.sheet_videos, count)
-        self.columns = config.columns or math.ceil(math.sqrt(self.on_sheet))
+        self.columns = min(config.columns or math.ceil(math.sqrt(self.on_sheet)), self.on_sheet)
 
     def video(self, row: int) -> Path:
         """Returns where the video of a row goes."""
@@ -130,6 +141,7 @@ def decode(
         "config": as_dict(config),
     }
     files = Outputs(out, split, count, config)
+    _check_sheet(files, config.sheet, store.grid, model)
     with lock(out):
         _prepare(out, made_from, overwrite=overwrite)
         rows = [row for row in range(count) if files.needed(row, exact=exact)]
@@ -150,6 +162,18 @@ def decode(
                         sheet = []
                 advance(1)
     return Decoded(count, written, files.on_sheet, files.sheet)
+
+
+def _check_sheet(files: Outputs, kind: str, grid: tuple[int, int, int], model: VQGAN) -> None:
+    """Raises ConfigError if the sheet's format cannot hold so many videos of this size."""
+    _, height, width = (n * side for n, side in zip(grid, model.config.downsample, strict=True))
+    rows = math.ceil(files.on_sheet / files.columns)
+    longest = max(files.columns * (width + 2), rows * (height + 2))  # With a frame around each.
+    if longest > LARGEST_SHEET[kind]:
+        raise ConfigError(
+            f"{rows} rows of {files.columns} videos make a sheet of {longest} pixels, but {kind} "
+            f"holds {LARGEST_SHEET[kind]}; lower decode.sheet_videos, or set decode.columns."
+        )
 
 
 def _prepare(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> None:

@@ -72,6 +72,8 @@ class EvaluateConfig:
         for name in ("runs", "fvd_hop"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.runs > 1000:
+            raise ValueError(f"runs must be at most 1000, got {self.runs}.")
         if self.num_videos < 2:
             raise ValueError(f"num_videos must be at least 2, got {self.num_videos}.")
         if self.batch_size < 1:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pipeline.config import as_dict, fingerprint, load_section
 from pipeline.errors import FrameError
 from pipeline.files import (
+    contents,
     keep_apart,
     lock,
     read_json,
@@ -37,7 +38,7 @@ from stages.options import FOLDER, OUT, overwrite_option, params_options
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif")
 RECORD = "extract.json"
-PARTS = ".extract"
+PARTS, MADE_FROM = ".extract", "made_from.json"
 WHOLE_CLIP_BUFFER = 64
 """Frames of a clip without a fixed length that are held before they are written."""
 SYNTHETIC_FRAMES = 64
@@ -192,12 +193,12 @@ def extract(
     with lock(out):
         parts = out / PARTS
         if not _continues(out, made_from, overwrite=overwrite):
-            remove(parts)  # First: a record must never outlive its frames.
-            for path in out.iterdir():
-                if path.name != ".lock":
-                    remove(path)
-            parts.mkdir()
-            write_json(parts / "made_from.json", made_from)
+            parts.mkdir(exist_ok=True)
+            # A video's record goes before its frames; that extract made the folder stays known.
+            records = [path for path in parts.iterdir() if path.name != MADE_FROM]
+            for path in [*records, *(path for path in contents(out) if path != parts)]:
+                remove(path)
+            write_json(parts / MADE_FROM, made_from)
         records = []
         for source in tqdm(sources, desc="extract", unit="video", disable=None):
             part = parts / f"{fingerprint(source.name)}.json"
@@ -213,13 +214,12 @@ def extract(
 
 def _continues(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> bool:
     """Says whether `out` holds the beginning of the same work; refuses another's."""
-    path = out / PARTS / "made_from.json"
+    path = out / PARTS / MADE_FROM
     if not path.exists():
-        others = [file for file in out.iterdir() if file.name not in (".lock", PARTS)]
-        if others and not overwrite:
+        if others := [file for file in contents(out) if file.name != PARTS]:
             raise FrameError(
-                f"{out} holds {others[0].name}, which extract did not make; choose "
-                "another --out, or give --overwrite to delete it."
+                f"{out} holds {others[0].name} but no {PARTS}/{MADE_FROM}, so extract did not make "
+                "it; choose another --out."
             )
         return False
     found = read_json(path, FrameError, "frame folder")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 from pipeline.checkpoint import user_errors
 from pipeline.config import as_dict, load_section
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.files import keep_apart, lock, replacing, sha256_file
+from pipeline.files import keep_apart, replacing, sha256_file
 from pipeline.foreign import load_content, state_tensors
 from pipeline.frames import scan_frames, source_fingerprint
-from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
+from pipeline.training import LoopConfig, Task, open_run, run_loop, step_seed
 from pipeline.window_source import WindowSource
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 from stages.options import (
@@ -35,6 +34,7 @@ from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer, save_tokeniz
 from tokenizer.adversarial import AXES, AdversarialVQGAN
 from tokenizer.losses import drawn_frames, reconstruction_loss
 from tokenizer.perceptual import HOW_TO_GET, LPIPS, SMALLEST, load_lpips
+from tokenizer.weights import as_half
 
 RESULT = "tokenizer.safetensors"
 
@@ -273,10 +273,7 @@ def fit_tokenizer(
         "init": None if begin is None else identity(begin),
         "lpips": sorted(map(sha256_file, lpips)),
     }
-    with lock(out) if fabric.is_global_zero else nullcontext():
-        if fabric.is_global_zero:
-            prepare_run(out, config, made_from, overwrite=overwrite)
-        fabric.barrier()
+    with open_run(fabric, out, config, made_from, overwrite=overwrite):
         torch.manual_seed(config.seed)
         model = new_model(shape, config, begin)
         # Processes on CPUs have no layer for it, and each normalises by its own batch.
@@ -308,7 +305,9 @@ def fit_tokenizer(
             name="fit-tokenizer",
             batches=batches,
             loss=objective(config, perceptual, fabric.global_rank),
-            validate=lambda model: measure(model.vqgan, held_out, config),
+            validate=lambda model: measure(
+                as_half(model.vqgan) if config.half else model.vqgan, held_out, config
+            ),
             export=export,
             result=out / RESULT,
             rate_name="windows",

@@ -6,22 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from torch import Tensor
 
 from mebt import MeBT, MeBTConfig, save_model, weights_identity
 from mebt import published as published_mebt
-from pipeline.checkpoint import user_errors
+from mebt.optim import make_optimizer
+from pipeline.checkpoint import optimizer_tensors, save_checkpoint, user_errors
 from pipeline.config import read_yaml
-from pipeline.conversion import assemble, count_reasons
+from pipeline.conversion import assemble, check_fit, count_reasons
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.files import replacing
 from pipeline.foreign import Foreign, read_foreign, whole_config
+from pipeline.foreign_adamw import MOMENTS, AdamWState, read_adamw
 from stages.options import FILE, OUT
 from tokenizer import VQGAN, VQGANConfig, identity, save_tokenizer
 from tokenizer import published as published_vqgan
 from tokenizer.weights import inference_tensors
 
-MODEL, TOKENIZER = "model.safetensors", "tokenizer.safetensors"
+MODEL, TOKENIZER, CHECKPOINTS = "model.safetensors", "tokenizer.safetensors", "checkpoints"
 FIRST_STAGE = "first_stage_model."
 OURS_ONLY = frozenset({"codebook.initialized"})
 STATISTICS = "running statistics, needed for training only"
@@ -48,6 +51,8 @@ class ImportedModel:
     """Tensors left out, with the reason."""
     is_guessed: bool
     """Whether the tokenizer's down-sampling is only likely."""
+    adamw: AdamWState | None
+    """State of the optimizer, if it was asked for."""
 
 
 def import_model(
@@ -56,12 +61,14 @@ def import_model(
     *,
     config: Path | None = None,
     downsample: tuple[int, int, int] | None = None,
+    optimizer: bool = False,
     overwrite: bool = False,
 ) -> ImportedModel:
     """Writes a published MeBT, and the VQGAN inside it, into a run's folder.
 
     Hyper-parameters come from `config`, a published YAML file, where it is given, else from the
-    checkpoint. Raises PipelineError if it is something else or any tensor does not fit.
+    checkpoint. With `optimizer`, the run also gets a checkpoint to go on from. Raises PipelineError
+    if the checkpoint is something else or any tensor does not fit.
     """
     _check_out(out, overwrite=overwrite)
     found = read_foreign(checkpoint, wanted="a MeBT")
@@ -80,6 +87,8 @@ def import_model(
         tensors = published_mebt.convert_state(outer, model_config)
         theirs = {published_mebt.convert_name(key): key for key in outer}
     model = assemble(checkpoint, lambda: MeBT(model_config), tensors, theirs)
+    adamw = read_adamw(found, published_mebt.optimizer_groups(outer)) if optimizer else None
+    state = _training_state(checkpoint, model, adamw) if adamw else {}
     t, h, w = vqgan.config.downsample
     window = {
         "frames": grid[0] * t,
@@ -99,6 +108,8 @@ def import_model(
         folder.mkdir()
         save_tokenizer(folder / TOKENIZER, vqgan, extra={"steps": "", **source})
         save_model(folder / MODEL, model, extra=extra)
+        if state:
+            save_checkpoint(folder / CHECKPOINTS, found.step, state, {}, keep=1)
     return ImportedModel(
         model=model_config,
         tokenizer=vqgan.config,
@@ -112,7 +123,29 @@ def import_model(
         taken=len(found.state) - len(ignored),
         ignored=ignored,
         is_guessed=is_guessed and downsample is None,
+        adamw=adamw,
     )
+
+
+def _training_state(checkpoint: Path, model: MeBT, adamw: AdamWState) -> dict[str, Tensor]:
+    """Returns what `mebt train` resumes from: the weights, and our AdamW with their state."""
+    parameters = dict(model.named_parameters())
+    ours = {name: published_mebt.convert_name(name) for name in adamw.steps}
+    # Held against the weights as well: none may share its memory with one of them.
+    moments, expected, names = model.state_dict(), model.state_dict(), {n: n for n in parameters}
+    for kind in MOMENTS:
+        theirs = {name: adamw.moments[f"{name}.{kind}"] for name in ours}
+        for name, tensor in published_mebt.convert_state(theirs, model.config).items():
+            moments[f"{name}.{kind}"], expected[f"{name}.{kind}"] = tensor, parameters[name]
+        names |= {f"{name}.{kind}": f"{published}.{kind}" for published, name in ours.items()}
+    check_fit(checkpoint, moments, expected, names)
+    optimizer = make_optimizer(model, learning_rate=1.0, weight_decay=0.0)  # A run sets its own.
+    for published, name in ours.items():
+        entry = {kind: moments[f"{name}.{kind}"].float() for kind in MOMENTS}
+        step = torch.tensor(float(adamw.steps[published]))
+        optimizer.state[parameters[name]] = {"step": step, **entry}
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    return weights | optimizer_tensors(optimizer)
 
 
 def _tokenizer(
@@ -146,7 +179,7 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
     if out.is_file():
         raise ConfigError(f"--out {out} is a file; name a folder for the run.")
     there = sorted(file.name for file in out.iterdir()) if out.exists() else []
-    if others := [name for name in there if name not in (MODEL, TOKENIZER, ".lock")]:
+    if others := [name for name in there if name not in (MODEL, TOKENIZER, CHECKPOINTS, ".lock")]:
         raise ConfigError(
             f"{out} holds {others[0]!r}, which is not of an import; choose another --out."
         )
@@ -237,19 +270,24 @@ def _downsample(
     metavar="T H W",
     help="Frames and pixels per token, if neither the file nor --config tells.",
 )
+@click.option(
+    "--optimizer", is_flag=True, help="Also take AdamW's state, for `mebt train --init OUT`."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an import that is at --out.")
 def command(
     checkpoint: Path,
     out: Path,
     config: Path | None,
     downsample: tuple[int, int, int] | None,
+    optimizer: bool,
     overwrite: bool,
 ) -> None:
     """Make a run of CHECKPOINT, a published MeBT, and a tokenizer of the VQGAN inside it.
 
     Writes OUT/model.safetensors and OUT/tokenizer.safetensors. Nothing in the file is run. What
     only training needs, such as discriminators, is left out and counted; anything unknown is
-    refused.
+    refused. With --optimizer, OUT/checkpoints holds what `mebt train --init OUT` goes on from: the
+    weights, the state of AdamW and the step.
 
     \b
     Example:
@@ -257,7 +295,14 @@ def command(
       mebt sample --run run --out samples --params configs/sky_128f.yaml
       mebt decode --tokens samples --tokenizer run/tokenizer.safetensors --out videos
     """
-    made = import_model(checkpoint, out, config=config, downsample=downsample, overwrite=overwrite)
+    made = import_model(
+        checkpoint,
+        out,
+        config=config,
+        downsample=downsample,
+        optimizer=optimizer,
+        overwrite=overwrite,
+    )
     t, h, w = made.model.grid
     shape, vqgan = made.model, made.tokenizer
     known = {key: "unknown" if value is None else value for key, value in made.window.items()}
@@ -279,6 +324,12 @@ def command(
     click.echo(f"tensors      {made.taken} taken")
     for line in count_reasons(made.ignored):
         click.echo(f"left out     {line}")
+    if adamw := made.adamw:
+        click.echo(
+            f"optimizer    AdamW's state of {len(adamw.steps)} parameters after "
+            f"{max(adamw.steps.values())} updates, the last at learning rate "
+            f"{adamw.learning_rate} with weight decay {adamw.weight_decay}"
+        )
     if made.is_guessed:
         click.echo(
             "note: the checkpoint does not tell the tokenizer's down-sampling; what is shown is "

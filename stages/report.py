@@ -13,10 +13,9 @@ from safetensors import safe_open
 
 from mebt import model_metadata, weights_identity
 from pipeline.checkpoint import user_errors
-from pipeline.comparison import two_halves
 from pipeline.config import load_params
 from pipeline.errors import PipelineError, TokenStoreError
-from pipeline.evaluation import check_tokenizer, window_reader
+from pipeline.evaluation import check_tokenizer, real_halves, window_reader
 from pipeline.files import keep_apart, read_json, write_text
 from pipeline.frames import FrameFolder, Rejected, scan_frames, source_fingerprint
 from pipeline.report import Artefact, Clip, Contents, Pair, make_report
@@ -30,6 +29,13 @@ SHOWN_SAMPLES = 32
 """Samples shown, those beside the pairs included."""
 DECODED_AT_ONCE = 4
 DEFAULT_FPS = 8.0
+MEASURED = {
+    "Tokenizer": "tokenizer",
+    "Tokens": "tokens",
+    "Transformer": "model",
+    "New videos": "samples",
+}
+"""Artefacts, and what metrics.json calls them."""
 
 
 def collect(
@@ -75,19 +81,35 @@ def collect(
         artefacts.append(_sample_artefact(drawn))
         if model is not None:
             shown = _decode(model, drawn.read(drawn.splits[0], 0, SHOWN_SAMPLES))
+    evaluation = {} if metrics is None else read_json(metrics, PipelineError, "evaluation")
+    _check_measured(evaluation, artefacts, metrics)
     return Contents(
         lede=_lede(store, drawn),
         fps=DEFAULT_FPS if params is None else _fps(params),
         samples=shown,
         pairs=pairs,
         pairs_split=split,
-        evaluation={} if metrics is None else read_json(metrics, PipelineError, "evaluation"),
+        evaluation=evaluation,
         training_log=[] if run is None else read_log(run / "metrics.jsonl"),
         tokenizer_log=[] if tokenizer_log is None else read_log(tokenizer_log),
         artefacts=artefacts,
         rejected=rejected,
         params="" if params is None else params.read_text(),
     )
+
+
+def _check_measured(
+    evaluation: Mapping[str, Any], artefacts: Sequence[Artefact], path: Path | None
+) -> None:
+    """Raises PipelineError if numbers are of something else than what is shown beside them."""
+    measured = evaluation.get("protocol", {}).get("identities", {})
+    for artefact in artefacts:
+        what = MEASURED.get(artefact.name)
+        if what in measured and measured[what] != artefact.identity:
+            raise PipelineError(
+                f"{path} was measured with {what} {measured[what]}, but the {what} given here has "
+                f"{artefact.identity}; measure again with `mebt evaluate`."
+            )
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -132,7 +154,7 @@ def _pairs(
     """Decodes windows of as many different videos as there are."""
     reader = window_reader(found.videos, frames, store)
     plan = store.plan(split)
-    halves = two_halves(plan["video"].to_pylist(), limit=SHOWN_PAIRS // 2, seed=0)
+    halves = real_halves(store, split, limit=SHOWN_PAIRS // 2, seed=0)
     pairs = []
     for row in sorted(halves[0] + halves[1]):
         video, first = (plan[column][row].as_py() for column in ("video", "first_frame"))

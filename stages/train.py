@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -12,17 +12,27 @@ import torch
 from lightning_fabric import Fabric
 from torch import Generator, Tensor, nn
 
-from mebt import MeBT, MeBTConfig, MeBTShape, save_model, weights_identity
+from mebt import (
+    MeBT,
+    MeBTConfig,
+    MeBTShape,
+    load_model,
+    model_metadata,
+    save_model,
+    weights_identity,
+)
 from mebt.loss import accuracy, held_out_loss, masked_token_loss
 from mebt.masking import SCHEDULES, LengthPriorName, draw_order, draw_split
 from mebt.model import INIT_STD, PositionInit
 from mebt.optim import make_optimizer
+from mebt.weights import read_config
 from pipeline.batches import Balance, Batches
+from pipeline.checkpoint import last_sha256, last_step, user_errors
 from pipeline.config import as_dict, load_section
-from pipeline.errors import ConfigError, TokenStoreError
-from pipeline.files import keep_apart, lock, replacing
+from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
+from pipeline.files import keep_apart, replacing
 from pipeline.token_store import TokenStore, read_rows
-from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
+from pipeline.training import LoopConfig, Task, open_run, run_loop, step_seed
 from stages.options import (
     FOLDER,
     OUT,
@@ -32,7 +42,7 @@ from stages.options import (
     params_options,
 )
 
-RESULT = "model.safetensors"
+RESULT, CHECKPOINTS = "model.safetensors", "checkpoints"
 VALIDATION_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 BUCKETS = 5
 """Equal ranges of the mask ratio whose losses are logged apart."""
@@ -164,6 +174,43 @@ def _validate(model: nn.Module, tokens: Tensor, config: TrainConfig) -> dict[str
     return {"val_loss": sum(losses) / len(losses), **found}
 
 
+def _beginning(
+    init: Path, model: MeBTConfig, tokenizer: str | None, config: TrainConfig
+) -> dict[str, Any]:
+    """Returns the record of what a run begins with: a run's last checkpoint, or a model file.
+
+    Raises PipelineError if that is no model of this config, shape and tokenizer.
+    """
+    weights = init / RESULT if init.is_dir() else init
+    if not weights.exists():
+        raise CheckpointError(f"{weights} is missing, so {init} is no run to begin with.")
+    with user_errors():
+        metadata = model_metadata(weights)
+        theirs = as_dict(read_config(weights))
+    for key, ours in as_dict(model).items():
+        if theirs[key] != ours and not key.endswith("dropout"):
+            raise CheckpointError(f"{weights} has {key} {theirs[key]}, but this run has {ours}.")
+    made_for = metadata.get("tokenizer") or None
+    if made_for and tokenizer and made_for != tokenizer:
+        raise TokenStoreError(
+            f"{weights} was made for tokenizer {made_for}, but the tokens are of {tokenizer}."
+        )
+    if weights == init:
+        return {"step": 0, "sha256": weights_identity(init)}
+    step = last_step(init / CHECKPOINTS)
+    if not step:
+        raise CheckpointError(
+            f"{init} has no checkpoint to go on from; give --init {weights} to begin with its "
+            "weights alone."
+        )
+    if step >= config.max_steps:
+        raise ConfigError(
+            f"{init} has done {step} steps already: train.max_steps must be above that, got "
+            f"{config.max_steps}."
+        )
+    return {"step": step, "sha256": last_sha256(init / CHECKPOINTS)}
+
+
 def train(
     tokens: Path,
     out: Path,
@@ -171,11 +218,14 @@ def train(
     config: TrainConfig,
     *,
     fabric: Fabric,
+    init: Path | None = None,
     overwrite: bool = False,
 ) -> Trained:
     """Trains MeBT on the train split of a token store; resumes if `out` has checkpoints.
 
-    Raises PipelineError if the store is damaged, or not the one that `out` was begun with.
+    A new run begins with `init`: with the weights, the optimizer's state and the step of a run's
+    folder, or with the weights of a model file, at step 0. Raises PipelineError if the store is
+    damaged, or not the one that `out` was begun with, or if `init` does not fit.
     """
     try:
         shape.check_trainable()
@@ -195,6 +245,8 @@ def train(
             "grid": list(store.grid),
         },
     }
+    if init:
+        made_from["init"] = _beginning(init, model_config, store.info.tokenizer, config)
     held_out = "test" if "test" in store.splits else "train"
     count = min(config.validation_windows, store.num_windows(held_out))
     rows = np.linspace(0, store.num_windows(held_out) - 1, count).round().astype(int)
@@ -234,13 +286,12 @@ def train(
         with replacing(out / RESULT) as temporary:
             save_model(temporary, model, extra=extra)
 
-    with lock(out) if fabric.is_global_zero else nullcontext():
-        if fabric.is_global_zero:
-            prepare_run(out, config, made_from, overwrite=overwrite)
-        fabric.barrier()
+    with open_run(fabric, out, config, made_from, overwrite=overwrite):
         torch.manual_seed(config.seed)
         model = MeBT(model_config)
         model.initialize(config.init_std, positions=config.position_init)
+        if init and init.is_file():
+            model.load_state_dict(load_model(init).state_dict())
         optimizer = make_optimizer(
             model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -254,7 +305,8 @@ def train(
             rate_name="tokens",
             rate_per_step=config.batch_size * model_config.num_tokens,
         )
-        steps = run_loop(fabric, model, optimizer, task, config, out)
+        other = init / CHECKPOINTS if init and init.is_dir() else None
+        steps = run_loop(fabric, model, optimizer, task, config, out, init=other)
         fabric.barrier()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Trained(out / RESULT, steps, parameters, weights_identity(out / RESULT))
@@ -263,12 +315,18 @@ def train(
 @click.command("train")
 @click.option("--tokens", type=FOLDER, required=True, help="Token store to train on.")
 @click.option("--out", type=OUT, required=True, help="Folder of the run to make or to go on with.")
+@click.option(
+    "--init",
+    type=click.Path(exists=True, path_type=Path),
+    help="Begin a new run with this run's last checkpoint, or with a model.safetensors.",
+)
 @params_options
 @fabric_options
 @overwrite_option
 def command(
     tokens: Path,
     out: Path,
+    init: Path | None,
     params: Path,
     overrides: tuple[str, ...],
     launch: Launch,
@@ -280,16 +338,21 @@ def command(
     signal (Ctrl-C, SIGTERM, SIGUSR1) stops it after the step at hand with exit code 75: run it
     again to go on. Values: sections `model` (its shape) and `train` of the params file.
 
+    --init RUN begins with the weights, the optimizer's state and the step of another run, such as
+    one of `mebt import-model --optimizer`; `train.max_steps` counts its steps too. --init FILE, a
+    model.safetensors, begins with its weights alone, at step 0: fine-tuning.
+
     \b
     Example:
       mebt train --tokens tokens --out run --set train.max_steps=2000
       mebt train --tokens tokens --out run --devices 8 --strategy ddp
+      mebt train --tokens tokens --out tuned --init run/model.safetensors
     """
-    keep_apart(out, tokens, params)
+    keep_apart(out, tokens, params, init)
     shape = load_section(params, "model", MeBTShape, overrides)
     config = load_section(params, "train", TrainConfig, overrides)
     fabric = launch(config.precision)
-    made = train(tokens, out, shape, config, fabric=fabric, overwrite=overwrite)
+    made = train(tokens, out, shape, config, fabric=fabric, init=init, overwrite=overwrite)
     if fabric.is_global_zero:
         done = f"{made.steps} steps" if made.steps else "nothing to do"
         click.echo(

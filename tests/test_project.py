@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from pipeline.config import SECTIONS, load_params, load_section
+from pipeline.errors import ConfigError
 from stages.__main__ import STAGES, cli
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +30,10 @@ OWNERS = {
     "evaluate": "stages.evaluate.EvaluateConfig",
 }
 PLUMBING = ["stages/options.py", *(f"pipeline/{n}.py" for n in ("config", "errors", "files"))]
-PLUMBING += ["pipeline/progress.py"]  # None of these has a say in what a stage makes.
+PLUMBING += [
+    "pipeline/progress.py",
+    "pipeline/signals.py",
+]  # None of these has a say in what a stage makes.
 PARAMS_FILES = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
 
 
@@ -59,6 +63,22 @@ def test_shipped_params_name_every_key_of_every_section(params: Path, section: s
     cls = owner(section)
     load_section(params, section, cls)
     assert set(load_params(params)[section]) == {field.name for field in dataclasses.fields(cls)}
+
+
+ABSURD = (
+    *("extract.size", "tokenize.size", "tokenize.shard_windows"),
+    *("sample.num_samples", "sample.draft_steps", "sample.total_frames"),
+    *("sample.revise_rounds", "sample.revise_groups"),
+    *("decode.columns", "decode.sheet_videos", "evaluate.runs"),
+)
+
+
+@pytest.mark.parametrize("key", ABSURD)
+def test_a_value_that_no_machine_could_bear_is_refused(key: str) -> None:
+    section, _, name = key.partition(".")
+    override = f"{key}=1000000000"
+    with pytest.raises(ConfigError, match=rf"{section}: {name} must be at most .*1000000000"):
+        load_section(ROOT / "params.yaml", section, owner(section), [override])
 
 
 @pytest.mark.parametrize("name", DVC_STAGES)

@@ -1,5 +1,6 @@
 """The tokenizer's own file: weights as safetensors, the config as JSON in its header."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -54,12 +55,23 @@ def save_tokenizer(
         exact = tensor.detach().to("cpu", torch.float32).contiguous()
         if not torch.isfinite(exact).all():
             raise ValueError(f"tensor {name!r} holds values that are not finite; not saved.")
-        rounded = exact.half()
-        # Running variances of batch norm exceed float16's largest number, 65,504.
-        fits = half and bool(torch.isfinite(rounded).all())
-        tensors[name] = rounded if fits else exact
+        tensors[name] = _half_if_it_fits(exact) if half else exact
     header = {"format": FORMAT, "config": _config_json(model.config), **(extra or {})}
     save_file(tensors, path, {HEADER: json.dumps(header, sort_keys=True)})
+
+
+def _half_if_it_fits(exact: Tensor) -> Tensor:
+    rounded = exact.half()
+    # Running variances of batch norm exceed float16's largest number, 65,504.
+    return rounded if torch.isfinite(rounded).all() else exact
+
+
+def as_half(model: VQGAN) -> VQGAN:
+    """Returns a copy with the values that `save_tokenizer` stores of it with `half`."""
+    copied = copy.deepcopy(model)
+    for tensor in inference_tensors(copied).values():
+        tensor.copy_(_half_if_it_fits(tensor))
+    return copied
 
 
 def tokenizer_metadata(path: Path) -> dict[str, str]:

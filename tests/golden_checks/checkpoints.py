@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from mebt import load_model
+from mebt import MeBT, load_model
+from mebt.optim import make_optimizer
+from pipeline.checkpoint import Checkpoint, load_last, restore_optimizer
 from stages.import_model import FIRST_STAGE, import_model
 from stages.import_tokenizer import import_tokenizer
 from tests.golden_checks.recipe import load_meta
@@ -57,13 +59,31 @@ def factors(hparams: dict[str, Any], video: Tensor) -> tuple[int, int, int]:
     return frames // t, height // h, width // w
 
 
+def check_optimizer(model: MeBT, checkpoint: Checkpoint | None) -> None:
+    """A softmax does not change with the bias of its keys: their gradients are all but zero."""
+    assert checkpoint
+    optimizer = make_optimizer(model, learning_rate=1e-3, weight_decay=0.01)
+    restore_optimizer(optimizer, checkpoint.tensors)
+    assert len(optimizer.state) == len(list(model.parameters()))
+    for block in model.blocks:
+        squares = {
+            name: float(optimizer.state[linear.bias]["exp_avg_sq"].mean())
+            for name, linear in block.attention.named_children()
+            if isinstance(linear, nn.Linear)
+        }
+        key = squares.pop("key")
+        assert len(squares) == 3
+        assert all(key < 1e-6 * other for other in squares.values())
+
+
 def check_mebt(case: Path) -> None:
     meta, io = load_meta(case), load_file(case / "io.safetensors")
     downsample = factors(meta["hyper_parameters"], io["video"])
     with TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        made = import_model(case / CHECKPOINT, run, downsample=downsample)
+        made = import_model(case / CHECKPOINT, run, downsample=downsample, optimizer=True)
         model = load_model(run / "model.safetensors")
+        check_optimizer(model, load_last(run / "checkpoints"))
         check_pictures(load_tokenizer(run / "tokenizer.safetensors"), io)
     assert made.taken + len(made.ignored) == len(meta["state_dict"])
     assert all(name.startswith(FIRST_STAGE) for name in made.ignored)

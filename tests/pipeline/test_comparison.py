@@ -1,4 +1,5 @@
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,40 +11,77 @@ from pipeline.comparison import (
     distances,
     two_halves,
 )
+from pipeline.video import ExtractConfig, tiles
+
+
+def halves_of(videos, *, limit, seed):
+    return two_halves(videos, [0] * len(videos), span=16, limit=limit, seed=seed)
+
 
 VIDEOS = [f"v{video}" for video in range(7) for _ in range(5)]
 
 
 def test_halves_share_no_video():
-    halves = two_halves(VIDEOS, limit=99, seed=0)
+    halves = halves_of(VIDEOS, limit=99, seed=0)
     first, second = ({VIDEOS[row] for row in half} for half in halves)
     assert (len(first), len(second)) == (4, 3)
     assert not first & second
 
 
 def test_halves_together_hold_every_window_once():
-    first, second = two_halves(VIDEOS, limit=99, seed=0)
+    first, second = halves_of(VIDEOS, limit=99, seed=0)
     assert sorted(first + second) == list(range(35))
 
 
 def test_every_video_has_its_turn_before_one_comes_again():
-    first, _ = two_halves(VIDEOS, limit=99, seed=0)
+    first, _ = halves_of(VIDEOS, limit=99, seed=0)
     for turn in range(5):
         assert len({VIDEOS[row] for row in first[4 * turn : 4 * turn + 4]}) == 4
 
 
 def test_a_smaller_limit_keeps_the_beginning():
-    whole, part = (two_halves(VIDEOS, limit=limit, seed=3) for limit in (99, 6))
+    whole, part = (halves_of(VIDEOS, limit=limit, seed=3) for limit in (99, 6))
     assert part == (whole[0][:6], whole[1][:6])
 
 
 def test_the_seed_draws_the_halves():
-    assert two_halves(VIDEOS, limit=9, seed=1) == two_halves(VIDEOS, limit=9, seed=1)
-    assert two_halves(VIDEOS, limit=9, seed=1) != two_halves(VIDEOS, limit=9, seed=2)
+    assert halves_of(VIDEOS, limit=9, seed=1) == halves_of(VIDEOS, limit=9, seed=1)
+    assert halves_of(VIDEOS, limit=9, seed=1) != halves_of(VIDEOS, limit=9, seed=2)
 
 
-def test_one_video_leaves_the_second_half_empty():
-    first, second = two_halves(["a", "a", "a"], limit=2, seed=0)
+def overlap(one, two):
+    """Says whether two windows (source, box, first frame) of 16 frames share a pixel."""
+    (scene_1, box_1, start_1), (scene_2, box_2, start_2) = one, two
+    far_apart = any(box_1[i] >= box_2[i + 2] or box_2[i] >= box_1[i + 2] for i in (0, 1))
+    return scene_1 == scene_2 and abs(start_1 - start_2) < 16 and not far_apart
+
+
+@pytest.mark.parametrize("sources", [1, 2])
+@pytest.mark.parametrize("clip_frames", [24, None])
+def test_overlapping_tiles_share_no_pixel_with_the_other_half(sources, clip_frames):
+    boxes = tiles(60, 40, ExtractConfig(tile=20, tile_hop=10, clip_frames=clip_frames))
+    videos, starts, windows = [], [], []
+    for source, (suffix, box), first in product("ab"[:sources], boxes.items(), range(0, 81, 8)):
+        clip = first // clip_frames * clip_frames if clip_frames else 0
+        if clip_frames and first + 16 > clip + clip_frames:
+            continue  # A window stays inside its clip.
+        videos.append(f"test/{source}{suffix}" + (f"-f{clip:05d}" if clip_frames else ""))
+        starts.append(first - clip)
+        windows.append((source, box, first))
+    first, second = two_halves(videos, starts, span=16, limit=999, seed=0)
+    for one, two in product(first, second):
+        assert not overlap(windows[one], windows[two])
+    assert min(len(first), len(second)) >= len(videos) / 4
+
+
+def test_windows_of_one_video_are_of_different_times():
+    first, second = two_halves(["v"] * 50, range(50), span=16, limit=99, seed=0)
+    assert (len(first), len(second)) == (17, 18)  # The others lie across the cut.
+    assert max(first) + 16 <= min(second)
+
+
+def test_windows_that_all_overlap_leave_the_second_half_empty():
+    first, second = two_halves(["a", "a", "a"], [0, 1, 2], span=4, limit=2, seed=0)
     assert (len(first), second) == (2, [])
 
 

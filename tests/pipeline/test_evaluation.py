@@ -88,6 +88,7 @@ def test_few_samples_make_all_sets_small(store):
     assert windows.protocol()["num_videos"] == 4
     assert windows.protocol()["num_real_windows"] == 12
     assert windows.protocol()["num_source_videos"] == 8
+    assert windows.protocol()["real_sets"].startswith("two, of different videos")
 
 
 def test_a_split_that_is_not_there_is_named(store):
@@ -177,7 +178,7 @@ def test_batch_size_does_not_change_a_number(store):
 def test_one_sample_is_too_few_and_says_so(store):
     found = measure(store, choose(store, store_of({"samples": draw(1)})))
     assert set(found.metrics) == set(RECONSTRUCTION)
-    expected = "needs 2 windows on each side, but there are 6 and 6 real ones of different videos, "
+    expected = "needs 2 windows on each side, but there are 6 and 6 real ones that share no pixel, "
     assert found.not_computed["frechet_samples"] == expected + "1 samples"
     assert {f"{key}_real" for key in DISTANCES} <= found.not_computed.keys()
 
@@ -187,9 +188,16 @@ def test_one_single_video_has_no_second_half():
     windows = choose(store)
     found = measure(store, windows)
     assert set(found.metrics) == set(RECONSTRUCTION)
-    assert "3 and 0 real ones" in found.not_computed["kernel_real"]
+    assert "3 and 0 real ones that share no pixel" in found.not_computed["kernel_real"]
+    assert windows.protocol()["real_sets"] == "one only: any two windows overlap"
     measure_tokens(found, windows)
     assert found.not_computed["token_distance_real"].startswith("needs 1 windows on each side")
+
+
+def test_one_long_video_is_cut_in_time():
+    windows = choose(store_of({"test": draw(9)}, {"test": ["only"] * 9}))
+    assert (len(windows.reference), len(windows.real)) == (3, 3)
+    assert windows.protocol()["real_sets"] == "two, of different times of the one scene"
 
 
 def test_what_was_not_given_is_not_computed(store):
@@ -210,7 +218,11 @@ def test_the_first_reason_stays():
 
 def test_infinite_numbers_are_named_and_json_can_hold_the_rest():
     found = Evaluation()
-    found.add({"psnr": math.inf, "ssim": np.float64(1)})
+    found.add({"psnr": math.inf, "ssim": np.float64(1), "motion": math.nan, "frechet": math.inf})
     assert found.metrics == {"ssim": 1.0}
-    assert found.not_computed == {"psnr": "is inf: the pictures are equal"}
+    assert found.not_computed == {
+        "psnr": "is infinite: the pictures are equal",
+        "motion": "is nan: made of numbers that are not finite",
+        "frechet": "is inf: made of numbers that are not finite",
+    }
     json.dumps(found.metrics, allow_nan=False)

@@ -38,6 +38,7 @@ def test_squared_error_does_not_wrap_around():
 def test_psnr_of_one_level_everywhere():
     assert psnr(1.0) == pytest.approx(48.1308, abs=1e-4)  # 20 log10(255)
     assert psnr(0.0) == math.inf
+    assert math.isnan(psnr(math.nan))
 
 
 def test_ssim_of_equal_pictures_is_one(rng):

@@ -1,6 +1,7 @@
 """Pixels: ranges, rounding, videos that come back, seeded synthetic ones."""
 
 import math
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,8 @@ from PIL import Image
 
 from pipeline.errors import ConfigError, FrameError
 from pipeline.video import (
+    ASF_BROADCAST,
+    ASF_PROPERTIES,
     ExtractConfig,
     motion,
     moving_shapes,
@@ -62,6 +65,18 @@ def test_a_video_comes_back(tmp_path: Path, size: tuple[int, int]) -> None:
     assert np.abs(back.astype(int) - frames).max() < 6
 
 
+@pytest.mark.parametrize(
+    ("fps", "exact"),
+    [(0.1, "1/10"), (7.5, "15/2"), (29.97, "2997/100"), (30000 / 1001, "30000/1001")],
+)
+def test_a_video_plays_at_its_very_rate(tmp_path: Path, fps: float, exact: str) -> None:
+    write_mp4(tmp_path / "v.mp4", np.zeros((6, 8, 8, 3), np.uint8), fps=fps)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == Fraction(exact)
+        assert float(stream.duration * stream.time_base) == pytest.approx(6 / fps)
+
+
 def test_no_half_video_stays_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="array"):
         write_mp4(tmp_path / "v.mp4", np.zeros((2, 8, 8, 1), np.uint8), fps=5)
@@ -95,7 +110,10 @@ def encode(path: Path, codec: str, time: Callable[[int], int] | None = None) -> 
 
 @pytest.mark.parametrize(
     ("name", "codec"),
-    [("v.avi", "mjpeg"), ("v.avi", "mpeg4"), ("v.mkv", "libx264"), ("v.mp4", "libx264")],
+    [
+        *(("v.avi", "mjpeg"), ("v.avi", "mpeg4"), ("v.mkv", "libx264"), ("v.mp4", "libx264")),
+        *(("v.wmv", "wmv2"), ("v.asf", "libx264")),
+    ],
 )
 def test_half_a_video_is_refused_and_a_whole_one_is_not(
     tmp_path: Path, name: str, codec: str
@@ -116,8 +134,23 @@ def test_where_a_video_breaks_off_is_said(tmp_path: Path) -> None:
         list(read_video(path))
 
 
+def test_a_windows_video_is_as_long_as_its_header_says(tmp_path: Path) -> None:
+    """FFmpeg forgets how long one should be that is cut off; its own header does not."""
+    path = encode(tmp_path / "v.wmv", "wmv2")
+    data = bytearray(path.read_bytes())
+    start = data.index(ASF_PROPERTIES)
+    struct.pack_into("<Q", data, start + 64, int((8 + 3.1) * 1e7))  # 3.1 s go by before it plays.
+    path.write_bytes(data)
+    with pytest.raises(FrameError, match=r"v\.wmv breaks off after 100 of about 200 frames"):
+        list(read_video(path))
+    data[start + 88] |= ASF_BROADCAST  # A recorded stream: the length means nothing.
+    path.write_bytes(data)
+    assert len(list(read_video(path))) == 100
+
+
 @pytest.mark.parametrize(
-    ("name", "codec"), [("v.avi", "mpeg4"), ("v.mkv", "libx264"), ("v.mp4", "libx264")]
+    ("name", "codec"),
+    [("v.avi", "mpeg4"), ("v.mkv", "libx264"), ("v.mp4", "libx264"), ("v.wmv", "wmv2")],
 )
 def test_a_video_of_changing_frame_rate_is_whole(tmp_path: Path, name: str, codec: str) -> None:
     path = encode(tmp_path / name, codec, lambda number: number + 200 * (number > 50))

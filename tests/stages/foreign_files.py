@@ -99,26 +99,33 @@ def vqgan_state(model: VQGAN) -> dict[str, Tensor]:
     return OrderedDict(published)
 
 
-def mebt_state(model: MeBT, vqgan: VQGAN) -> dict[str, Tensor]:
-    plain = {
-        "token_embedding.weight": "tok_emb.weight",
-        "head.weight": "transformer.head.weight",
-        "norm.weight": "transformer.ln_f.weight",
-        "norm.bias": "transformer.ln_f.bias",
-    }
-    axes = {"position_embedding": "pos_emb", "latents": "sos_emb", "mask_embedding": "mask_emb"}
+PLAIN = {
+    "token_embedding.weight": "tok_emb.weight",
+    "head.weight": "transformer.head.weight",
+    "norm.weight": "transformer.ln_f.weight",
+    "norm.bias": "transformer.ln_f.bias",
+}
+AXES = {"position_embedding": "pos_emb", "latents": "sos_emb", "mask_embedding": "mask_emb"}
+"""Our tensors of fewer axes than the published ones."""
+
+
+def _mebt_key(name: str) -> str:
+    """Our name -> the published one."""
+    if name in PLAIN or name in AXES:
+        return {**PLAIN, **AXES}[name]
     inner = {"norm": "ln1", "norm_mlp": "ln2", "attention": "attn", "mlp": "mlp"}
+    _, block, part, *rest = name.split(".")
+    rest = ["proj" if word == "out" else word for word in rest]
+    return ".".join(["transformer.blocks", block, inner[part], *rest])
+
+
+def _mebt_tensor(name: str, tensor: Tensor) -> Tensor:
+    return tensor.reshape(1, -1, tensor.shape[-1]).clone() if name in AXES else tensor
+
+
+def mebt_state(model: MeBT, vqgan: VQGAN) -> dict[str, Tensor]:
     published = {f"first_stage_model.{k}": t for k, t in vqgan_state(vqgan).items()}
-    for name, tensor in model.state_dict().items():
-        if name in axes:
-            published[axes[name]] = tensor.reshape(1, -1, tensor.shape[-1]).clone()
-        elif name in plain:
-            published[plain[name]] = tensor
-        else:
-            _, block, part, *rest = name.split(".")
-            rest = ["proj" if word == "out" else word for word in rest]
-            key = ".".join(["transformer.blocks", block, inner[part], *rest])
-            published[key] = tensor
+    published |= {_mebt_key(k): _mebt_tensor(k, t) for k, t in model.state_dict().items()}
     return OrderedDict(published)
 
 
@@ -128,6 +135,46 @@ def published_lpips(model: LPIPS) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     linear = {f"lin{i}.model.1.weight": state[f"linear.{i}"] for i in range(5)}
     trunk = {k.replace("trunk.", "features."): v for k, v in state.items() if k[0] == "t"}
     return linear, {**trunk, "classifier.0.weight": torch.zeros(1)}
+
+
+def published_adamw(model: MeBT, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW with its parameters in the published order: by published name within four groups."""
+    groups: list[dict[str, nn.Parameter]] = [{}, {}, {}, {}]
+    for name, parameter in model.named_parameters():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(owner, nn.Linear) and name.endswith("weight"):
+            group = 0
+        elif name == "position_embedding":
+            group = 3
+        else:
+            group = 1 if name in AXES or isinstance(owner, nn.Embedding) else 2
+        groups[group][_mebt_key(name)] = parameter
+    return torch.optim.AdamW(
+        [
+            {
+                "params": [parameters[key] for key in sorted(parameters)],
+                "weight_decay": 0.0 if index else weight_decay,
+            }
+            for index, parameters in enumerate(groups)
+        ],
+        lr=learning_rate,
+        betas=(0.9, 0.95),
+    )
+
+
+def lightning_state(model: MeBT, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state as Lightning kept it, embeddings with their leading axes."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    kept = optimizer.state_dict()
+    kept["state"] = {
+        index: {
+            key: value if key == "step" else _mebt_tensor(order[index], value)
+            for key, value in entry.items()
+        }
+        for index, entry in kept["state"].items()
+    }
+    return kept
 
 
 @contextmanager
@@ -217,7 +264,9 @@ def write_of_2017(
     return path
 
 
-def write_mebt(path: Path, state: dict[str, Tensor], config: dict[str, Any] | None = None) -> Path:
+def write_mebt(
+    path: Path, state: dict[str, Tensor], config: dict[str, Any] | None = None, **more: Any
+) -> Path:
     """A MeBT as Lightning 1.7 wrote it, its config in omegaconf's containers."""
     names = ("dictconfig.DictConfig", "listconfig.ListConfig", "nodes.AnyNode")
     with foreign_classes(
@@ -231,7 +280,7 @@ def write_mebt(path: Path, state: dict[str, Tensor], config: dict[str, Any] | No
             "first_stage_config": model._content["vqvae"],
         }
         content = {"global_step": 4, "state_dict": state, "hyper_parameters": hyper_parameters}
-        torch.save(content, path)
+        torch.save({**content, **more}, path)
     return path
 
 

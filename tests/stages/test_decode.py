@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes
 from stages.__main__ import cli
+from stages.decode import LARGEST_SHEET
 from tests.stages.small import Flow
 from tokenizer import VQGAN, load_tokenizer
 
@@ -96,3 +97,12 @@ def test_a_gif_sheet(flow: Flow) -> None:
     flow.ok("decode", "--set", "decode.sheet=gif", "--set", "decode.columns=4")
     with Image.open(flow.root / "videos" / "sheet.gif") as sheet:
         assert sheet.size == (4 * 18, 18)
+
+
+def test_a_sheet_that_its_format_cannot_hold_is_refused_at_once(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LARGEST_SHEET, "webp", 40)
+    line = flow.refused("decode", "--set", "decode.columns=3")
+    assert "2 rows of 3 videos make a sheet of 54 pixels, but webp holds 40" in line
+    flow.ok("decode", "--set", "decode.columns=2")

@@ -9,10 +9,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from mebt import MeBT, MeBTConfig, load_model, save_model
-from pipeline.comparison import DISTANCES, two_halves
+from pipeline.comparison import DISTANCES
 from pipeline.config import build
 from pipeline.errors import CheckpointError, ConfigError, FrameError, TokenStoreError
-from pipeline.evaluation import RECONSTRUCTION, SETS
+from pipeline.evaluation import RECONSTRUCTION, SETS, real_halves
 from pipeline.files import sha256_file
 from pipeline.findings import AT_MASK, MEANINGS
 from pipeline.findings import DISTANCES as SHOWN_AS_BARS
@@ -140,8 +140,7 @@ def test_a_model_without_context_knows_one_distribution_per_place(project):
 
 
 def halves(project):
-    videos = project.tokens.plan("test")["video"].to_pylist()
-    return two_halves(videos, limit=CONFIG.num_videos, seed=CONFIG.seed)
+    return real_halves(project.tokens, "test", limit=CONFIG.num_videos, seed=CONFIG.seed)
 
 
 def test_another_tokenizer_is_refused(project, tmp_path):

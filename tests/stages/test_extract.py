@@ -178,14 +178,25 @@ def test_lost_frames_are_made_again(tmp_path: Path) -> None:
 def test_overwriting_forgets_what_was_done_before_it_deletes_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(write_videos(tmp_path / "videos", "a.mp4"), tmp_path / "frames")
-    removed: list[str] = []
-    monkeypatch.setattr(
-        "stages.extract.remove", lambda path: [removed.append(path.name), remove(path)]
-    )
+    out = tmp_path / "frames"
+    run(write_videos(tmp_path / "videos", "a.mp4"), out)
     config = ExtractConfig(size=8, test_share=0.25)
-    run(tmp_path / "videos", tmp_path / "frames", config, overwrite=True)
-    assert removed[0] == ".extract"
+
+    def killed(path: Path) -> None:
+        if path.parent == out:
+            raise KeyboardInterrupt
+        remove(path)
+
+    monkeypatch.setattr("stages.extract.remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "videos", out, config, overwrite=True)
+    monkeypatch.undo()
+    assert [path.name for path in (out / ".extract").iterdir()] == ["made_from.json"]
+    with pytest.raises(FrameError, match="was made with size 16 instead of 8"):
+        run(tmp_path / "videos", out, config)
+    run(tmp_path / "videos", out, config, overwrite=True)  # The folder is still known as its own.
+    run(tmp_path / "videos", tmp_path / "whole", config)
+    assert content(out) == content(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("late", [1, 150])
@@ -211,7 +222,9 @@ def test_other_values_are_refused_by_name_unless_overwritten(flow: Flow) -> None
 def test_a_foreign_folder_is_left_alone(flow: Flow) -> None:
     (flow.root / "mine").mkdir()
     (flow.root / "mine" / "thesis.txt").write_text("precious")
-    assert "thesis.txt" in flow.refused("extract", out="mine")
+    for more in ((), ("--overwrite",)):
+        line = flow.refused("extract", *more, out="mine")
+        assert "mine holds thesis.txt but no .extract/made_from.json" in line
     assert (flow.root / "mine" / "thesis.txt").read_text() == "precious"
 
 

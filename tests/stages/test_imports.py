@@ -281,6 +281,9 @@ def change(state: OrderedDict, what: str) -> str:
     if what == "kind":
         state[inside] = torch.zeros(3, dtype=torch.long)
         return "theirs torch.int64"
+    if what == "shared":
+        state[inside] = state[inside.replace("decoder.conv_last", "encoder.conv_first")]
+        return "shares its memory with"
     if what == "not a tensor":
         state[inside] = 5
         return f"{inside!r} of its state is no tensor but a int"
@@ -289,7 +292,7 @@ def change(state: OrderedDict, what: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "what", ["missing", "shape", "nan", "inf", "kind", "not a tensor", "unknown"]
+    "what", ["missing", "shape", "nan", "inf", "kind", "shared", "not a tensor", "unknown"]
 )
 def test_every_tensor_must_fit(tmp_path: Path, what: str) -> None:
     state = vqgan_state(vqgan_model())

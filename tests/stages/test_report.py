@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from mebt import load_model
+from mebt import load_model, weights_identity
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.frames import scan_frames, source_fingerprint
 from stages.__main__ import cli
@@ -127,6 +127,24 @@ def test_samples_of_another_tokenizer_are_refused(project, monkeypatch):
     monkeypatch.setattr(project.samples, "tokenizer", "ee" * 32)
     with pytest.raises(TokenStoreError, match=r"has tokens of tokenizer eeee"):
         collect(project.root / "tokens", samples=project.root / "samples")
+
+
+@pytest.mark.parametrize("what", ["tokens", "tokenizer", "model", "samples"])
+def test_numbers_of_something_else_are_refused(project, tmp_path, what):
+    paths = project.paths()
+    given = {name: paths[name] for name in ("samples", "run", "tokenizer")}
+    identities = {
+        "tokens": project.tokens.fingerprint,
+        "tokenizer": project.tokens.tokenizer,
+        "model": weights_identity(paths["run"] / "model.safetensors"),
+        "samples": project.samples.fingerprint,
+    }
+    metrics = tmp_path / "metrics.json"
+    metrics.write_text(json.dumps({"protocol": {"identities": identities}}))
+    collect(project.root / "tokens", metrics=metrics, **given)
+    metrics.write_text(json.dumps({"protocol": {"identities": {**identities, what: "0" * 64}}}))
+    with pytest.raises(PipelineError, match=f"was measured with {what} 000.*, but the {what} give"):
+        collect(project.root / "tokens", metrics=metrics, **given)
 
 
 def test_a_log_loses_only_a_line_that_a_kill_cut_off(project, tmp_path):

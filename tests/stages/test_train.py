@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import time
 from pathlib import Path
@@ -12,7 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mebt import load_model, model_metadata
+from pipeline.config import load_section
+from pipeline.frames import scan_frames
 from pipeline.token_store import TokenStore
+from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
+from stages.fit_tokenizer import FitTokenizerConfig, WindowSource, measure
 from tests.stages.small import ROOT, Flow, make_tokenizer
 from tokenizer import load_tokenizer
 
@@ -67,6 +72,19 @@ def test_a_signal_saves_and_says_run_me_again(flow: Flow, number: int) -> None:
     assert process.wait(30) == 75
     assert (flow.root / "stopped" / "model.safetensors").exists()
     assert last_state(flow.root / "stopped")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks Linux which signals are handled")
+@pytest.mark.parametrize("stage", RESULTS)
+def test_a_signal_while_it_starts_says_the_same(flow: Flow, stage: str) -> None:
+    process = flow.start(stage, out="begun")
+    handled = 0
+    while process.poll() is None and not handled >> (signal.SIGUSR1 - 1) & 1:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        handled = int(re.findall(r"SigCgt:\s*(\w+)", status)[0], 16)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 75
+    assert not (flow.root / "begun").exists()
 
 
 def test_the_log_has_what_one_wants_to_see(made: Flow) -> None:
@@ -196,6 +214,18 @@ def test_a_fitted_tokenizer_is_ready_for_use(flow: Flow) -> None:
     flow.ok(
         "tokenize", "--tokenizer", str(flow.root / "tokenizer-run/tokenizer.safetensors"), out="t2"
     )
+
+
+def test_what_is_measured_is_the_tokenizer_that_is_stored(flow: Flow) -> None:
+    flow.ok("fit-tokenizer", "--set", "fit_tokenizer.half=true")
+    run, params = flow.root / "tokenizer-run", flow.root / "params.yaml"
+    logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    windows = load_section(params, "tokenize", TokenizeConfig)
+    videos = scan_frames(flow.root / "frames").videos
+    held_out = WindowSource(plan_windows(videos, windows), "test", WindowReader(videos, windows))
+    model = load_tokenizer(run / "tokenizer.safetensors")
+    found = measure(model, held_out, load_section(params, "fit_tokenizer", FitTokenizerConfig))
+    assert logged["psnr"] == pytest.approx(found["psnr"], abs=1e-6)
 
 
 def test_the_shipped_tokenizer_is_what_its_readme_says() -> None:

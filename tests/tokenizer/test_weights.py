@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer, save_tokenizer
 from tokenizer import tokenizer_metadata as read_metadata
+from tokenizer.weights import as_half
 
 
 @pytest.fixture
@@ -46,6 +47,9 @@ def test_half_is_half_the_bytes_and_survives_large_variances(tmp_path: Path, mod
     loaded = load_tokenizer(tmp_path / "half")
     assert float(loaded.get_buffer(name)[0]) == 1e6
     assert identity(load_tokenizer(tmp_path / "half")) == identity(loaded) != identity(model)
+    before = identity(model)
+    assert identity(as_half(model)) == identity(loaded)
+    assert identity(model) == before
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, model: VQGAN) -> None:

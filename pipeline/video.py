@@ -50,8 +50,8 @@ class ExtractConfig:
     """Frames per second to keep, never more than the video has; null: all."""
     filters: tuple[str, ...] = ()
     """FFmpeg filters that every frame goes through first, each as NAME or NAME=OPTIONS: deflicker
-    for a lamp that flickers with the mains, atadenoise against noise. What flickers or hisses in the
-    background has to be told by tokens, and predicted."""
+    for a lamp that flickers with the mains, atadenoise against noise. Tokens have to tell whatever
+    changes from frame to frame, and models to predict it."""
     clip_frames: int | None = None
     """Frames per clip; null: each tile of a video is one clip."""
     min_motion: float = 0.0

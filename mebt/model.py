@@ -86,7 +86,9 @@ class MeBT(nn.Module):
         self.token_embedding = nn.Embedding(config.codebook_size, width)
         self.position_embedding = nn.Parameter(torch.empty(config.num_tokens, width))
         self.mask_embedding = nn.Parameter(torch.empty(width))
-        self.latents = nn.Parameter(torch.empty(config.num_latents, width))
+        # Latents that no layer reads never get a gradient, and DDP would wait for it.
+        read = config.num_latents > 0 and set(config.layers) != {"dense"}
+        self.latents = nn.Parameter(torch.empty(config.num_latents, width), requires_grad=read)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in config.layers)
         self.norm = nn.LayerNorm(width)

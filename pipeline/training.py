@@ -16,17 +16,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pipeline.checkpoint import (
-    last_step,
-    load_last,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-)
+from pipeline.checkpoint import last_step, load_last, save_checkpoint
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
 from pipeline.files import contents, read_json, remove, write_json, write_text
 from pipeline.progress import progress
+from pipeline.sharding import gather, optimizer_tensors, restore_optimizer, slice_like, whole
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FREE_KEYS = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
@@ -91,8 +86,8 @@ class Task:
     """(module, micro-batch, step) -> loss and numbers to log."""
     validate: Callable[[nn.Module], Mapping[str, float]]
     """Model -> numbers on held-out windows."""
-    export: Callable[[nn.Module, int], None]
-    """(model, step) -> writes `result`."""
+    export: Callable[[Mapping[str, Tensor], int], None]
+    """(weights by name, step) -> writes `result`."""
     result: Path
     rate_name: str
     """What `rate_per_step` counts, such as tokens: logged as `tokens_per_second`."""
@@ -259,9 +254,9 @@ def run_loop(
     average = Average(config.ema_decay)
     start = _restore(fabric, out, model, optimizer, average)
     if start >= config.max_steps:
+        weights = gather(fabric, average.tensors or model.state_dict())
         if fabric.is_global_zero and not task.result.exists():  # The checkpoint still has it.
-            with average.inside(model):
-                task.export(model, start)
+            task.export(weights, start)
         return 0
     log = Log(out, resumed_step=start) if fabric.is_global_zero else None
     with (
@@ -290,8 +285,7 @@ def run_loop(
                     log.write(done, {"split": "validation", **held_out})
             stopped = bool(_any_rank(fabric, bool(stops)))
             if done % config.checkpoint_every == 0 or last or stopped:
-                if fabric.is_global_zero:
-                    _save(fabric, out, done, model, optimizer, average, task, config)
+                _save(fabric, out, done, model, optimizer, average, task, config)
                 fabric.barrier()
                 window.restart_clock()
             if stopped and not last:
@@ -326,6 +320,8 @@ def _one_step(
     norm = fabric.clip_gradients(
         module, optimizer, max_norm=config.clip_norm or math.inf, error_if_nonfinite=False
     )
+    assert norm is not None
+    grad_norm = float(whole(norm))
     reduced = fabric.all_reduce(total, reduce_op="mean")
     assert isinstance(reduced, Tensor)
     mean_loss = float(reduced)
@@ -336,7 +332,7 @@ def _one_step(
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    window.add({"loss": mean_loss, "grad_norm": float(norm if norm is not None else 0)}, 1.0)
+    window.add({"loss": mean_loss, "grad_norm": grad_norm}, 1.0)
     window.latest = {"learning_rate": rate}
     window.steps += 1
 
@@ -418,11 +414,14 @@ def _save(
     task: Task,
     config: LoopConfig,
 ) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
-    tensors |= optimizer_tensors(optimizer)
-    with average.inside(model):
-        task.export(model, step)
+    weights = gather(fabric, model.state_dict())
+    averages = gather(fabric, average.tensors)
+    tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
+    tensors |= gather(fabric, optimizer_tensors(optimizer))
+    if not fabric.is_global_zero:
+        return
+    task.export(averages or weights, step)
     # What 16-mixed scales its gradients by; empty for other precisions.
     values = {"scaler": fabric.strategy.precision.state_dict()}
     save_checkpoint(out / "checkpoints", step, tensors, values, keep=config.keep_checkpoints)
@@ -442,6 +441,10 @@ def _restore(
     for name, tensor in checkpoint.tensors.items():
         part, _, key = name.partition(".")
         parts[part][key] = tensor
+    own = model.state_dict()
+    for tensors in (parts["model"], parts["average"]):
+        for name in tensors.keys() & own.keys():
+            tensors[name] = slice_like(tensors[name], own[name])
     try:
         model.load_state_dict(parts["model"])
     except RuntimeError as error:

@@ -212,11 +212,13 @@ def fit_tokenizer(
             }
             return l1 + made.commitment_loss, logged
 
-        def export(model: nn.Module, step: int) -> None:
-            assert isinstance(model, VQGAN)
+        def export(weights: Mapping[str, Tensor], step: int) -> None:
+            with torch.device("meta"):
+                whole = VQGAN(shape)
+            whole.load_state_dict(weights, assign=True)
             extra = {"steps": str(step), "source": str(made_from["source"])}
             with replacing(out / RESULT) as temporary:
-                save_tokenizer(temporary, model, extra=extra, half=config.half)
+                save_tokenizer(temporary, whole, extra=extra, half=config.half)
 
         task = Task(
             name="fit-tokenizer",

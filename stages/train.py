@@ -20,15 +20,16 @@ from pipeline.batches import Balance, Batches
 from pipeline.config import as_dict, load_section
 from pipeline.errors import ConfigError, TokenStoreError
 from pipeline.files import keep_apart, lock, replacing
+from pipeline.sharding import shard
 from pipeline.token_store import TokenStore, read_rows
 from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
 from stages.options import (
     FOLDER,
     OUT,
     Launch,
-    fabric_options,
     overwrite_option,
     params_options,
+    sharding_options,
 )
 
 RESULT = "model.safetensors"
@@ -213,8 +214,10 @@ def train(
         parts = (x.to(fabric.device).chunk(config.accumulate) for x in (mine, order))
         return list(zip(*parts, strict=True))
 
-    def export(model: nn.Module, step: int) -> None:
-        assert isinstance(model, MeBT)
+    def export(weights: Mapping[str, Tensor], step: int) -> None:
+        with torch.device("meta"):
+            whole = MeBT(model_config)
+        whole.load_state_dict(weights, assign=True)
         info = store.info
         extra = {
             "step": str(step),
@@ -225,7 +228,7 @@ def train(
             "size": str(info.size or ""),
         }
         with replacing(out / RESULT) as temporary:
-            save_model(temporary, model, extra=extra)
+            save_model(temporary, whole, extra=extra)
 
     with lock(out) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
@@ -233,6 +236,7 @@ def train(
         fabric.barrier()
         torch.manual_seed(config.seed)
         model = MeBT(model_config)
+        shard(fabric, model, model.blocks)
         optimizer = make_optimizer(
             model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -256,7 +260,7 @@ def train(
 @click.option("--tokens", type=FOLDER, required=True, help="Token store to train on.")
 @click.option("--out", type=OUT, required=True, help="Folder of the run to make or to go on with.")
 @params_options
-@fabric_options
+@sharding_options
 @overwrite_option
 def command(
     tokens: Path,
@@ -275,7 +279,7 @@ def command(
     \b
     Example:
       mebt train --tokens tokens --out run --set train.max_steps=2000
-      mebt train --tokens tokens --out run --devices 8 --strategy ddp
+      mebt train --tokens tokens --out run --devices 8 --strategy fsdp
     """
     keep_apart(out, tokens, params)
     shape = load_section(params, "model", MeBTShape, overrides)

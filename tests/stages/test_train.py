@@ -111,18 +111,6 @@ def test_accumulated_micro_batches_are_the_same_step(flow: Flow) -> None:
         torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-4)
 
 
-def test_two_processes_train_the_same_model_as_one(flow: Flow) -> None:
-    more = ["--set", "model.residual_dropout=0.0"]
-    flow.ok("train", *more, out="one")
-    process = flow.start(
-        "train", *more, *("--accelerator", "cpu", "--devices", "2", "--strategy", "ddp"), out="two"
-    )
-    assert process.wait(100) == 0
-    one, two = last_state(flow.root / "one"), last_state(flow.root / "two")
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-4)
-
-
 def test_checkpoints_are_few_and_whole(made: Flow) -> None:
     folder = made.root / "run" / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == [

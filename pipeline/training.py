@@ -24,7 +24,10 @@ from pipeline.progress import progress
 from pipeline.sharding import gather, optimizer_tensors, restore_optimizer, slice_like, whole
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-FREE_KEYS = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
+FREE_KEYS = (
+    *("log_every", "validate_every", "checkpoint_every", "keep_checkpoints"),
+    "activation_checkpointing",
+)
 """Values of a run that may change without changing its weights."""
 
 

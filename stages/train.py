@@ -66,6 +66,8 @@ class TrainConfig(LoopConfig):
     """Memory for cached tokens; the shuffle is global if the train split fits."""
     validation_windows: int = 64
     """Held-out windows measured at each validation."""
+    activation_checkpointing: bool = False
+    """Compute each layer again in the backward pass: less memory, more time, the same numbers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -235,7 +237,7 @@ def train(
             prepare_run(out, config, made_from, overwrite=overwrite)
         fabric.barrier()
         torch.manual_seed(config.seed)
-        model = MeBT(model_config)
+        model = MeBT(model_config, activation_checkpointing=config.activation_checkpointing)
         shard(fabric, model, model.blocks)
         optimizer = make_optimizer(
             model, learning_rate=config.learning_rate, weight_decay=config.weight_decay

@@ -76,6 +76,29 @@ def test_no_context_still_reaches_every_parameter(kinds: tuple[str, ...], num_la
     assert not without  # DDP waits for the gradient of each parameter.
 
 
+def test_computing_layers_again_saves_memory_and_changes_no_bit() -> None:
+    def train(activation_checkpointing: bool) -> tuple[int, list[torch.Tensor]]:
+        model = make(residual_dropout=0.2, attention_dropout=0.2, embedding_dropout=0.2)
+        model.activation_checkpointing = activation_checkpointing
+        kept = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.nbytes
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            logits = model(*inputs(batch=3))
+        logits.square().sum().backward()
+        return kept, [logits, *(parameter.grad for parameter in model.parameters())]
+
+    plain, again = train(False), train(True)
+    assert again[0] < plain[0] / 4
+    for one, two in zip(plain[1], again[1], strict=True):
+        assert torch.equal(one, two)
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("fields", "message"),

@@ -72,7 +72,8 @@ def test_two_processes_train_the_same_weights_as_one(flow: Flow) -> None:
 
 def test_a_run_goes_on_under_another_strategy_and_number_of_processes(flow: Flow) -> None:
     flow.ok("train", *SAME, "--set", "train.max_steps=20", out="whole")
-    torchrun(flow, *SAME, "--strategy", "fsdp", "--set", "train.max_steps=7", out="moved")
+    more = (*SAME, "--set", "train.activation_checkpointing=true")
+    torchrun(flow, *more, "--strategy", "fsdp", "--set", "train.max_steps=7", out="moved")
     for strategy, steps in (("ddp", 11), ("fsdp", 16)):
         more = (*SAME, "--strategy", strategy, "--set", f"train.max_steps={steps}")
         for task in srun(flow, *more, out="moved"):

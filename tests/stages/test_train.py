@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.utils.checkpoint import checkpoint
 
 from mebt import load_model, model_metadata
 from pipeline.token_store import TokenStore
@@ -109,6 +110,22 @@ def test_accumulated_micro_batches_are_the_same_step(flow: Flow) -> None:
     one, two = last_state(flow.root / "one"), last_state(flow.root / "two")
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-4)
+
+
+def test_layers_may_be_computed_again_from_some_step_on(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow.ok("train", "--set", "train.max_steps=4", out="again")
+    run_again = []
+
+    def spy(block: torch.nn.Module, *streams: torch.Tensor, **options: bool) -> torch.Tensor:
+        run_again.append(block)
+        return checkpoint(block, *streams, **options)
+
+    monkeypatch.setattr("mebt.model.checkpoint", spy)
+    flow.ok("train", "--set", "train.activation_checkpointing=true", out="again")
+    assert run_again
+    assert_same_run(flow.root / "again", flow.root / "run", RESULTS["train"])
 
 
 def test_checkpoints_are_few_and_whole(made: Flow) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -96,3 +97,25 @@ def _read(target: Path) -> Checkpoint:
         return Checkpoint(int(meta["step"]), load_file(state), dict(meta["values"]))
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{target} is no checkpoint: {error}.") from None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Flattens an optimizer's state: `optimizer.PARAMETER.KEY`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{key}": torch.as_tensor(value)
+        for index, entries in state.items()
+        for key, value in entries.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Puts back what `optimizer_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            index, _, key = rest.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -52,24 +52,12 @@ def slice_like(tensor: Tensor, owner: Tensor) -> Tensor:
     )
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flattens an optimizer's state: `optimizer.PARAMETER.KEY`."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"optimizer.{index}.{key}": torch.as_tensor(value)
-        for index, entries in state.items()
-        for key, value in entries.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Puts back what `optimizer_tensors` gave, whole: each process keeps its slices."""
+def slice_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Returns of whole `optimizer.PARAMETER.KEY` tensors what this process keeps of them."""
     owners = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind == "optimizer":
-            index, _, key = rest.partition(".")
-            state.setdefault(int(index), {})[key] = slice_like(tensor, owners[int(index)])
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return {
+        name: slice_like(tensor, owners[int(name.split(".")[1])])
+        for name, tensor in tensors.items()
+    }

@@ -16,12 +16,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pipeline.checkpoint import last_step, load_last, save_checkpoint
+from pipeline.checkpoint import (
+    last_step,
+    load_last,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
 from pipeline.files import contents, read_json, remove, write_json, write_text
 from pipeline.progress import progress
-from pipeline.sharding import gather, optimizer_tensors, restore_optimizer, slice_like, whole
+from pipeline.sharding import gather, slice_like, slice_optimizer, whole
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FREE_KEYS = (
@@ -453,7 +459,8 @@ def _restore(
     except RuntimeError as error:
         problem = " ".join(str(error).split())
         raise CheckpointError(f"{out}: its checkpoint does not fit the model: {problem}") from None
-    restore_optimizer(optimizer, checkpoint.tensors)
+    state = {name: x for name, x in checkpoint.tensors.items() if name.startswith("optimizer.")}
+    restore_optimizer(optimizer, slice_optimizer(optimizer, state))
     if scaler := checkpoint.values.get("scaler"):
         fabric.strategy.precision.load_state_dict(scaler)
     device = next(model.parameters()).device

@@ -205,7 +205,7 @@ def train_section(published: Published) -> dict[str, Any]:
         "length_prior": PRIORS[prior][0],
         "time_scale": PRIORS[prior][1],
         **{"balance": "video", "memory_gb": 4.0, "validation_windows": 64},
-        **{"activation_checkpointing": False},
+        **{"activation_checkpointing": False, "compile": False},
     }
 
 

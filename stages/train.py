@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Generator, Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from mebt import MeBT, MeBTConfig, MeBTShape, save_model, weights_identity
 from mebt.loss import accuracy, held_out_loss, masked_token_loss
@@ -68,6 +69,9 @@ class TrainConfig(LoopConfig):
     """Held-out windows measured at each validation."""
     activation_checkpointing: bool = False
     """Compute each layer again in the backward pass: less memory, more time, the same numbers."""
+    compile: bool = False
+    """Compile the layers with `torch.compile` when training begins; the same numbers to rounding.
+    Needs a C++ compiler, and on a GPU Triton."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -238,6 +242,9 @@ def train(
         fabric.barrier()
         torch.manual_seed(config.seed)
         model = MeBT(model_config, activation_checkpointing=config.activation_checkpointing)
+        if config.compile:
+            for block in model.blocks:  # One by one: they share their code, so few are compiled.
+                block.compile(dynamic=True)
         shard(fabric, model, model.blocks)
         optimizer = make_optimizer(
             model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
@@ -252,7 +259,13 @@ def train(
             rate_name="tokens",
             rate_per_step=config.batch_size * model_config.num_tokens,
         )
-        steps = run_loop(fabric, model, optimizer, task, config, out)
+        try:
+            steps = run_loop(fabric, model, optimizer, task, config, out)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split("\n\n")[0].split())
+            raise ConfigError(
+                f"torch.compile does not work here: {reason} Set train.compile=false."
+            ) from error
         fabric.barrier()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Trained(out / RESULT, steps, parameters, weights_identity(out / RESULT))

@@ -128,6 +128,32 @@ def test_layers_may_be_computed_again_from_some_step_on(
     assert_same_run(flow.root / "again", flow.root / "run", RESULTS["train"])
 
 
+ONE_LAYER = ("--set", "model.layers=[dense]", "--set", "model.num_latents=0")
+ONE_LAYER += ("--set", "model.residual_dropout=0.0", "--set", "train.max_steps=3")
+
+
+def test_compiled_layers_train_the_same_weights(flow: Flow) -> None:
+    flow.ok("train", *ONE_LAYER, out="plain")
+    cache = flow.root / "cache"
+    more = (*ONE_LAYER, "--set", "train.compile=true")
+    process = flow.start("train", *more, out="compiled", TORCHINDUCTOR_CACHE_DIR=str(cache))
+    assert process.wait(300) == 0
+    assert list(cache.rglob("*.cpp"))  # Compiled, and not just run as it is.
+    plain, compiled = last_state(flow.root / "plain"), last_state(flow.root / "compiled")
+    assert plain.keys() == compiled.keys()
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_missing_compiler_is_one_clear_line(flow: Flow) -> None:
+    missing = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(flow.root / "cache")}
+    more = (*ONE_LAYER, "--set", "train.compile=true")
+    assert flow.start("train", *more, out="compiled", **missing).wait(300) == 1
+    line = (flow.root / "errors.txt").read_text().splitlines()[-1]
+    assert line.startswith("Error: torch.compile does not work here: ")
+    assert line.endswith("Set train.compile=false.")
+
+
 def test_checkpoints_are_few_and_whole(made: Flow) -> None:
     folder = made.root / "run" / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == [

@@ -161,6 +161,8 @@ def _launch(accelerator: str, where: dict[str, Any], precision: str = "32-true")
     if not re.fullmatch(r"auto|[1-9][0-9]{0,5}|[0-9]{1,6}(,[0-9]{1,6})+", devices):
         raise ConfigError(f"--devices {devices!r}: give a number, a list such as 0,1, or auto.")
     options = {**where, "devices": int(devices) if devices.isdigit() else devices}
+    if precision == "16-mixed":
+        _check_half_precision(accelerator, where["strategy"])
     if options["strategy"] == "fsdp":
         # Fabric's own "fsdp" is FSDP1, for GPUs only; this is FSDP2, and `shard` applies it.
         options["strategy"] = ModelParallelStrategy(lambda model, _: model)
@@ -177,6 +179,14 @@ def _launch(accelerator: str, where: dict[str, Any], precision: str = "32-true")
     _check_started(fabric, where["num_nodes"])
     fabric.launch()
     return fabric
+
+
+def _check_half_precision(accelerator: str, strategy: str) -> None:
+    """Refuses float16 where Fabric has no scaler for it, or would use another precision unasked."""
+    kind = resolve_device("auto") if accelerator == "auto" else accelerator
+    if kind == "cpu" or strategy == "fsdp":
+        where = "on a CPU" if kind == "cpu" else "with --strategy fsdp"
+        raise ConfigError(f"precision 16-mixed does not work {where}; use bf16-mixed.")
 
 
 def _check_started(fabric: Fabric, nodes: int) -> None:

@@ -76,6 +76,14 @@ def test_no_context_still_reaches_every_parameter(kinds: tuple[str, ...], num_la
     assert not without  # DDP waits for the gradient of each parameter.
 
 
+def test_the_loss_of_half_precision_logits_is_computed_in_float32() -> None:
+    logits, tokens = torch.randn(2, 9, 500).bfloat16(), torch.randint(500, (2, 9))
+    loss = masked_token_loss(logits, tokens, num_masked=9, num_tokens=24)
+    assert loss.dtype == torch.float32
+    chosen = logits.double().log_softmax(-1).gather(2, tokens[..., None])
+    assert float(loss) == pytest.approx(-float(chosen.mean()), rel=1e-6)
+
+
 def test_computing_layers_again_saves_memory_and_changes_no_bit() -> None:
     def train(activation_checkpointing: bool) -> tuple[int, list[torch.Tensor]]:
         model = make(residual_dropout=0.2, attention_dropout=0.2, embedding_dropout=0.2)

@@ -17,6 +17,19 @@ def test_a_list_of_devices_is_not_for_a_cpu() -> None:
         _launch("cpu", {"devices": "0,1", "num_nodes": 1, "strategy": "auto"})
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "strategy", "where"),
+    [("cpu", "auto", "on a CPU"), ("cuda", "fsdp", "with --strategy fsdp")],
+)
+def test_float16_is_refused_where_it_would_be_something_else(
+    accelerator: str, strategy: str, where: str
+) -> None:
+    options = {"devices": "1", "num_nodes": 1, "strategy": strategy}
+    line = f"precision 16-mixed does not work {where}; use bf16-mixed"
+    with pytest.raises(ConfigError, match=line):
+        _launch(accelerator, options, "16-mixed")
+
+
 BATCH = {"SLURM_NTASKS": "3", "SLURM_NTASKS_PER_NODE": "3", "SLURM_JOB_NAME": "t"}
 TASK = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 SRUN = {**BATCH, **TASK, "SLURM_STEP_NUM_TASKS": "3"}

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.checkpoint import checkpoint
 
 from mebt import load_model, model_metadata
+from mebt.loss import masked_token_loss
 from pipeline.token_store import TokenStore
 from tests.stages.small import ROOT, Flow, make_tokenizer
 from tokenizer import load_tokenizer
@@ -126,6 +127,23 @@ def test_layers_may_be_computed_again_from_some_step_on(
     flow.ok("train", "--set", "train.activation_checkpointing=true", out="again")
     assert run_again
     assert_same_run(flow.root / "again", flow.root / "run", RESULTS["train"])
+
+
+def test_bfloat16_computes_layers_and_keeps_loss_and_state_in_float32(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def spy(logits: torch.Tensor, *rest: torch.Tensor, **options: float) -> torch.Tensor:
+        loss = masked_token_loss(logits, *rest, **options)
+        rounded = torch.equal(logits, logits.bfloat16().float())
+        seen.add((logits.dtype, rounded, loss.dtype))
+        return loss
+
+    monkeypatch.setattr("stages.train.masked_token_loss", spy)
+    flow.ok("train", "--set", "train.precision=bf16-mixed", out="half")
+    assert seen == {(torch.float32, True, torch.float32)}
+    assert {tensor.dtype for tensor in last_state(flow.root / "half").values()} == {torch.float32}
 
 
 ONE_LAYER = ("--set", "model.layers=[dense]", "--set", "model.num_latents=0")

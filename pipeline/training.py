@@ -91,6 +91,8 @@ class Task:
     """Shown before the progress."""
     batches: Callable[[int], Sequence[Any]]
     """Step -> this process's part of the global batch, cut into `accumulate` micro-batches."""
+    names: Callable[[int], Sequence[str]]
+    """Step -> what the windows of its global batch are called."""
     loss: Callable[[nn.Module, Any, int], tuple[Tensor, Mapping[str, Tensor | float]]]
     """(module, micro-batch, step) -> loss and numbers to log."""
     validate: Callable[[nn.Module], Mapping[str, float]]
@@ -334,10 +336,13 @@ def _one_step(
     reduced = fabric.all_reduce(total, reduce_op="mean")
     assert isinstance(reduced, Tensor)
     mean_loss = float(reduced)
-    if not math.isfinite(mean_loss):
+    what, value = "loss", mean_loss
+    if math.isfinite(mean_loss) and not fabric.strategy.precision.state_dict():
+        what, value = "norm of the gradient", grad_norm  # A scaler skips steps where it overflows.
+    if not math.isfinite(value):
         raise PipelineError(
-            f"the loss is {mean_loss} at step {step + 1}; the last checkpoint is intact. Lower the "
-            "learning rate, or set clip_norm."
+            f"the {what} is {value} at step {step + 1}, on {', '.join(task.names(step))}; the last "
+            "checkpoint is intact. Lower the learning rate, or set clip_norm."
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

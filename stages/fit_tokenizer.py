@@ -106,6 +106,10 @@ class WindowSource:
         generator = torch.Generator().manual_seed(seed)
         return torch.randint(len(self), (count,), generator=generator).tolist()
 
+    def names(self, rows: list[int]) -> list[str]:
+        """Returns what these rows are called: video and first frame."""
+        return [f"{self.videos[row].as_py()} from frame {self.first[row]}" for row in rows]
+
     def spread(self, count: int) -> list[int]:
         """Picks up to `count` rows, evenly spread."""
         count = min(count, len(self))
@@ -188,9 +192,11 @@ def fit_tokenizer(
         )
         local = config.batch_size // fabric.world_size
 
+        def rows(step: int) -> list[int]:
+            return train.draw(config.batch_size, seed=step_seed(config.seed, step, 0))
+
         def batches(step: int) -> list[Tensor]:
-            rows = train.draw(config.batch_size, seed=step_seed(config.seed, step, 0))
-            mine = rows[fabric.global_rank * local : (fabric.global_rank + 1) * local]
+            mine = rows(step)[fabric.global_rank * local : (fabric.global_rank + 1) * local]
             return list(train.read(mine).to(fabric.device).chunk(config.accumulate))
 
         def loss(
@@ -223,6 +229,7 @@ def fit_tokenizer(
         task = Task(
             name="fit-tokenizer",
             batches=batches,
+            names=lambda step: train.names(rows(step)),
             loss=loss,
             validate=lambda model: measure(model, held_out, config),
             export=export,

@@ -252,6 +252,7 @@ def train(
         task = Task(
             name="train",
             batches=batches,
+            names=stream.names,
             loss=lambda module, micro, step: _loss(module, micro, step, model_config, config),
             validate=lambda model: _validate(model, validation, config),
             export=export,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mebt import load_model, model_metadata
 from mebt.loss import masked_token_loss
+from pipeline.batches import Batches
 from pipeline.token_store import TokenStore
 from tests.stages.small import ROOT, Flow, make_tokenizer
 from tokenizer import load_tokenizer
@@ -213,7 +215,10 @@ def test_another_store_is_not_the_same_run(flow: Flow) -> None:
 
 def test_a_loss_that_is_no_number_stops_the_run(flow: Flow) -> None:
     line = flow.refused("train", "--set", "train.learning_rate=1.0e+30", out="wild")
-    assert "at step" in line
+    (step, windows) = re.search(r"at step (\d+), on (.*); the last checkpoint", line).groups()
+    stream = Batches(TokenStore(flow.root / "tokens"), "train", batch_size=4, seed=0)
+    plan = stream.store.plan("train").take(stream.rows(int(step) - 1)).to_pylist()
+    assert windows == ", ".join(f"{row['video']} from frame {row['first_frame']}" for row in plan)
     assert "Lower the learning rate" in line
 
 

@@ -297,7 +297,6 @@ def run_loop(
             stopped = bool(_any_rank(fabric, bool(stops)))
             if done % config.checkpoint_every == 0 or last or stopped:
                 _save(fabric, out, done, model, optimizer, average, task, config)
-                fabric.barrier()
                 window.restart_clock()
             if stopped and not last:
                 raise StoppedError(f"stopped by a signal at step {done}; run it again to go on.")
@@ -433,12 +432,19 @@ def _save(
     tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
     tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
     tensors |= gather(fabric, optimizer_tensors(optimizer))
-    if not fabric.is_global_zero:
-        return
-    task.export(averages or weights, step)
     # What 16-mixed scales its gradients by; empty for other precisions.
     values = {"scaler": fabric.strategy.precision.state_dict()}
-    save_checkpoint(out / "checkpoints", step, tensors, values, keep=config.keep_checkpoints)
+    saved = False
+    try:
+        if fabric.is_global_zero:
+            task.export(averages or weights, step)
+            folder = out / "checkpoints"
+            save_checkpoint(folder, step, tensors, values, keep=config.keep_checkpoints)
+        saved = True
+    finally:  # None may wait for a process that has left.
+        saved = fabric.broadcast(saved)
+    if not saved:
+        raise PipelineError(f"the first process could not save step {step}; it says why.")
 
 
 def _restore(

@@ -1,5 +1,6 @@
 """`mebt train` on two processes: the same run, however they are started and share the work."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -7,16 +8,19 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from pipeline import checkpoint
 from stages.__main__ import cli
 from tests.stages.small import ROOT, Flow
 
+Run = Callable[[list[str], dict[str, str]], None]
 TWO = ("--accelerator", "cpu", "--devices", "2")
 SAME = ("--set", "model.residual_dropout=0.0", "--set", "train.accumulate=2")
 SAME += ("--set", "train.clip_norm=0.1")  # Dropout would differ: each process draws its own.
@@ -27,7 +31,20 @@ def run_as_task(arguments: list[str], environment: dict[str, str]) -> None:
     cli(arguments)
 
 
-def srun(flow: Flow, *more: str, out: str) -> list[BaseProcess]:
+def run_on_a_full_disk(arguments: list[str], environment: dict[str, str]) -> None:
+    saved = []
+
+    def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        saved.append(path)
+        if len(saved) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(tensors, path)
+
+    checkpoint.save_file = save  # type: ignore[assignment]
+    run_as_task(arguments, environment)
+
+
+def srun(flow: Flow, *more: str, out: str, run: Run = run_as_task) -> list[BaseProcess]:
     """Starts `mebt train` as two SLURM tasks; forked from a server that has imported torch."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["stages.train", "torch.utils.tensorboard"])
@@ -39,7 +56,7 @@ def srun(flow: Flow, *more: str, out: str) -> list[BaseProcess]:
     for rank in "01":
         own = {"SLURM_NODEID": "0", "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
         arguments = flow.arguments("train", *TWO, *more, out=out)
-        tasks.append(context.Process(target=run_as_task, args=(arguments, {**shared, **own})))
+        tasks.append(context.Process(target=run, args=(arguments, {**shared, **own})))
         tasks[-1].start()
     return tasks
 
@@ -95,3 +112,14 @@ def test_a_signal_to_one_process_stops_all_of_them(flow: Flow, rank: int) -> Non
         task.join(30)
     assert [task.exitcode for task in tasks] == [75, 0]  # srun reports the highest.
     assert state(flow.root / "stopped")
+
+
+def test_a_full_disk_stops_all_processes_and_the_run_goes_on(flow: Flow) -> None:
+    tasks = srun(flow, "--strategy", "ddp", out="full", run=run_on_a_full_disk)
+    for task in tasks:
+        task.join(60)
+    assert [task.exitcode for task in tasks] == [1, 1]
+    assert (flow.root / "full/checkpoints/last").read_text() == "step-00000002\n"
+    for task in srun(flow, "--strategy", "ddp", out="full"):
+        task.join(60)
+        assert task.exitcode == 0

@@ -69,9 +69,14 @@ class MeBTShape:
             raise ValueError(
                 f"num_latents is 0, but layer {min(kinds - {'dense'})!r} needs latent tokens."
             )
+        last_decode = max((i for i, kind in enumerate(self.layers) if kind == "decode"), default=-1)
+        if useless := set(self.layers[last_decode + 1 :]) - {"dense"}:
+            raise ValueError(
+                f"layer {min(useless)!r} changes no prediction: no decode follows that would read "
+                "the latent tokens."
+            )
         if "dense" in kinds:
             return
-        last_decode = len(self.layers) - 1 - self.layers[::-1].index("decode")
         if "encode" not in self.layers[:last_decode]:
             raise ValueError(
                 "no prediction would depend on the context: put encode before the last decode, or "

@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mebt.config import MeBTConfig
 
@@ -81,16 +82,23 @@ class Block(nn.Module):
 
 
 class MeBT(nn.Module):
-    """Predicts target tokens from context tokens, in one pass and any order."""
+    """Predicts target tokens from context tokens, in one pass and any order.
 
-    def __init__(self, config: MeBTConfig) -> None:
+    `activation_checkpointing` keeps only what enters each layer for the backward pass, and computes
+    the rest again there: less memory, more time, the same numbers.
+    """
+
+    def __init__(self, config: MeBTConfig, *, activation_checkpointing: bool = False) -> None:
         super().__init__()
         self.config = config
+        self.activation_checkpointing = activation_checkpointing
         width = config.width
         self.token_embedding = nn.Embedding(config.codebook_size, width)
         self.position_embedding = nn.Parameter(torch.empty(config.num_tokens, width))
         self.mask_embedding = nn.Parameter(torch.empty(width))
-        self.latents = nn.Parameter(torch.empty(config.num_latents, width))
+        # Latents that no layer reads never get a gradient, and DDP would wait for it.
+        read = config.num_latents > 0 and set(config.layers) != {"dense"}
+        self.latents = nn.Parameter(torch.empty(config.num_latents, width), requires_grad=read)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in config.layers)
         self.norm = nn.LayerNorm(width)
@@ -137,19 +145,26 @@ class MeBT(nn.Module):
         for layer, block in zip(self.config.layers, self.blocks, strict=True):
             match layer:
                 case "encode":
-                    latents = block(latents, context)
+                    latents = self._run(block, latents, context)
                 case "process":
-                    latents = block(latents, latents)
+                    latents = self._run(block, latents, latents)
                 case "decode":
-                    targets = block(targets, latents)
+                    targets = self._run(block, targets, latents)
                 case "refresh":
-                    latents = block(latents, torch.cat([latents, targets], dim=1))
+                    latents = self._run(block, latents, torch.cat([latents, targets], dim=1))
                 case "dense":
                     both = torch.cat([context, targets], dim=1)
-                    both = block(both, both)
+                    both = self._run(block, both, both)
                     context, targets = both[:, :num_context], both[:, num_context:]
         logits: Tensor = self.head(self.norm(targets))
         return logits
+
+    def _run(self, block: nn.Module, query: Tensor, memory: Tensor) -> Tensor:
+        if self.activation_checkpointing:
+            out: Tensor = checkpoint(block, query, memory, use_reentrant=False)
+        else:
+            out = block(query, memory)
+        return out
 
 
 def sine_positions(grid: tuple[int, int, int], width: int) -> Float[Tensor, "N D"]:

@@ -93,6 +93,12 @@ class Batches:
         windows = [self._shard(int(row) // size)[int(row) % size] for row in rows]
         return torch.from_numpy(np.stack(windows).reshape(len(rows), -1).astype(np.int64))
 
+    def names(self, step: int) -> list[str]:
+        """Returns what the windows of a step's global batch are called: video and first frame."""
+        plan = self.store.plan(self.split).take(self.rows(step))
+        columns = (plan["video"].to_pylist(), plan["first_frame"].to_pylist())
+        return [f"{video} from frame {frame}" for video, frame in zip(*columns, strict=True)]
+
     def _generator(self, *what: object) -> Generator:
         text = " ".join(map(str, (self.store.fingerprint, self.split, self.seed, *what)))
         digest = hashlib.sha256(text.encode()).digest()

@@ -27,9 +27,13 @@ from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
 from pipeline.files import contents, lock, read_json, remove, write_json, write_text
 from pipeline.progress import progress
+from pipeline.sharding import gather, slice_like, slice_optimizer, whole
 from pipeline.signals import STOP_SIGNALS
 
-FREE_KEYS = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
+FREE_KEYS = (
+    *("log_every", "validate_every", "checkpoint_every", "keep_checkpoints"),
+    "activation_checkpointing",
+)
 """Values of a run that may change without changing its weights."""
 
 
@@ -87,12 +91,14 @@ class Task:
     """Shown before the progress."""
     batches: Callable[[int], Sequence[Any]]
     """Step -> this process's part of the global batch, cut into `accumulate` micro-batches."""
+    names: Callable[[int], Sequence[str]]
+    """Step -> what the windows of its global batch are called."""
     loss: Callable[[nn.Module, Any, int], tuple[Tensor, Mapping[str, Tensor | float]]]
     """(module, micro-batch, step) -> loss and numbers to log."""
     validate: Callable[[nn.Module], Mapping[str, float]]
     """Model -> numbers on held-out windows."""
-    export: Callable[[nn.Module, int], None]
-    """(model, step) -> writes `result`."""
+    export: Callable[[Mapping[str, Tensor], int], None]
+    """(weights by name, step) -> writes `result`."""
     result: Path
     rate_name: str
     """What `rate_per_step` counts, such as tokens: logged as `tokens_per_second`."""
@@ -288,9 +294,9 @@ def run_loop(
     average = Average(config.ema_decay)
     start = _restore(fabric, out, model, optimizer, average, init)
     if start >= config.max_steps:
+        weights = gather(fabric, average.tensors or model.state_dict())
         if fabric.is_global_zero and not task.result.exists():  # The checkpoint still has it.
-            with average.inside(model):
-                task.export(model, start)
+            task.export(weights, start)
         return 0
     log = Log(out, resumed_step=start) if fabric.is_global_zero else None
     with (
@@ -319,9 +325,7 @@ def run_loop(
                     log.write(done, {"split": "validation", **held_out})
             stopped = bool(_any_rank(fabric, bool(stops)))
             if done % config.checkpoint_every == 0 or last or stopped:
-                if fabric.is_global_zero:
-                    _save(fabric, out, done, model, optimizer, average, task, config)
-                fabric.barrier()
+                _save(fabric, out, done, model, optimizer, average, task, config)
                 window.restart_clock()
             if stopped and not last:
                 raise StoppedError(f"stopped by a signal at step {done}; run it again to go on.")
@@ -355,17 +359,22 @@ def _one_step(
     norm = fabric.clip_gradients(
         module, optimizer, max_norm=config.clip_norm or math.inf, error_if_nonfinite=False
     )
+    assert norm is not None
+    grad_norm = float(whole(norm))
     reduced = fabric.all_reduce(total, reduce_op="mean")
     assert isinstance(reduced, Tensor)
     mean_loss = float(reduced)
-    if not math.isfinite(mean_loss):
+    what, value = "loss", mean_loss
+    if math.isfinite(mean_loss) and not fabric.strategy.precision.state_dict():
+        what, value = "norm of the gradient", grad_norm  # A scaler skips steps where it overflows.
+    if not math.isfinite(value):
         raise PipelineError(
-            f"the loss is {mean_loss} at step {step + 1}; the last checkpoint is intact. Lower the "
-            "learning rate, or set clip_norm."
+            f"the {what} is {value} at step {step + 1}, on {', '.join(task.names(step))}; the last "
+            "checkpoint is intact. Lower the learning rate, or set clip_norm."
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    window.add({"loss": mean_loss, "grad_norm": float(norm if norm is not None else 0)}, 1.0)
+    window.add({"loss": mean_loss, "grad_norm": grad_norm}, 1.0)
     window.latest = {"learning_rate": rate}
     window.steps += 1
 
@@ -447,14 +456,24 @@ def _save(
     task: Task,
     config: LoopConfig,
 ) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
-    tensors |= optimizer_tensors(optimizer)
-    with average.inside(model):
-        task.export(model, step)
+    weights = gather(fabric, model.state_dict())
+    averages = gather(fabric, average.tensors)
+    tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
+    tensors |= gather(fabric, optimizer_tensors(optimizer))
     # What 16-mixed scales its gradients by; empty for other precisions.
     values = {"scaler": fabric.strategy.precision.state_dict()}
-    save_checkpoint(out / "checkpoints", step, tensors, values, keep=config.keep_checkpoints)
+    saved = False
+    try:
+        if fabric.is_global_zero:
+            task.export(averages or weights, step)
+            folder = out / "checkpoints"
+            save_checkpoint(folder, step, tensors, values, keep=config.keep_checkpoints)
+        saved = True
+    finally:  # None may wait for a process that has left.
+        saved = fabric.broadcast(saved)
+    if not saved:
+        raise PipelineError(f"the first process could not save step {step}; it says why.")
 
 
 def _restore(
@@ -472,12 +491,17 @@ def _restore(
     for name, tensor in checkpoint.tensors.items():
         part, _, key = name.partition(".")
         parts[part][key] = tensor
+    own = model.state_dict()
+    for tensors in (parts["model"], parts["average"]):
+        for name in tensors.keys() & own.keys():
+            tensors[name] = slice_like(tensors[name], own[name])
     try:
         model.load_state_dict(parts["model"])
     except RuntimeError as error:
         problem = " ".join(str(error).split())
         raise CheckpointError(f"{out}: its checkpoint does not fit the model: {problem}") from None
-    restore_optimizer(optimizer, checkpoint.tensors)
+    state = {name: x for name, x in checkpoint.tensors.items() if name.startswith("optimizer.")}
+    restore_optimizer(optimizer, slice_optimizer(optimizer, state))
     if scaler := checkpoint.values.get("scaler"):
         fabric.strategy.precision.load_state_dict(scaler)
     device = next(model.parameters()).device

@@ -38,6 +38,10 @@ class WindowSource:
         """Draws `count` rows."""
         return torch.randint(len(self), (count,), generator=generator).tolist()
 
+    def names(self, rows: list[int]) -> list[str]:
+        """Returns what these rows are called: video and first frame."""
+        return [f"{self.videos[row].as_py()} from frame {self.first[row]}" for row in rows]
+
     def spread(self, count: int) -> list[int]:
         """Picks up to `count` rows, evenly spread."""
         count = min(count, len(self))

@@ -287,23 +287,30 @@ def fit_tokenizer(
         local = config.batch_size // fabric.world_size
         mine = slice(fabric.global_rank * local, (fabric.global_rank + 1) * local)
 
-        def batches(step: int) -> list[Batch]:
+        def draw(step: int) -> tuple[list[int], Tensor]:
             generator = torch.Generator().manual_seed(step_seed(config.seed, step, 0))
             rows = train.draw(config.batch_size, generator=generator)
-            drawn = torch.randint(windows.frames, (len(rows),), generator=generator)
+            return rows, torch.randint(windows.frames, (len(rows),), generator=generator)
+
+        def batches(step: int) -> list[Batch]:
+            rows, drawn = draw(step)
             parts = (train.read(rows[mine]), drawn[mine])
             chunks = (part.to(fabric.device).chunk(config.accumulate) for part in parts)
             return list(zip(*chunks, strict=True))
 
-        def export(model: nn.Module, step: int) -> None:
-            assert isinstance(model, AdversarialVQGAN)
+        def export(weights: Mapping[str, Tensor], step: int) -> None:
+            with torch.device("meta"):
+                whole = VQGAN(shape)
+            ours = {n.removeprefix("vqgan."): x for n, x in weights.items() if n[:6] == "vqgan."}
+            whole.load_state_dict(ours, assign=True)
             extra = {"steps": str(step), "source": str(made_from["source"])}
             with replacing(out / RESULT) as temporary:
-                save_tokenizer(temporary, model.vqgan, extra=extra, half=config.half)
+                save_tokenizer(temporary, whole, extra=extra, half=config.half)
 
         task = Task(
             name="fit-tokenizer",
             batches=batches,
+            names=lambda step: train.names(draw(step)[0]),
             loss=objective(config, perceptual, fabric.global_rank),
             validate=lambda model: measure(
                 as_half(model.vqgan) if config.half else model.vqgan, held_out, config

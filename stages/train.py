@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Generator, Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from mebt import (
     MeBT,
@@ -31,15 +32,16 @@ from pipeline.checkpoint import last_sha256, last_step, user_errors
 from pipeline.config import as_dict, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart, replacing
+from pipeline.sharding import shard
 from pipeline.token_store import TokenStore, read_rows
 from pipeline.training import LoopConfig, Task, open_run, run_loop, step_seed
 from stages.options import (
     FOLDER,
     OUT,
     Launch,
-    fabric_options,
     overwrite_option,
     params_options,
+    sharding_options,
 )
 
 RESULT, CHECKPOINTS = "model.safetensors", "checkpoints"
@@ -82,6 +84,11 @@ class TrainConfig(LoopConfig):
     """Memory for cached tokens; the shuffle is global if the train split fits."""
     validation_windows: int = 64
     """Held-out windows measured at each validation."""
+    activation_checkpointing: bool = False
+    """Compute each layer again in the backward pass: less memory, more time, the same numbers."""
+    compile: bool = False
+    """Compile the layers with `torch.compile` when training begins; the same numbers to rounding.
+    Needs a C++ compiler, and on a GPU Triton."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -272,8 +279,10 @@ def train(
         parts = (x.to(fabric.device).chunk(config.accumulate) for x in (mine, order))
         return list(zip(*parts, strict=True))
 
-    def export(model: nn.Module, step: int) -> None:
-        assert isinstance(model, MeBT)
+    def export(weights: Mapping[str, Tensor], step: int) -> None:
+        with torch.device("meta"):
+            whole = MeBT(model_config)
+        whole.load_state_dict(weights, assign=True)
         info = store.info
         extra = {
             "step": str(step),
@@ -284,20 +293,25 @@ def train(
             "size": str(info.size or ""),
         }
         with replacing(out / RESULT) as temporary:
-            save_model(temporary, model, extra=extra)
+            save_model(temporary, whole, extra=extra)
 
     with open_run(fabric, out, config, made_from, overwrite=overwrite):
         torch.manual_seed(config.seed)
-        model = MeBT(model_config)
+        model = MeBT(model_config, activation_checkpointing=config.activation_checkpointing)
         model.initialize(config.init_std, positions=config.position_init)
         if init and init.is_file():
             model.load_state_dict(load_model(init).state_dict())
+        if config.compile:
+            for block in model.blocks:  # One by one: they share their code, so few are compiled.
+                block.compile(dynamic=True)
+        shard(fabric, model, model.blocks)
         optimizer = make_optimizer(
             model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )
         task = Task(
             name="train",
             batches=batches,
+            names=stream.names,
             loss=lambda module, micro, step: _loss(module, micro, step, model_config, config),
             validate=lambda model: _validate(model, validation, config),
             export=export,
@@ -306,7 +320,13 @@ def train(
             rate_per_step=config.batch_size * model_config.num_tokens,
         )
         other = init / CHECKPOINTS if init and init.is_dir() else None
-        steps = run_loop(fabric, model, optimizer, task, config, out, init=other)
+        try:
+            steps = run_loop(fabric, model, optimizer, task, config, out, init=other)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split("\n\n")[0].split())
+            raise ConfigError(
+                f"torch.compile does not work here: {reason} Set train.compile=false."
+            ) from error
         fabric.barrier()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Trained(out / RESULT, steps, parameters, weights_identity(out / RESULT))
@@ -321,7 +341,7 @@ def train(
     help="Begin a new run with this run's last checkpoint, or with a model.safetensors.",
 )
 @params_options
-@fabric_options
+@sharding_options
 @overwrite_option
 def command(
     tokens: Path,
@@ -345,7 +365,7 @@ def command(
     \b
     Example:
       mebt train --tokens tokens --out run --set train.max_steps=2000
-      mebt train --tokens tokens --out run --devices 8 --strategy ddp
+      mebt train --tokens tokens --out run --devices 8 --strategy fsdp
       mebt train --tokens tokens --out tuned --init run/model.safetensors
     """
     keep_apart(out, tokens, params, init)

@@ -1,7 +1,9 @@
 """Checkpoints: whole or absent, the old ones kept until the new one is read back."""
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,20 +32,29 @@ def test_the_last_one_comes_back_and_few_are_kept(tmp_path: Path) -> None:
     ]
 
 
-def test_a_full_disk_leaves_the_one_before_usable(tmp_path: Path, monkeypatch) -> None:
-    save(tmp_path, 1)
+@pytest.mark.parametrize("file", ["state.safetensors", "meta.json", "last"])
+def test_a_full_disk_leaves_the_one_before_usable(tmp_path: Path, monkeypatch, file: str) -> None:
+    def full(write: Callable[..., None]) -> Callable[..., None]:
+        def fails(*arguments: Any) -> None:
+            path = next(x for x in arguments if isinstance(x, Path))
+            if path.name != file:
+                return write(*arguments)
+            path.with_name(f".{path.name}.partial").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    def full(tensors: object, path: Path) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        return fails
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    save(tmp_path, 1, keep=1)
+    for name in ("save_file", "write_json", "write_text"):
+        monkeypatch.setattr(checkpoint, name, full(getattr(checkpoint, name)))
     with pytest.raises(OSError, match="No space"):
-        save(tmp_path, 2)
+        save(tmp_path, 2, keep=1)
     found = load_last(tmp_path)
     assert found is not None
     assert found.step == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step-00000001"]
+    monkeypatch.undo()
+    save(tmp_path, 2, keep=1)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000002"]
 
 
 def test_a_disk_that_flips_a_bit_keeps_the_old_ones(tmp_path: Path, monkeypatch) -> None:

@@ -10,7 +10,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
-from pipeline.errors import ConfigError
+from pipeline.checkpoint import load_last
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import write_text
 from pipeline.training import (
     Average,
@@ -67,6 +68,20 @@ def test_seeds_of_steps_and_rows_are_all_different() -> None:
     assert len(seeds) == 3 * 40 * 45
 
 
+def task_of(loss, out: Path) -> Task:
+    return Task(
+        name="t",
+        batches=lambda _: [torch.ones(1, 2)],
+        names=lambda step: [f"window {step}"],
+        loss=loss,
+        validate=lambda _: {},
+        export=lambda *_: None,
+        result=out / "result",
+        rate_name="windows",
+        rate_per_step=1,
+    )
+
+
 @pytest.mark.parametrize("found", [1, 4])
 def test_the_gradient_scale_of_half_precision_is_resumed(tmp_path: Path, found: int) -> None:
     """On a CPU, where Fabric offers no 16-mixed of its own accord."""
@@ -78,16 +93,7 @@ def test_the_gradient_scale_of_half_precision_is_resumed(tmp_path: Path, found: 
         )
         torch.manual_seed(0)
         model = nn.Linear(2, 1)
-        task = Task(
-            name="t",
-            batches=lambda _: [torch.ones(1, 2)],
-            loss=lambda module, batch, _: (module(batch).sum() ** 2, {}),
-            validate=lambda _: {},
-            export=lambda *_: None,
-            result=tmp_path / "result",
-            rate_name="windows",
-            rate_per_step=1,
-        )
+        task = task_of(lambda module, batch, _: (module(batch).sum() ** 2, {}), tmp_path)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         run_loop(fabric, model, optimizer, task, LoopConfig(max_steps=max_steps), tmp_path)
         return scaler.state_dict()
@@ -96,6 +102,33 @@ def test_the_gradient_scale_of_half_precision_is_resumed(tmp_path: Path, found: 
     resumed = run(5)
     assert resumed["scale"] == 8.0 * 2**2  # Doubled after every two steps.
     assert resumed["_growth_tracker"] == 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "what"),
+    [
+        (lambda x: x / 0, "the loss is inf"),
+        (lambda x: (x - x.detach()).sqrt(), "the norm of the gradient is inf"),
+    ],
+)
+def test_a_step_into_nowhere_names_its_windows_and_keeps_the_checkpoint(
+    tmp_path: Path, broken, what: str
+) -> None:
+    def loss(module: nn.Module, batch: torch.Tensor, step: int):
+        found = module(batch).square().sum()
+        return (broken(found) if step == 2 else found), {}
+
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    config = LoopConfig(max_steps=5, checkpoint_every=1)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    with pytest.raises(PipelineError, match=f"{what} at step 3, on window 2; the last checkpoint"):
+        run_loop(fabric, model, optimizer, task_of(loss, tmp_path), config, tmp_path)
+    saved = load_last(tmp_path / "checkpoints")
+    assert saved is not None
+    assert saved.step == 2
+    assert torch.equal(saved.tensors["model.weight"], model.weight.detach())
+    assert torch.isfinite(model.weight).all()
 
 
 def test_what_may_change_in_a_run(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The whole flow on tiny videos of moving shapes, through the commands that people type."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,14 +131,18 @@ class Flow:
         (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
         return line
 
-    def start(self, stage: str, *more: str, out: str | None = None) -> "subprocess.Popen[bytes]":
-        """Starts a stage in a process of its own, to be killed."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "stages", *self.arguments(stage, *more, out=out)],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+    def start(
+        self, stage: str, *more: str, out: str | None = None, **environment: str
+    ) -> "subprocess.Popen[bytes]":
+        """Starts a stage in a process of its own; what it says of errors is in `errors.txt`."""
+        with (self.root / "errors.txt").open("w") as errors:
+            return subprocess.Popen(
+                [sys.executable, "-m", "stages", *self.arguments(stage, *more, out=out)],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -17,6 +17,56 @@ def test_a_list_of_devices_is_not_for_a_cpu() -> None:
         _launch("cpu", {"devices": "0,1", "num_nodes": 1, "strategy": "auto"})
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "strategy", "where"),
+    [("cpu", "auto", "on a CPU"), ("cuda", "fsdp", "with --strategy fsdp")],
+)
+def test_float16_is_refused_where_it_would_be_something_else(
+    accelerator: str, strategy: str, where: str
+) -> None:
+    options = {"devices": "1", "num_nodes": 1, "strategy": strategy}
+    line = f"precision 16-mixed does not work {where}; use bf16-mixed"
+    with pytest.raises(ConfigError, match=line):
+        _launch(accelerator, options, "16-mixed")
+
+
+BATCH = {"SLURM_NTASKS": "3", "SLURM_NTASKS_PER_NODE": "3", "SLURM_JOB_NAME": "t"}
+TASK = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+SRUN = {**BATCH, **TASK, "SLURM_STEP_NUM_TASKS": "3"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "nodes", "message"),
+    [
+        (SRUN, "1", 1, "3 processes were started, but --devices and --nodes ask for 1; let them"),
+        (SRUN, "2", 2, "3 processes were started, but --devices and --nodes ask for 4"),
+        (
+            {**BATCH, **TASK},
+            "2",
+            1,
+            "3 processes were started, but --devices and --nodes ask for 2",
+        ),
+        (BATCH, "2", 1, "SLURM_NODEID is not set; inside a SLURM job start with srun"),
+        (TORCHRUN, "1", 1, "3 processes were started, but --devices and --nodes ask for 1"),
+        (TORCHRUN, "2", 1, "3 processes were started, but --devices and --nodes ask for 2"),
+    ],
+)
+def test_as_many_processes_must_be_started_as_are_asked_for(
+    environment: dict, devices: str, nodes: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        _launch("cpu", {"devices": devices, "num_nodes": nodes, "strategy": "auto"})
+
+
+def test_one_process_inside_a_slurm_job_needs_no_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in BATCH.items():
+        monkeypatch.setenv(name, value)
+    assert _launch("cpu", {"devices": "1", "num_nodes": 1, "strategy": "auto"}).world_size == 1
+
+
 @pytest.mark.parametrize("name", ["meta", "hip", "xla", "", "cpu:x", "gpu"])
 def test_a_device_is_one_that_models_run_on(name: str) -> None:
     with pytest.raises(ConfigError, match="choose auto, cpu, cuda, cuda:N or mps"):

@@ -11,8 +11,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.utils.checkpoint import checkpoint
 
 from mebt import load_model, model_metadata
+from mebt.loss import masked_token_loss
+from pipeline.batches import Batches
 from pipeline.config import load_section
 from pipeline.frames import scan_frames
 from pipeline.token_store import TokenStore
@@ -129,16 +132,63 @@ def test_accumulated_micro_batches_are_the_same_step(flow: Flow) -> None:
         torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-4)
 
 
-def test_two_processes_train_the_same_model_as_one(flow: Flow) -> None:
-    more = ["--set", "model.residual_dropout=0.0"]
-    flow.ok("train", *more, out="one")
-    process = flow.start(
-        "train", *more, *("--accelerator", "cpu", "--devices", "2", "--strategy", "ddp"), out="two"
-    )
-    assert process.wait(100) == 0
-    one, two = last_state(flow.root / "one"), last_state(flow.root / "two")
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-4)
+def test_layers_may_be_computed_again_from_some_step_on(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow.ok("train", "--set", "train.max_steps=4", out="again")
+    run_again = []
+
+    def spy(block: torch.nn.Module, *streams: torch.Tensor, **options: bool) -> torch.Tensor:
+        run_again.append(block)
+        return checkpoint(block, *streams, **options)
+
+    monkeypatch.setattr("mebt.model.checkpoint", spy)
+    flow.ok("train", "--set", "train.activation_checkpointing=true", out="again")
+    assert run_again
+    assert_same_run(flow.root / "again", flow.root / "run", RESULTS["train"])
+
+
+def test_bfloat16_computes_layers_and_keeps_loss_and_state_in_float32(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def spy(logits: torch.Tensor, *rest: torch.Tensor, **options: float) -> torch.Tensor:
+        loss = masked_token_loss(logits, *rest, **options)
+        rounded = torch.equal(logits, logits.bfloat16().float())
+        seen.add((logits.dtype, rounded, loss.dtype))
+        return loss
+
+    monkeypatch.setattr("stages.train.masked_token_loss", spy)
+    flow.ok("train", "--set", "train.precision=bf16-mixed", out="half")
+    assert seen == {(torch.float32, True, torch.float32)}
+    assert {tensor.dtype for tensor in last_state(flow.root / "half").values()} == {torch.float32}
+
+
+ONE_LAYER = ("--set", "model.layers=[dense]", "--set", "model.num_latents=0")
+ONE_LAYER += ("--set", "model.residual_dropout=0.0", "--set", "train.max_steps=3")
+
+
+def test_compiled_layers_train_the_same_weights(flow: Flow) -> None:
+    flow.ok("train", *ONE_LAYER, out="plain")
+    cache = flow.root / "cache"
+    more = (*ONE_LAYER, "--set", "train.compile=true")
+    process = flow.start("train", *more, out="compiled", TORCHINDUCTOR_CACHE_DIR=str(cache))
+    assert process.wait(300) == 0
+    assert list(cache.rglob("*.cpp"))  # Compiled, and not just run as it is.
+    plain, compiled = last_state(flow.root / "plain"), last_state(flow.root / "compiled")
+    assert plain.keys() == compiled.keys()
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_missing_compiler_is_one_clear_line(flow: Flow) -> None:
+    missing = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(flow.root / "cache")}
+    more = (*ONE_LAYER, "--set", "train.compile=true")
+    assert flow.start("train", *more, out="compiled", **missing).wait(300) == 1
+    line = (flow.root / "errors.txt").read_text().splitlines()[-1]
+    assert line.startswith("Error: torch.compile does not work here: ")
+    assert line.endswith("Set train.compile=false.")
 
 
 def test_checkpoints_are_few_and_whole(made: Flow) -> None:
@@ -182,7 +232,10 @@ def test_another_store_is_not_the_same_run(flow: Flow) -> None:
 
 def test_a_loss_that_is_no_number_stops_the_run(flow: Flow) -> None:
     line = flow.refused("train", "--set", "train.learning_rate=1.0e+30", out="wild")
-    assert "at step" in line
+    (step, windows) = re.search(r"at step (\d+), on (.*); the last checkpoint", line).groups()
+    stream = Batches(TokenStore(flow.root / "tokens"), "train", batch_size=4, seed=0)
+    plan = stream.store.plan("train").take(stream.rows(int(step) - 1)).to_pylist()
+    assert windows == ", ".join(f"{row['video']} from frame {row['first_frame']}" for row in plan)
     assert "Lower the learning rate" in line
 
 

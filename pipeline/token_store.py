@@ -262,17 +262,39 @@ class TokenStore:
         except TokenStoreError as error:
             wrong.append(str(error))
         else:
-            counted = {s: int(np.sum(np.asarray(plan["split"]) == s)) for s in self.splits}
-            if counted != self.info.counts or len(plan) != sum(counted.values()):
-                wrong.append(f"{self.root / PLAN} has {counted} windows, not {self.info.counts}.")
+            if not self._fits(plan):
+                wrong.append(f"{self.root / PLAN} does not list the rows that {INFO} counts.")
         for split, shard in self.info.shards():
             try:
-                self.read_shard(split, shard)
-                path = self.shard_file(split, shard)
-                self._compare(path, self._part(split, shard), sha256=sha256_file(path))
+                self.check_shard(split, shard)
             except TokenStoreError as error:
                 wrong.append(str(error))
+        wrong += [
+            f"{self.root / MANIFEST / name} commits no shard of this store; delete it."
+            for name in sorted(self.strangers())
+        ]
         return wrong
+
+    def check_shard(self, split: str, shard: int) -> None:
+        """Reads and re-hashes one shard. Raises TokenStoreError, naming what is wrong."""
+        self.read_shard(split, shard)
+        path = self.shard_file(split, shard)
+        self._compare(path, self._part(split, shard), sha256=sha256_file(path))
+
+    def _fits(self, plan: pa.Table) -> bool:
+        """Says whether a plan has the rows of every split, each in its shard."""
+        for split, count in self.info.counts.items():
+            rows = plan.filter(np.asarray(plan["split"]) == split)
+            numbers = np.arange(count)
+            if not np.array_equal(rows["row"].to_numpy(), numbers) or not np.array_equal(
+                rows["shard"].to_numpy(), numbers // self.info.shard_windows
+            ):
+                return False
+        return len(plan) == sum(self.info.counts.values())
+
+    def strangers(self) -> set[str]:
+        """Names manifest parts that commit no shard of the plan."""
+        return self._part_names() - {_part_name(*shard) for shard in self.info.shards()}
 
     def missing(self) -> list[tuple[str, int]]:
         """Lists the shards that no manifest part commits."""
@@ -281,7 +303,7 @@ class TokenStore:
 
     def _part_names(self) -> set[str]:
         folder = self.root / MANIFEST
-        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        return {path.name for path in contents(folder)} if folder.is_dir() else set()
 
     def _check_complete(self) -> None:
         if not self._inside(PLAN).is_file():
@@ -419,10 +441,12 @@ class StoreWriter:
         write_bytes(self.store.root / MANIFEST / _part_name(split, shard), _parquet(table))
 
     def unfinished(self) -> list[tuple[str, int]]:
-        """Lists the shards that are missing or damaged; the damaged ones are withdrawn."""
+        """Lists the shards that are missing or damaged; what commits damaged ones is withdrawn."""
+        for name in self.store.strangers():
+            remove(self.store.root / MANIFEST / name)
         for split, shard in set(self.info.shards()) - set(self.store.missing()):
             try:
-                self.store.read_shard(split, shard)
+                self.store.check_shard(split, shard)
             except TokenStoreError:
                 remove(self.store.root / MANIFEST / _part_name(split, shard))
         return self.store.missing()

@@ -1,6 +1,7 @@
 """Options and start-up that several commands share."""
 
 import functools
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -90,6 +91,23 @@ def resolve_device(name: str) -> str:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"--device {name}: torch sees no Apple GPU; use --device cpu.")
     return name
+
+
+def workers_option(command: Command) -> Command:
+    """Adds `--workers`: a number, or None for `spare_cores`."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(min=0, max=256),
+        help="Processes that decode frames ahead, for each device; 0: a thread.  [default: 8, if "
+        "so many cores are idle]",
+    )(command)
+
+
+def spare_cores(device: str, processes: int = 1) -> int:
+    """Counts the cores, up to 8, that a process on a GPU leaves idle; on a CPU torch uses all."""
+    if torch.device(device).type == "cpu":
+        return 0
+    return max(0, min(8, (os.cpu_count() or 1) // processes - 1))
 
 
 def fabric_options(command: Callable[..., Any]) -> Callable[..., Any]:

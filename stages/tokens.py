@@ -1,25 +1,42 @@
-"""Look into token stores, check them, bring in tokens of other tokenizers, take tokens out."""
+"""Look into token stores, check and mend them, bring tokens in, take tokens out."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.checkpoint import user_errors
+from pipeline.encoding import encode_shards, encoder_of
 from pipeline.errors import PipelineError, TokenStoreError
+from pipeline.evaluation import check_source, check_tokenizer
 from pipeline.files import keep_apart, lock, replacing
+from pipeline.frames import Video, scan_frames
 from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
-from pipeline.token_store import StoreInfo, TokenStore, create_store, numbered_plan
-from stages.options import FILE, FOLDER, OUT, choose_split, overwrite_option
+from pipeline.token_store import INFO, StoreInfo, TokenStore, create_store, numbered_plan
+from pipeline.windows import TokenizeConfig, plan_windows
+from stages.options import (
+    FILE,
+    FOLDER,
+    OUT,
+    choose_split,
+    device_option,
+    overwrite_option,
+    spare_cores,
+    workers_option,
+)
+from tokenizer import VQGAN, identity, load_tokenizer
 
 SHARD_WINDOWS = 4096
 
 
 @click.group("tokens")
 def command() -> None:
-    """Look into token stores, check them, import and export.
+    """Look into token stores, check and mend them, import and export.
 
     \b
     Example:
@@ -83,6 +100,67 @@ def verify(store: Path) -> None:
         raise TokenStoreError(f"{store}: {len(wrong)} things are wrong.")
     count = sum(opened.num_shards(split) for split in opened.splits)
     click.echo(f"{store}: all {count} shards are as they were written")
+
+
+@command.command("repair")
+@click.argument("store", type=FOLDER)
+@click.option("--frames", type=FOLDER, required=True, help="Frames that its tokens were made of.")
+@click.option("--tokenizer", type=FILE, required=True, help="Tokenizer that made its tokens.")
+@workers_option
+@device_option
+def repair(store: Path, frames: Path, tokenizer: Path, workers: int | None, device: str) -> None:
+    """Encode anew what `verify` finds broken in STORE, and nothing else.
+
+    All values are those that STORE was made with. Imported and sampled tokens have no frames: run
+    the command that made them again, it does the same.
+
+    \b
+    Example:
+      mebt tokens repair tokens --frames frames --tokenizer models/fish-64.safetensors
+    """
+    opened = TokenStore(store, allow_partial=True)
+    if opened.info.hop is None:
+        raise TokenStoreError(
+            f"{store} was not made by `mebt tokenize`, so there are no frames to mend it from; run "
+            "the command that made it again."
+        )
+    with user_errors():
+        model = load_tokenizer(tokenizer, device)
+    check_tokenizer(opened, tokenizer, identity(model))
+    videos = scan_frames(frames).videos
+    check_source(opened, videos, frames)
+    with lock(store):
+        writer = create_store(store, opened.info, _planned_again(opened, videos, model))
+        broken = writer.unfinished()
+        total = sum(len(range(*opened.shard_rows(*shard))) for shard in broken)
+        with progress("repair", total, "window") as advance:
+            encode_shards(
+                writer,
+                broken,
+                videos,
+                encoder_of(model),
+                batch_size=TokenizeConfig.batch_size,
+                workers=spare_cores(device) if workers is None else workers,
+                advance=advance,
+            )
+    names = ", ".join(f"{split} {shard}" for split, shard in broken)
+    click.echo(f"{store}: " + (f"encoded {total:,} windows anew: {names}" if broken else "whole"))
+
+
+def _planned_again(store: TokenStore, videos: Sequence[Video], model: VQGAN) -> pa.Table:
+    """Makes the plan that a store was made with, whatever became of its file."""
+    info = store.info
+    keys = ("frames", "stride", "hop", "size", "shard_windows", "chunk_windows")
+    try:
+        config = TokenizeConfig(
+            **{key: getattr(info, key) for key in keys}, seed=info.extra.get("seed", 0)
+        )
+        fits = model.config.grid(config.frames, config.size, config.size) == info.grid
+    except (TypeError, ValueError) as error:
+        raise TokenStoreError(f"{store.root / INFO} is impossible: {error}") from None
+    if not fits:
+        raise TokenStoreError(f"{store.root / INFO} is impossible: no window has its grid.")
+    return plan_windows(videos, config).table
 
 
 def _open_ids(path: Path, codebook_size: int) -> NDArray[np.integer]:

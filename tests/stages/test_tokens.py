@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.token_store import TokenStore
+from pipeline.token_store import PART_SCHEMA, TokenStore
 from stages.__main__ import cli
-from tests.stages.small import Flow
+from tests.stages.small import Flow, content, make_tokenizer
+from tokenizer import VQGAN
 
 
 def tokens(*words: object) -> Result:
@@ -103,6 +106,62 @@ def test_verify_lists_everything_that_is_wrong(flow: Flow) -> None:
     result = tokens("verify", flow.root / "tokens")
     assert "4 things are wrong" in result.output
     assert f"{test_header} is a link that leads out of the store" in result.output
+
+
+def repair(flow: Flow, *, store: str = "tokens", tokenizer: str = "tokenizer") -> Result:
+    words = (
+        "--frames",
+        flow.root / "frames",
+        "--tokenizer",
+        flow.root / f"{tokenizer}.safetensors",
+    )
+    return tokens("repair", flow.root / store, *words, "--device", "cpu")
+
+
+def test_verify_names_parts_that_commit_nothing(flow: Flow) -> None:
+    manifest = flow.root / "tokens" / "manifest"
+    (manifest / "train-00099.parquet").write_bytes(b"")
+    result = tokens("verify", flow.root / "tokens")
+    assert result.exit_code == 1
+    assert f"{manifest / 'train-00099.parquet'} commits no shard" in result.output
+    assert repair(flow).exit_code == 0
+    assert tokens("verify", flow.root / "tokens").exit_code == 0
+
+
+def test_repair_redoes_what_is_broken_and_nothing_else(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = flow.root / "tokens"
+    before = content(root)
+    store = TokenStore(root)
+    assert f"{root}: whole" in repair(flow).output
+    store.shard_file("train", 2).write_bytes(b"")
+    (root / "manifest" / "test-00001.parquet").unlink()
+    part = root / "manifest" / "train-00004.parquet"
+    forged = pq.read_table(part).to_pylist()[0] | {"sha256": "0" * 64}
+    pq.write_table(pa.Table.from_pylist([forged], PART_SCHEMA), part)
+    (root / "plan.parquet").write_bytes(b"PAR1")
+    (root / "test.zarr" / "zarr.json").write_text("{}")
+    assert "5 things are wrong" in tokens("verify", root).output
+    encoded = []
+    encode = VQGAN.encode
+    monkeypatch.setattr(VQGAN, "encode", lambda self, x: encoded.append(len(x)) or encode(self, x))
+    result = repair(flow)
+    assert result.exit_code == 0, result.output
+    assert "encoded 48 windows anew: train 2, train 4, test 1" in result.output
+    assert sum(encoded) == 48
+    assert content(root) == before
+
+
+def test_repair_wants_what_the_store_was_made_of(flow: Flow) -> None:
+    make_tokenizer(flow.root / "other.safetensors", seed=1)
+    assert "Give the tokenizer that made the tokens" in repair(flow, tokenizer="other").output
+    assert "was not made by `mebt tokenize`" in repair(flow, store="samples").output
+    next((flow.root / "frames" / "train").rglob("*.png")).unlink()
+    (flow.root / "frames" / "train.txt").unlink()
+    result = repair(flow)
+    assert result.exit_code == 1
+    assert "does not hold the frames that" in result.output
 
 
 def test_a_folder_that_is_no_store_is_named(tmp_path: Path) -> None:

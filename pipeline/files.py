@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -155,14 +155,22 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Keeps every other process from writing to `folder`. The lock dies with its process."""
+def lock(folder: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
+    """Keeps every other process from writing to `folder`. The lock dies with its process.
+
+    Yields a function that lets the other processes of this run in: those that ask for a `shared`
+    lock. While one of them lives, no other run gets in, even when the first was killed.
+    """
     make_folder(folder)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PipelineError(
-                f"{folder} is being written by another process. Wait for it, or stop it."
-            ) from None
-        yield
+    with (folder / ".lock").open("a+") as file:
+
+        def take(kind: int) -> None:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise PipelineError(
+                    f"{folder} is being written by another process. Wait for it, or stop it."
+                ) from None
+
+        take(fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield lambda: take(fcntl.LOCK_SH)

@@ -1,7 +1,6 @@
 """a trained model -> new tokens, in a token store of their own."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,9 +21,9 @@ from mebt import (
 from pipeline.checkpoint import user_errors
 from pipeline.config import load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
-from pipeline.files import keep_apart, lock
-from pipeline.progress import progress
-from pipeline.token_store import StoreInfo, StoreWriter, TokenStore, create_store, numbered_plan
+from pipeline.files import keep_apart
+from pipeline.sharing import share_out
+from pipeline.token_store import StoreInfo, TokenStore, numbered_plan
 from stages.options import (
     FOLDER,
     OUT,
@@ -49,7 +48,7 @@ class Sampled:
 
     total: int
     drawn: int
-    """Samples drawn by this process in this call."""
+    """Samples drawn in this call."""
     fingerprint: str
 
 
@@ -148,30 +147,25 @@ def sample(
             device=fabric.device,
         ).cpu()
 
-    with lock(out) if fabric.is_global_zero else nullcontext():
-        if fabric.is_global_zero:
-            plan = numbered_plan(info.counts, SPLIT, SHARD_WINDOWS)
-            create_store(out, info, plan, overwrite=overwrite).unfinished()
-        fabric.barrier()
-        writer = StoreWriter(out)
-        missing = set(writer.store.missing())
-        mine = [
-            shard
-            for index, shard in enumerate(info.shards())
-            if index % fabric.world_size == fabric.global_rank and shard in missing
-        ]
-        rows = [range(*info.shard_rows(*shard)) for shard in mine]
-        total = sum(map(len, rows))
-        with progress("sample", total, "sample", shown=fabric.is_global_zero) as advance:
-            for (split, shard), numbers in zip(mine, rows, strict=True):
-                parts = []
-                for start in range(0, len(numbers), config.batch_size):
-                    batch = numbers[start : start + config.batch_size]
-                    parts.append(draw(batch))
-                    advance(len(batch))
-                writer.write_shard(split, shard, torch.cat(parts).numpy())
-        fabric.barrier()
-    return Sampled(config.num_samples, total, TokenStore(out).fingerprint)
+    with share_out(
+        out,
+        info,
+        numbered_plan(info.counts, SPLIT, SHARD_WINDOWS),
+        fabric=fabric,
+        batch_size=config.batch_size,
+        what="sample",
+        unit="sample",
+        overwrite=overwrite,
+    ) as share:
+        for split, shard in share.shards:
+            numbers = range(*info.shard_rows(split, shard))
+            parts = []
+            for start in range(0, len(numbers), config.batch_size):
+                batch = numbers[start : start + config.batch_size]
+                parts.append(draw(batch))
+                share.advance(len(batch))
+            share.writer.write_shard(split, shard, torch.cat(parts).numpy())
+    return Sampled(config.num_samples, share.total, TokenStore(out).fingerprint)
 
 
 def _store_info(

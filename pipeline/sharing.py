@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import torch
 from lightning_fabric import Fabric
 
 from pipeline.errors import PipelineError
-from pipeline.files import lock
 from pipeline.progress import progress
+from pipeline.storage import Place, open_storage
 from pipeline.token_store import StoreInfo, StoreWriter, create_store
 
 
@@ -30,7 +29,7 @@ class Share:
 
 @contextmanager
 def share_out(
-    root: Path,
+    root: Place,
     info: StoreInfo,
     plan: pa.Table,
     *,
@@ -47,10 +46,11 @@ def share_out(
     PipelineError in that case, when another run writes to `root`, and as `create_store` does.
     """
     rank, first = fabric.global_rank, fabric.is_global_zero
-    with lock(root) if first else nullcontext(lambda: None) as let_others_in:
+    files = open_storage(root)
+    with files.lock() if first else nullcontext(lambda: None) as let_others_in:
         missing = []
         if first:
-            missing = create_store(root, info, plan, overwrite=overwrite).unfinished()
+            missing = create_store(files, info, plan, overwrite=overwrite).unfinished()
             let_others_in()
         missing = fabric.broadcast(missing)
         shares = [missing[number :: fabric.world_size] for number in range(fabric.world_size)]
@@ -58,7 +58,7 @@ def share_out(
         rounds = max(sum(-(-count // batch_size) for count in counts) for counts in rows)
         total = sum(map(sum, rows))
         with (
-            nullcontext() if first else lock(root, shared=True),
+            nullcontext() if first else files.lock(shared=True),
             progress(what, total, unit, shown=first) as show,
         ):
 
@@ -67,7 +67,7 @@ def share_out(
                 rounds -= 1
                 show(_sum(fabric, count))
 
-            yield Share(StoreWriter(root), shares[rank], total, advance)
+            yield Share(StoreWriter(files), shares[rank], total, advance)
             while rounds:
                 advance(0)
             _sum(fabric, 0)  # The last shards are written.

@@ -12,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from pipeline.errors import ConfigError
+from pipeline.storage import Place, is_remote
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -21,6 +22,24 @@ Launch = Callable[..., Fabric]
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUT = click.Path(path_type=Path)
+
+
+class StorePlace(click.ParamType):
+    """A token store: a folder, or `s3://bucket/prefix`."""
+
+    name = "store"
+
+    def __init__(self, folder: click.Path) -> None:
+        self.folder = folder
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Place:
+        """Returns the URL as it is, and a folder as a path."""
+        return str(value) if is_remote(value) else self.folder.convert(value, param, ctx)
+
+
+STORE, STORE_OUT = StorePlace(FOLDER), StorePlace(OUT)
 
 
 def params_options(command: Command) -> Command:
@@ -50,7 +69,7 @@ def overwrite_option(command: Command) -> Command:
     )(command)
 
 
-def choose_split(split: str | None, known: Sequence[str], tokens: Path) -> str:
+def choose_split(split: str | None, known: Sequence[str], tokens: Place) -> str:
     """Returns the split that `--split` names, or the only one of the store."""
     if split is None and len(known) == 1:
         return known[0]

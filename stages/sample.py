@@ -23,10 +23,12 @@ from pipeline.config import load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart
 from pipeline.sharing import share_out
+from pipeline.storage import Place
 from pipeline.token_store import StoreInfo, TokenStore, numbered_plan
 from stages.options import (
     FOLDER,
-    OUT,
+    STORE,
+    STORE_OUT,
     Launch,
     choose_split,
     fabric_options,
@@ -66,7 +68,7 @@ class Given:
         return torch.from_numpy(self.store.read(self.split, numbers.start, numbers.stop))
 
 
-def open_given(tokens: Path, split: str | None, config: SampleConfig, *, drafted: bool) -> Given:
+def open_given(tokens: Place, split: str | None, config: SampleConfig, *, drafted: bool) -> Given:
     """Opens the store that samples begin from. Raises TokenStoreError if it is too small."""
     store = TokenStore(tokens)
     split = choose_split(split, store.splits, tokens)
@@ -114,7 +116,7 @@ def _check(
 
 def sample(
     run: Path,
-    out: Path,
+    out: Place,
     config: SampleConfig,
     *,
     fabric: Fabric,
@@ -203,18 +205,18 @@ def _store_info(
 
 @click.command("sample")
 @click.option("--run", type=FOLDER, required=True, help="Run whose model is sampled.")
-@click.option("--out", type=OUT, required=True, help="Token store to make or to go on with.")
-@click.option("--given", "kept", type=FOLDER, help="Token store whose frames sample.keep are kept.")
-@click.option("--draft", type=FOLDER, help="Token store of drafts: revise them, draw none.")
+@click.option("--out", type=STORE_OUT, required=True, help="Token store to make or to go on with.")
+@click.option("--given", "kept", type=STORE, help="Token store whose frames sample.keep are kept.")
+@click.option("--draft", type=STORE, help="Token store of drafts: revise them, draw none.")
 @click.option("--split", help="Split of --given or --draft; needed if there is more than one.")
 @params_options
 @fabric_options
 @overwrite_option
 def command(
     run: Path,
-    out: Path,
-    kept: Path | None,
-    draft: Path | None,
+    out: Place,
+    kept: Place | None,
+    draft: Place | None,
     split: str | None,
     params: Path,
     overrides: tuple[str, ...],

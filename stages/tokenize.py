@@ -17,13 +17,14 @@ from pipeline.files import keep_apart
 from pipeline.frames import Rejected, scan_frames, source_fingerprint
 from pipeline.metrics import CodebookUse, codebook_use, token_counts
 from pipeline.sharing import share_out
+from pipeline.storage import Place
 from pipeline.token_store import StoreInfo, TokenStore
 from pipeline.video import to_bytes
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 from stages.options import (
     FILE,
     FOLDER,
-    OUT,
+    STORE_OUT,
     Launch,
     fabric_options,
     overwrite_option,
@@ -52,7 +53,7 @@ class Tokenized:
 def tokenize(
     frames: Path,
     tokenizer: Path,
-    out: Path,
+    out: Place,
     config: TokenizeConfig,
     *,
     fabric: Fabric,
@@ -139,7 +140,7 @@ def _check_pictures(store: TokenStore, model: VQGAN, reader: WindowReader) -> fl
 @click.command("tokenize")
 @click.option("--frames", type=FOLDER, required=True, help="Frame folder to encode.")
 @click.option("--tokenizer", type=FILE, required=True, help="Frozen tokenizer, .safetensors.")
-@click.option("--out", type=OUT, required=True, help="Token store to make or to go on with.")
+@click.option("--out", type=STORE_OUT, required=True, help="Token store to make or to go on with.")
 @params_options
 @fabric_options
 @workers_option
@@ -147,7 +148,7 @@ def _check_pictures(store: TokenStore, model: VQGAN, reader: WindowReader) -> fl
 def command(
     frames: Path,
     tokenizer: Path,
-    out: Path,
+    out: Place,
     params: Path,
     overrides: tuple[str, ...],
     launch: Launch,
@@ -163,7 +164,7 @@ def command(
     \b
     Example:
       mebt tokenize --frames frames --tokenizer models/fish-64.safetensors --out tokens
-      mebt tokenize --frames frames --tokenizer t.safetensors --out tokens --devices 8
+      mebt tokenize --frames frames --tokenizer t.safetensors --out s3://bucket/tokens --devices 8
     """
     keep_apart(out, frames, tokenizer, params)
     config = load_section(params, "tokenize", TokenizeConfig, overrides)

@@ -13,16 +13,19 @@ from pipeline.checkpoint import user_errors
 from pipeline.encoding import encode_shards, encoder_of
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.evaluation import check_source, check_tokenizer
-from pipeline.files import keep_apart, lock, replacing
+from pipeline.files import keep_apart, replacing
 from pipeline.frames import Video, scan_frames
 from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
+from pipeline.storage import Place, open_storage
 from pipeline.token_store import INFO, StoreInfo, TokenStore, create_store, numbered_plan
 from pipeline.windows import TokenizeConfig, plan_windows
 from stages.options import (
     FILE,
     FOLDER,
     OUT,
+    STORE,
+    STORE_OUT,
     choose_split,
     device_option,
     overwrite_option,
@@ -46,8 +49,8 @@ def command() -> None:
 
 
 @command.command("info")
-@click.argument("store", type=FOLDER)
-def info(store: Path) -> None:
+@click.argument("store", type=STORE)
+def info(store: Place) -> None:
     """Say what STORE holds and how its codebook is used.
 
     \b
@@ -72,7 +75,7 @@ def info(store: Path) -> None:
         size = 0
         for shard in range(opened.num_shards(split)):
             counts += token_counts(opened.read_shard(split, shard), found.codebook_size)
-            size += opened.shard_file(split, shard).stat().st_size
+            size += opened.part(split, shard)["bytes"]
         use = codebook_use(counts)
         click.echo(
             f"{split:12s} {opened.num_windows(split):,} windows in {opened.num_shards(split)} "
@@ -84,8 +87,8 @@ def info(store: Path) -> None:
 
 
 @command.command("verify")
-@click.argument("store", type=FOLDER)
-def verify(store: Path) -> None:
+@click.argument("store", type=STORE)
+def verify(store: Place) -> None:
     """Re-hash every file of STORE; exit code 1 and a list if anything is wrong.
 
     \b
@@ -103,12 +106,12 @@ def verify(store: Path) -> None:
 
 
 @command.command("repair")
-@click.argument("store", type=FOLDER)
+@click.argument("store", type=STORE)
 @click.option("--frames", type=FOLDER, required=True, help="Frames that its tokens were made of.")
 @click.option("--tokenizer", type=FILE, required=True, help="Tokenizer that made its tokens.")
 @workers_option
 @device_option
-def repair(store: Path, frames: Path, tokenizer: Path, workers: int | None, device: str) -> None:
+def repair(store: Place, frames: Path, tokenizer: Path, workers: int | None, device: str) -> None:
     """Encode anew what `verify` finds broken in STORE, and nothing else.
 
     All values are those that STORE was made with. Imported and sampled tokens have no frames: run
@@ -129,8 +132,9 @@ def repair(store: Path, frames: Path, tokenizer: Path, workers: int | None, devi
     check_tokenizer(opened, tokenizer, identity(model))
     videos = scan_frames(frames).videos
     check_source(opened, videos, frames)
-    with lock(store):
-        writer = create_store(store, opened.info, _planned_again(opened, videos, model))
+    files = open_storage(store)
+    with files.lock():
+        writer = create_store(files, opened.info, _planned_again(opened, videos, model))
         broken = writer.unfinished()
         total = sum(len(range(*opened.shard_rows(*shard))) for shard in broken)
         with progress("repair", total, "window") as advance:
@@ -157,9 +161,9 @@ def _planned_again(store: TokenStore, videos: Sequence[Video], model: VQGAN) -> 
         )
         fits = model.config.grid(config.frames, config.size, config.size) == info.grid
     except (TypeError, ValueError) as error:
-        raise TokenStoreError(f"{store.root / INFO} is impossible: {error}") from None
+        raise TokenStoreError(f"{store.files.place(INFO)} is impossible: {error}") from None
     if not fits:
-        raise TokenStoreError(f"{store.root / INFO} is impossible: no window has its grid.")
+        raise TokenStoreError(f"{store.files.place(INFO)} is impossible: no window has its grid.")
     return plan_windows(videos, config).table
 
 
@@ -186,10 +190,10 @@ def _open_ids(path: Path, codebook_size: int) -> NDArray[np.integer]:
 @click.argument("ids", type=FILE)
 @click.option("--codebook-size", type=click.IntRange(min=1), required=True)
 @click.option("--test", "test", type=FILE, help="Ids of held-out windows, of the same grid.")
-@click.option("--out", type=OUT, required=True, help="Token store to make.")
+@click.option("--out", type=STORE_OUT, required=True, help="Token store to make.")
 @overwrite_option
 def import_ids(
-    ids: Path, codebook_size: int, test: Path | None, out: Path, overwrite: bool
+    ids: Path, codebook_size: int, test: Path | None, out: Place, overwrite: bool
 ) -> None:
     """Make a store of IDS, an .npy of integers [N, t, h, w] from any tokenizer.
 
@@ -223,9 +227,10 @@ def import_ids(
         counts=counts,
         shard_windows=SHARD_WINDOWS,
     )
-    with lock(out):
+    files = open_storage(out)
+    with files.lock():
         plan = numbered_plan(counts, "imported", made.shard_windows)
-        writer = create_store(out, made, plan, overwrite=overwrite)
+        writer = create_store(files, made, plan, overwrite=overwrite)
         with progress("import", sum(counts.values()), "window") as advance:
             done = set(made.shards()) - set(writer.unfinished())
             for split, shard in made.shards():
@@ -238,10 +243,10 @@ def import_ids(
 
 
 @command.command("export")
-@click.argument("store", type=FOLDER)
+@click.argument("store", type=STORE)
 @click.option("--split", help="Split to take out; needed if there is more than one.")
 @click.option("--out", type=OUT, required=True, help=".npy file to write.")
-def export(store: Path, split: str | None, out: Path) -> None:
+def export(store: Place, split: str | None, out: Path) -> None:
     """Write the ids of one split as an .npy [N, t, h, w].
 
     \b

@@ -20,11 +20,12 @@ from pipeline.batches import Balance, Batches
 from pipeline.config import as_dict, load_section
 from pipeline.errors import ConfigError, TokenStoreError
 from pipeline.files import keep_apart, lock, replacing
+from pipeline.storage import Place
 from pipeline.token_store import TokenStore, read_rows
 from pipeline.training import LoopConfig, Task, prepare_run, run_loop, step_seed
 from stages.options import (
-    FOLDER,
     OUT,
+    STORE,
     Launch,
     fabric_options,
     overwrite_option,
@@ -158,7 +159,7 @@ def _validate(model: nn.Module, tokens: Tensor, config: TrainConfig) -> dict[str
 
 
 def train(
-    tokens: Path,
+    tokens: Place,
     out: Path,
     shape: MeBTShape,
     config: TrainConfig,
@@ -253,13 +254,13 @@ def train(
 
 
 @click.command("train")
-@click.option("--tokens", type=FOLDER, required=True, help="Token store to train on.")
+@click.option("--tokens", type=STORE, required=True, help="Token store to train on.")
 @click.option("--out", type=OUT, required=True, help="Folder of the run to make or to go on with.")
 @params_options
 @fabric_options
 @overwrite_option
 def command(
-    tokens: Path,
+    tokens: Place,
     out: Path,
     params: Path,
     overrides: tuple[str, ...],

@@ -29,7 +29,10 @@ OWNERS = {
     "evaluate": "stages.evaluate.EvaluateConfig",
 }
 PLUMBING = ["stages/options.py", *(f"pipeline/{n}.py" for n in ("config", "errors", "files"))]
-PLUMBING += ["pipeline/progress.py"]  # None of these has a say in what a stage makes.
+PLUMBING += [
+    "pipeline/progress.py",
+    "pipeline/storage.py",
+]  # None of these has a say in what a stage makes.
 PARAMS_FILES = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
 
 

@@ -190,7 +190,7 @@ def test_a_full_disk_loses_nothing(flow: Flow, monkeypatch: pytest.MonkeyPatch) 
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write_bytes(path, data)
 
-    monkeypatch.setattr("pipeline.token_store.write_bytes", full)
+    monkeypatch.setattr("pipeline.storage.write_bytes", full)
     assert "No space left" in flow.refused("tokenize", out="full")
     monkeypatch.undo()
     flow.ok("tokenize", out="full")

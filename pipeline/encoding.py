@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.decoders import decoders
 from pipeline.errors import PipelineError
-from pipeline.frames import Video, read_frames
+from pipeline.frames import FrameFile, Video, read_frames
 from pipeline.token_store import StoreInfo, StoreWriter
 from pipeline.video import to_model
 
@@ -33,7 +33,7 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 class Piece:
     """Neighbouring windows of one video, and each frame that they need once."""
 
-    frames: list[str]
+    frames: list[FrameFile]
     windows: NDArray[np.intp]
     """Which of the frames make up each window [n, T]."""
 

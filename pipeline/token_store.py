@@ -203,10 +203,10 @@ class TokenStore:
         """Returns the first row of a shard and the one after its last."""
         return self.info.shard_rows(split, shard)
 
-    def plan(self, split: str) -> pa.Table:
-        """Returns what each row of a split is: columns split, shard, row, video, first_frame."""
+    def plan(self, split: str | None = None) -> pa.Table:
+        """Returns what each row is, of a split or of all: see `PLAN_SCHEMA`."""
         table = self._plan
-        return table.filter(np.asarray(table["split"]) == split)
+        return table if split is None else table.filter(np.asarray(table["split"]) == split)
 
     @cached_property
     def _plan(self) -> pa.Table:
@@ -289,7 +289,7 @@ class TokenStore:
         except TokenStoreError as error:
             wrong.append(str(error))
         else:
-            if not self._fits(plan):
+            if not self.fits(plan):
                 wrong.append(f"{self.files.place(PLAN)} does not list the rows that {INFO} counts.")
         for split, shard in self.info.shards():
             try:
@@ -309,7 +309,7 @@ class TokenStore:
         self._compare(self.shard_file(split, shard), part, sha256=digest)
         self._decode(split, shard, data)
 
-    def _fits(self, plan: pa.Table) -> bool:
+    def fits(self, plan: pa.Table) -> bool:
         """Says whether a plan has the rows of every split, each in its shard."""
         for split, count in self.info.counts.items():
             rows = plan.filter(np.asarray(plan["split"]) == split)

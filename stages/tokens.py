@@ -19,6 +19,7 @@ from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
 from pipeline.storage import Place, open_storage
 from pipeline.token_store import INFO, StoreInfo, TokenStore, create_store, numbered_plan
+from pipeline.token_tars import export_tars, restore_tars
 from pipeline.windows import TokenizeConfig, plan_windows
 from stages.options import (
     FILE,
@@ -187,24 +188,36 @@ def _open_ids(path: Path, codebook_size: int) -> NDArray[np.integer]:
 
 
 @command.command("import")
-@click.argument("ids", type=FILE)
-@click.option("--codebook-size", type=click.IntRange(min=1), required=True)
+@click.argument("ids", type=click.Path(exists=True, path_type=Path))
+@click.option("--codebook-size", type=click.IntRange(min=1), help="Of an .npy: ids are below it.")
 @click.option("--test", "test", type=FILE, help="Ids of held-out windows, of the same grid.")
 @click.option("--out", type=STORE_OUT, required=True, help="Token store to make.")
 @overwrite_option
 def import_ids(
-    ids: Path, codebook_size: int, test: Path | None, out: Place, overwrite: bool
+    ids: Path, codebook_size: int | None, test: Path | None, out: Place, overwrite: bool
 ) -> None:
     """Make a store of IDS, an .npy of integers [N, t, h, w] from any tokenizer.
 
     Such a store trains and samples; `decode` cannot turn its tokens into pictures, because their
-    tokenizer is not known here.
+    tokenizer is not known here. IDS may also be a folder that `tokens export --format webdataset`
+    wrote: it becomes the store that it was.
 
     \b
     Example:
       mebt tokens import ids.npy --codebook-size 8192 --out tokens
+      mebt tokens import tars --out tokens
     """
     keep_apart(out, ids, test)
+    if ids.is_dir():
+        if codebook_size or test:
+            raise click.UsageError(f"{ids} says all: give no --codebook-size and no --test.")
+        total = sum(TokenStore(ids, allow_partial=True).info.counts.values())
+        with progress("import", total, "window") as advance:
+            store = restore_tars(ids, out, advance=advance, overwrite=overwrite)
+        click.echo(f"{out}: {total:,} windows, fingerprint {store.fingerprint[:12]}")
+        return
+    if codebook_size is None:
+        raise click.UsageError("give --codebook-size: an .npy does not say it.")
     arrays = {"train": _open_ids(ids, codebook_size)}
     if test is not None:
         arrays["test"] = _open_ids(test, codebook_size)
@@ -245,15 +258,34 @@ def import_ids(
 @command.command("export")
 @click.argument("store", type=STORE)
 @click.option("--split", help="Split to take out; needed if there is more than one.")
-@click.option("--out", type=OUT, required=True, help=".npy file to write.")
-def export(store: Place, split: str | None, out: Path) -> None:
-    """Write the ids of one split as an .npy [N, t, h, w].
+@click.option(
+    "--format",
+    type=click.Choice(["npy", "webdataset"]),
+    default="npy",
+    show_default=True,
+    help="One array of a split, or tars of all, in which each window is a sample.",
+)
+@click.option("--out", type=OUT, required=True, help=".npy file, or folder of tars, to write.")
+def export(store: Place, split: str | None, format: str, out: Path) -> None:
+    """Write the ids of one split as an .npy [N, t, h, w], or all as WebDataset tars.
+
+    `mebt tokens import` makes the same store of the tars again.
 
     \b
     Example:
       mebt tokens export tokens --split train --out ids.npy
+      mebt tokens export tokens --format webdataset --out tars
     """
     keep_apart(out, store)
+    if format == "webdataset":
+        if split:
+            raise click.UsageError("--split is for --format npy: tars are of all splits.")
+        opened = TokenStore(store)
+        total = sum(opened.info.counts.values())
+        with progress("export", total, "window") as advance:
+            export_tars(opened, out, advance=advance)
+        click.echo(f"{out}: {total:,} windows")
+        return
     opened = TokenStore(store)
     split = choose_split(split, opened.splits, store)
     if out.suffix != ".npy":

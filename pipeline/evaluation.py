@@ -295,14 +295,19 @@ def check_tokenizer(store: TokenStore, path: Path, identity: str) -> None:
         )
 
 
-def window_reader(videos: Sequence[Video], folder: Path, store: TokenStore) -> WindowReader:
-    """Reads the windows that tokens were made of. Raises FrameError if they are of other frames."""
-    info = store.info
-    if source_fingerprint(videos, folder) != info.source:
+def check_source(store: TokenStore, videos: Sequence[Video], folder: Path) -> None:
+    """Raises FrameError unless the tokens were made of these videos."""
+    if source_fingerprint(videos, folder) != store.info.source:
         raise FrameError(
             f"{folder} does not hold the frames that {store.root} was made from. Give those, or "
             "make the tokens again with `mebt tokenize`."
         )
+
+
+def window_reader(videos: Sequence[Video], folder: Path, store: TokenStore) -> WindowReader:
+    """Reads the windows that tokens were made of. Raises FrameError if they are of other frames."""
+    check_source(store, videos, folder)
+    info = store.info
     assert info.frames and info.stride and info.size, "tokens made from frames know their window"
     window = TokenizeConfig(frames=info.frames, stride=info.stride, size=info.size)
     return WindowReader(videos, window)

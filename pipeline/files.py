@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -65,16 +65,17 @@ def contents(folder: Path) -> list[Path]:
     )
 
 
-def keep_apart(out: Path, *inputs: Path | None, inside: bool = False) -> None:
+def keep_apart(out: Path | str, *inputs: Path | str | None, inside: bool = False) -> None:
     """Refuses an output that is, holds or lies inside what is read: writing would destroy it.
 
-    `inside` allows an output inside a folder that is read, where that does no harm.
+    `inside` allows an output inside a folder that is read, where that does no harm. Places of
+    other machines, such as `s3://bucket/prefix`, are compared by name.
     """
-    ours = out.resolve()
+    ours = _resolved(out)
     for path in inputs:
         if path is None:
             continue
-        theirs = path.resolve()
+        theirs = _resolved(path)
         if ours == theirs:
             how = "is"
         elif theirs.is_relative_to(ours):
@@ -84,6 +85,10 @@ def keep_apart(out: Path, *inputs: Path | None, inside: bool = False) -> None:
         else:
             continue
         raise PipelineError(f"--out {out} {how} {path}, which is read; choose another place.")
+
+
+def _resolved(path: Path | str) -> PurePath:
+    return path.resolve() if isinstance(path, Path) else PurePath(path)
 
 
 @contextmanager
@@ -129,18 +134,30 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes `value` as indented JSON. Not-a-number is refused: JSON has no word for it."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Writes `value` as indented JSON."""
+    write_bytes(path, to_json(value))
+
+
+def to_json(value: object) -> bytes:
+    """Returns `value` as indented JSON. Not-a-number is refused: JSON has no word for it."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path, error: type[PipelineError], what: str) -> dict[str, Any]:
     """Reads a JSON object. Raises `error`, naming `what` the file should be, when it is none."""
     try:
-        value = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise error(f"{path} is missing, so {path.parent} is no {what}.") from None
     except NotADirectoryError:
         raise error(f"{path.parent} is a file, not a {what}.") from None
+    return parse_json(data, path, error, what)
+
+
+def parse_json(data: bytes, path: object, error: type[PipelineError], what: str) -> dict[str, Any]:
+    """Reads the JSON object that `path` holds. Raises `error` when it is none."""
+    try:
+        value = json.loads(data)
     except (ValueError, RecursionError) as problem:
         raise error(f"{path} is not the JSON of a {what}: {problem}.") from None
     if not isinstance(value, dict):
@@ -155,14 +172,22 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Keeps every other process from writing to `folder`. The lock dies with its process."""
+def lock(folder: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
+    """Keeps every other process from writing to `folder`. The lock dies with its process.
+
+    Yields a function that lets the other processes of this run in: those that ask for a `shared`
+    lock. While one of them lives, no other run gets in, even when the first was killed.
+    """
     make_folder(folder)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PipelineError(
-                f"{folder} is being written by another process. Wait for it, or stop it."
-            ) from None
-        yield
+    with (folder / ".lock").open("a+") as file:
+
+        def take(kind: int) -> None:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise PipelineError(
+                    f"{folder} is being written by another process. Wait for it, or stop it."
+                ) from None
+
+        take(fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield lambda: take(fcntl.LOCK_SH)

@@ -1,18 +1,20 @@
-"""Frame lists and folders -> videos: natural order, gaps, rejects with reasons."""
+"""Frame lists, folders and tars -> videos: natural order, gaps, rejects with reasons."""
 
+import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.clip_tars import SUFFIX, TarFrame, read_clips
 from pipeline.config import fingerprint
 from pipeline.errors import FrameError
-from pipeline.files import sha256_file
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 RAW = (".bmp", ".tif", ".tiff", ".pgm", ".ppm")
@@ -21,6 +23,9 @@ SPLITS = ("train", "test")
 LARGEST_SIDE = 4096
 """Side in pixels beyond which a wanted size is not believed: a frame would be 50 MB."""
 
+FrameFile = str | TarFrame
+"""An image: a path, or a place inside a tar."""
+
 
 @dataclass(frozen=True)
 class Video:
@@ -28,8 +33,8 @@ class Video:
 
     name: str
     split: str
-    frames: tuple[str, ...]
-    """Paths of the images, in order."""
+    frames: tuple[FrameFile, ...]
+    """The images, in order."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class FrameFolder:
 
 
 def group_frames(
-    paths: Iterable[Path], *, split: str, root: Path
+    files: Iterable[Path | TarFrame], *, split: str, root: Path
 ) -> tuple[list[Video], list[Rejected]]:
     """Groups images into videos by folder and by name up to the final number.
 
@@ -58,27 +63,29 @@ def group_frames(
     named `video#2` and so on: no window may jump over a gap.
     """
     rejected: list[Rejected] = []
-    groups: dict[tuple[Path, str], list[tuple[int, str]]] = {}
-    for path in paths:
+    groups: dict[tuple[Path, str], list[tuple[int, FrameFile]]] = {}
+    for file in files:
+        path = Path(file.path) if isinstance(file, TarFrame) else file
         match = re.fullmatch(r"(.*?)(\d+)", path.stem, re.ASCII | re.DOTALL)
         if path.suffix.lower() not in IMAGES:
-            rejected.append(Rejected(str(path), "no image by its extension"))
+            rejected.append(Rejected(str(file), "no image by its extension"))
         elif not match or len(match[2]) > 18:
-            rejected.append(Rejected(str(path), "not named [VIDEO_ID]_[FRAME_NUM].ext"))
+            rejected.append(Rejected(str(file), "not named [VIDEO_ID]_[FRAME_NUM].ext"))
         else:
-            groups.setdefault((path.parent, match[1]), []).append((int(match[2]), str(path)))
+            frame = file if isinstance(file, TarFrame) else str(file)
+            groups.setdefault((path.parent, match[1]), []).append((int(match[2]), frame))
     videos = []
     taken: set[str] = set()
     for (folder, prefix), frames in sorted(groups.items()):
-        pieces: list[list[str]] = []
+        pieces: list[list[FrameFile]] = []
         last: int | None = None
-        for number, file in sorted(frames):
+        for number, frame in sorted(frames, key=lambda pair: (pair[0], str(pair[1]))):
             if number == last:
-                rejected.append(Rejected(file, f"another file has frame number {number}"))
+                rejected.append(Rejected(str(frame), f"another file has frame number {number}"))
                 continue
             if last is None or number != last + 1:
                 pieces.append([])
-            pieces[-1].append(file)
+            pieces[-1].append(frame)
             last = number
         inside = folder.relative_to(root) if folder.is_relative_to(root) else folder
         names = _free_names(inside, prefix, len(pieces), taken)
@@ -156,6 +163,19 @@ def _found(root: Path, split: str | None) -> tuple[list[Path], list[Rejected]]:
     return paths, rejected
 
 
+def _tarred(root: Path) -> tuple[dict[str, list[TarFrame]], list[Rejected]]:
+    """Lists the frames in the tars of `root`, by split, and what lies beside them unused."""
+    frames: dict[str, list[TarFrame]] = {}
+    rejected = []
+    for path, reason in files_below(root, root, suffixes=(SUFFIX,)):
+        if path.suffix.lower() == SUFFIX and not reason:
+            for split, clip in read_clips(path, SPLITS):
+                frames.setdefault(split, []).extend(clip)
+        elif reason or path.suffix.lower() in IMAGES:
+            rejected.append(Rejected(str(path), reason or "beside tars, which are read instead"))
+    return frames, rejected
+
+
 def _beside(root: Path, folders: Sequence[str]) -> list[Rejected]:
     """Rejects the images of `root` that lie in none of its split folders."""
     reason = f"outside of {' and '.join(f'{split}/' for split in folders)}"
@@ -167,34 +187,43 @@ def _beside(root: Path, folders: Sequence[str]) -> list[Rejected]:
     ]
 
 
+def _merged(
+    found: Mapping[str, tuple[list[Path], list[Rejected]]],
+) -> tuple[dict[str, list[Path]], list[Rejected]]:
+    rejected = [item for _, refused in found.values() for item in refused]
+    return {split: paths for split, (paths, _) in found.items()}, rejected
+
+
 def scan_frames(root: Path) -> FrameFolder:
     """Finds the videos of a frame folder.
 
     With `train.txt` or `test.txt`, one path a line (absolute, or relative to the list), only what
-    they name is read. Otherwise each folder of images is a video, in the split of the top folder
-    it lies in (`train/`, `test/`), or in `train` if there are no such folders; images beside them
-    are rejected. Raises FrameError if there is not one video.
+    they name is read. Otherwise, if there are `.tar` files, the clips in these: what
+    `pipeline.clip_tars` writes. Otherwise each folder of images is a video, in the split of the
+    top folder it lies in (`train/`, `test/`), or in `train` if there are no such folders; images
+    beside them are rejected. Raises FrameError if there is not one video, or a tar holds anything
+    that it should not.
     """
     if not root.is_dir():
         raise FrameError(f"{root} is not a folder of frames.")
-    videos: list[Video] = []
-    rejected: list[Rejected] = []
-    num_files = 0
     lists = [split for split in SPLITS if (root / f"{split}.txt").is_file()]
     folders = [split for split in SPLITS if (root / split).is_dir()]
-    for split in lists or folders or ["train"]:
-        if lists:
-            paths, refused = _listed(root, split)
-        else:
-            paths, refused = _found(root, split if folders else None)
-        made, foreign = group_frames(paths, split=split, root=root)
+    files: Mapping[str, Sequence[Path | TarFrame]]
+    if lists:
+        files, rejected = _merged({split: _listed(root, split) for split in lists})
+    elif any(root.rglob(f"*{SUFFIX}")):
+        files, rejected = _tarred(root)
+    elif folders:
+        files, rejected = _merged({split: _found(root, split) for split in folders})
+        rejected += _beside(root, folders)
+    else:
+        files, rejected = _merged({"train": _found(root, None)})
+    num_files = len(rejected) + sum(map(len, files.values()))
+    videos: list[Video] = []
+    for split in filter(files.get, SPLITS):
+        made, foreign = group_frames(files[split], split=split, root=root)
         videos += made
-        rejected += refused + foreign
-        num_files += len(paths) + len(refused)
-    if folders and not lists:
-        refused = _beside(root, folders)
-        rejected += refused
-        num_files += len(refused)
+        rejected += foreign
     if not videos:
         why = f"; for example {rejected[0].name}: {rejected[0].reason}" if rejected else ""
         raise FrameError(
@@ -212,17 +241,24 @@ def source_fingerprint(videos: Sequence[Video], root: Path) -> str:
     """
     record = []
     for video in videos:
-        files: list[list[str | int]] = []
-        for frame in video.frames:
-            path = Path(frame)
-            try:
-                size = path.stat().st_size
-                raw = [sha256_file(path)] if path.suffix.lower() in RAW else []
-            except FileNotFoundError:
-                raise FrameError(f"{frame} is listed in {root} but missing.") from None
-            files.append([path.name, size, *raw])
+        try:
+            files = [_name_and_size(frame) for frame in video.frames]
+        except FileNotFoundError as error:
+            raise FrameError(f"{error.filename} is listed in {root} but missing.") from None
         record.append([video.name, video.split, files])
     return fingerprint(record)
+
+
+def _name_and_size(frame: FrameFile) -> list[str | int]:
+    """Returns the name and bytes of an image, and for `RAW` ones a hash."""
+    if isinstance(frame, TarFrame):
+        name, size = frame.path.name, frame.member.size
+    else:
+        name, size = Path(frame).name, Path(frame).stat().st_size
+    if Path(name).suffix.lower() not in RAW:
+        return [name, size]
+    data = frame.member.read() if isinstance(frame, TarFrame) else Path(frame).read_bytes()
+    return [name, size, hashlib.sha256(data).hexdigest()]
 
 
 def crop_resize(image: Image.Image, size: int) -> Image.Image:
@@ -236,7 +272,7 @@ def crop_resize(image: Image.Image, size: int) -> Image.Image:
     return square.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def to_rgb(image: Image.Image, path: str) -> Image.Image:
+def to_rgb(image: Image.Image, path: FrameFile) -> Image.Image:
     """Converts grey, palette, 16-bit and transparent images to 8-bit RGB.
 
     Raises FrameError, naming `path`, for numbers of unknown range: they would turn black or white
@@ -257,7 +293,7 @@ def to_rgb(image: Image.Image, path: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_frames(paths: Sequence[str], *, size: int) -> NDArray[np.uint8]:
+def read_frames(paths: Sequence[FrameFile], *, size: int) -> NDArray[np.uint8]:
     """Reads frames as [T, size, size, 3], centre-cropped and resized.
 
     Raises FrameError, naming the file, if one is missing, unreadable, or not the size of the first.
@@ -266,7 +302,8 @@ def read_frames(paths: Sequence[str], *, size: int) -> NDArray[np.uint8]:
     first: tuple[int, int] | None = None
     for index, path in enumerate(paths):
         try:
-            with Image.open(path) as image:
+            source = BytesIO(path.member.read()) if isinstance(path, TarFrame) else path
+            with Image.open(source) as image:
                 first = first or image.size
                 if image.size != first:
                     raise FrameError(

@@ -1,7 +1,8 @@
 """Token stores: create, write one shard, verify, read shards. Nothing half-written reads as whole.
 
-A store is a folder: `store.json` says what it holds, `plan.parquet` what each row is, `SPLIT.zarr`
-holds the tokens in shards, and `manifest/SPLIT-00000.parquet` commits one finished shard.
+A store is a folder, or a prefix of an S3 bucket: `store.json` says what it holds, `plan.parquet`
+what each row is, `SPLIT.zarr` holds the tokens in shards, and `manifest/SPLIT-00000.parquet`
+commits one finished shard.
 """
 
 import hashlib
@@ -12,7 +13,6 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,8 @@ from zarr.storage import MemoryStore
 
 from pipeline.config import as_dict, build, fingerprint
 from pipeline.errors import ConfigError, TokenStoreError
-from pipeline.files import contents, read_json, remove, sha256_file, write_bytes, write_json
+from pipeline.files import parse_json, to_json
+from pipeline.storage import Place, Storage, open_storage
 from pipeline.windows import PLAN_SCHEMA
 
 SCHEMA = 1
@@ -145,24 +146,35 @@ class TokenStore:
     unfinished, or of another version.
     """
 
-    def __init__(self, root: Path | str, *, allow_partial: bool = False) -> None:
-        self.root = Path(root)
-        record = read_json(self.root / INFO, TokenStoreError, "token store")
+    def __init__(self, root: Place | Storage, *, allow_partial: bool = False) -> None:
+        self.files = open_storage(root)
+        self.root: Place = self.files.root
+        path = self.files.place(INFO)
+        record = self._read_info()
         if record.get("schema") != SCHEMA:
             raise TokenStoreError(
-                f"{self.root / INFO} has schema {record.get('schema')!r}, but this version reads "
+                f"{path} has schema {record.get('schema')!r}, but this version reads "
                 f"{SCHEMA}; make the tokens again with `mebt tokenize`."
             )
         try:
-            self.info = build(StoreInfo, record.get("info", {}), where=str(self.root / INFO))
+            self.info = build(StoreInfo, record.get("info", {}), where=str(path))
         except (ConfigError, AttributeError, TypeError) as error:
             raise TokenStoreError(str(error)) from None
         self.plan_hash = str(record.get("plan"))
         self.fingerprint = store_fingerprint(self.info, self.plan_hash)
         if record.get("fingerprint") != self.fingerprint:
-            raise TokenStoreError(f"{self.root / INFO} was edited: its fingerprint does not match.")
+            raise TokenStoreError(f"{path} was edited: its fingerprint does not match.")
         if not allow_partial:
             self._check_complete()
+
+    def _read_info(self) -> dict[str, Any]:
+        path = self.files.place(INFO)
+        try:
+            return parse_json(self.files.read(INFO), path, TokenStoreError, "token store")
+        except FileNotFoundError:
+            raise TokenStoreError(f"{path} is missing, so {self.root} is no token store.") from None
+        except NotADirectoryError:
+            raise TokenStoreError(f"{self.root} is a file, not a token store.") from None
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -191,16 +203,16 @@ class TokenStore:
         """Returns the first row of a shard and the one after its last."""
         return self.info.shard_rows(split, shard)
 
-    def plan(self, split: str) -> pa.Table:
-        """Returns what each row of a split is: columns split, shard, row, video, first_frame."""
+    def plan(self, split: str | None = None) -> pa.Table:
+        """Returns what each row is, of a split or of all: see `PLAN_SCHEMA`."""
         table = self._plan
-        return table.filter(np.asarray(table["split"]) == split)
+        return table if split is None else table.filter(np.asarray(table["split"]) == split)
 
     @cached_property
     def _plan(self) -> pa.Table:
-        path = self._inside(PLAN)
+        path = self.files.place(PLAN)
         try:
-            table = pq.read_table(path).cast(PLAN_SCHEMA)
+            table = _from_parquet(self.files.read(PLAN)).cast(PLAN_SCHEMA)
         except FileNotFoundError:
             raise TokenStoreError(f"{path} is missing; {_REDO}.") from None
         except (pa.ArrowException, ValueError, OSError) as error:
@@ -215,10 +227,22 @@ class TokenStore:
 
         Raises TokenStoreError, naming the file, if it is not what its manifest part says.
         """
-        path, part = self.shard_file(split, shard), self._part(split, shard)
+        data, _ = self._read(split, shard)
+        return self._decode(split, shard, data)
+
+    def _read(self, split: str, shard: int) -> tuple[bytes, dict[str, Any]]:
+        """Returns the bytes of a shard, and what commits it."""
+        path, part = self.shard_file(split, shard), self.part(split, shard)
         start, stop = self.shard_rows(split, shard)
-        data = path.read_bytes() if path.is_file() else b""
+        try:
+            data = self.files.read(_shard_name(split, shard))
+        except FileNotFoundError:
+            data = b""
         self._compare(path, part, bytes=len(data), crc32=zlib.crc32(data), rows=stop - start)
+        return data, part
+
+    def _decode(self, split: str, shard: int, data: bytes) -> NDArray[np.unsignedinteger[Any]]:
+        path, (start, stop) = self.shard_file(split, shard), self.shard_rows(split, shard)
         try:
             tokens = _decode(self.info, split, shard, data)
         except (ValueError, RuntimeError, KeyError) as error:
@@ -250,8 +274,11 @@ class TokenStore:
         for split in self.splits:
             header = json.loads(_header(self.info, split))
             try:
-                path = self._inside(f"{split}.zarr", "zarr.json")
-                found = read_json(path, TokenStoreError, "zarr array") if path.is_file() else {}
+                path = self.files.place(_header_name(split))
+                data = self.files.read(_header_name(split))
+                found = parse_json(data, path, TokenStoreError, "zarr array")
+            except FileNotFoundError:
+                found = {}
             except TokenStoreError as error:
                 wrong.append(str(error))
                 continue
@@ -262,17 +289,40 @@ class TokenStore:
         except TokenStoreError as error:
             wrong.append(str(error))
         else:
-            counted = {s: int(np.sum(np.asarray(plan["split"]) == s)) for s in self.splits}
-            if counted != self.info.counts or len(plan) != sum(counted.values()):
-                wrong.append(f"{self.root / PLAN} has {counted} windows, not {self.info.counts}.")
+            if not self.fits(plan):
+                wrong.append(f"{self.files.place(PLAN)} does not list the rows that {INFO} counts.")
         for split, shard in self.info.shards():
             try:
-                self.read_shard(split, shard)
-                path = self.shard_file(split, shard)
-                self._compare(path, self._part(split, shard), sha256=sha256_file(path))
+                self.check_shard(split, shard)
             except TokenStoreError as error:
                 wrong.append(str(error))
+        wrong += [
+            f"{self.files.place(MANIFEST, name)} commits no shard of this store; delete it."
+            for name in sorted(self.strangers())
+        ]
         return wrong
+
+    def check_shard(self, split: str, shard: int) -> None:
+        """Reads and re-hashes one shard. Raises TokenStoreError, naming what is wrong."""
+        data, part = self._read(split, shard)
+        digest = hashlib.sha256(data).hexdigest()
+        self._compare(self.shard_file(split, shard), part, sha256=digest)
+        self._decode(split, shard, data)
+
+    def fits(self, plan: pa.Table) -> bool:
+        """Says whether a plan has the rows of every split, each in its shard."""
+        for split, count in self.info.counts.items():
+            rows = plan.filter(np.asarray(plan["split"]) == split)
+            numbers = np.arange(count)
+            if not np.array_equal(rows["row"].to_numpy(), numbers) or not np.array_equal(
+                rows["shard"].to_numpy(), numbers // self.info.shard_windows
+            ):
+                return False
+        return len(plan) == sum(self.info.counts.values())
+
+    def strangers(self) -> set[str]:
+        """Names manifest parts that commit no shard of the plan."""
+        return self._part_names() - {_part_name(*shard) for shard in self.info.shards()}
 
     def missing(self) -> list[tuple[str, int]]:
         """Lists the shards that no manifest part commits."""
@@ -280,12 +330,11 @@ class TokenStore:
         return [(s, n) for s, n in self.info.shards() if _part_name(s, n) not in parts]
 
     def _part_names(self) -> set[str]:
-        folder = self.root / MANIFEST
-        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        return set(self.files.names(MANIFEST))
 
     def _check_complete(self) -> None:
-        if not self._inside(PLAN).is_file():
-            raise TokenStoreError(f"{self.root / PLAN} is missing; {_REDO}.")
+        if PLAN not in self.files.names():
+            raise TokenStoreError(f"{self.files.place(PLAN)} is missing; {_REDO}.")
         parts = self._part_names()
         total = sum(self.info.num_shards(split) for split in self.splits)
         for split, shard in self.info.shards():
@@ -295,20 +344,16 @@ class TokenStore:
                     f"{len(parts)} of {total} are there; {_REDO}."
                 )
 
-    def _inside(self, *names: str) -> Path:
-        path = self.root.joinpath(*names)
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            raise TokenStoreError(f"{path} is a link that leads out of the store.")
-        return path
-
-    def shard_file(self, split: str, shard: int) -> Path:
+    def shard_file(self, split: str, shard: int) -> Place:
         """Returns where a shard lies. Raises TokenStoreError if that leads out of the store."""
-        return self._inside(f"{split}.zarr", "c", str(shard), "0", "0", "0")
+        return self.files.place(_shard_name(split, shard))
 
-    def _part(self, split: str, shard: int) -> dict[str, Any]:
-        path = self._inside(MANIFEST, _part_name(split, shard))
+    def part(self, split: str, shard: int) -> dict[str, Any]:
+        """Returns what commits a shard: see `PART_SCHEMA`."""
+        name = f"{MANIFEST}/{_part_name(split, shard)}"
+        path = self.files.place(name)
         try:
-            (part,) = pq.read_table(path).cast(PART_SCHEMA).to_pylist()
+            (part,) = _from_parquet(self.files.read(name)).cast(PART_SCHEMA).to_pylist()
         except FileNotFoundError:
             raise TokenStoreError(f"{path} is missing; {_REDO}.") from None
         except (pa.ArrowException, ValueError, OSError):
@@ -317,7 +362,7 @@ class TokenStore:
         self._compare(path, part, **wanted)
         return dict(part)
 
-    def _compare(self, path: Path, part: Mapping[str, Any], **found: Any) -> None:
+    def _compare(self, path: Place, part: Mapping[str, Any], **found: Any) -> None:
         for key, value in found.items():
             if part[key] != value:
                 state = "is missing or empty" if (key, value) == ("bytes", 0) else "is damaged"
@@ -332,6 +377,14 @@ _REDO = "run the command that made the store again, it redoes what is missing or
 def store_fingerprint(info: StoreInfo, plan_hash: str) -> str:
     """Hashes everything that fixes the store's content, except the tokens themselves."""
     return fingerprint({"schema": SCHEMA, "info": as_dict(info), "plan": plan_hash})
+
+
+def _shard_name(split: str, shard: int) -> str:
+    return f"{split}.zarr/c/{shard}/0/0/0"
+
+
+def _header_name(split: str) -> str:
+    return f"{split}.zarr/zarr.json"
 
 
 def _part_name(split: str, shard: int) -> str:
@@ -390,9 +443,9 @@ def read_rows(store: TokenStore, split: str, rows: Sequence[int]) -> NDArray[np.
 class StoreWriter:
     """Fills a store shard by shard. A shard is there as a whole, or not at all."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place | Storage) -> None:
         self.store = TokenStore(root, allow_partial=True)
-        self.info = self.store.info
+        self.info, self.files = self.store.info, self.store.files
 
     def write_shard(self, split: str, shard: int, tokens: NDArray[Any]) -> None:
         """Writes the tokens [n, t, h, w] of a whole shard, then commits it in the manifest."""
@@ -405,7 +458,7 @@ class StoreWriter:
                 f"{self.info.codebook_size}."
             )
         data = _encode(self.info, split, shard, tokens)
-        write_bytes(self.store.shard_file(split, shard), data)
+        self.files.write(_shard_name(split, shard), data)
         part = {
             "split": split,
             "shard": shard,
@@ -416,63 +469,64 @@ class StoreWriter:
             "fingerprint": self.store.fingerprint,
         }
         table = pa.Table.from_pylist([part], schema=PART_SCHEMA)
-        write_bytes(self.store.root / MANIFEST / _part_name(split, shard), _parquet(table))
+        self.files.write(f"{MANIFEST}/{_part_name(split, shard)}", _to_parquet(table))
 
     def unfinished(self) -> list[tuple[str, int]]:
-        """Lists the shards that are missing or damaged; the damaged ones are withdrawn."""
+        """Lists the shards that are missing or damaged; what commits damaged ones is withdrawn."""
+        for name in self.store.strangers():
+            self.files.remove(f"{MANIFEST}/{name}")
         for split, shard in set(self.info.shards()) - set(self.store.missing()):
             try:
-                self.store.read_shard(split, shard)
+                self.store.check_shard(split, shard)
             except TokenStoreError:
-                remove(self.store.root / MANIFEST / _part_name(split, shard))
+                self.files.remove(f"{MANIFEST}/{_part_name(split, shard)}")
         return self.store.missing()
 
 
 def create_store(
-    root: Path, info: StoreInfo, plan: pa.Table, *, overwrite: bool = False
+    root: Place | Storage, info: StoreInfo, plan: pa.Table, *, overwrite: bool = False
 ) -> StoreWriter:
     """Makes an empty store, or opens the unfinished or finished one of the same content.
 
-    Call it under `pipeline.files.lock(root)`. Raises TokenStoreError, naming the first difference,
-    if `root` holds another store, unless `overwrite` allows to delete it, or something else.
+    Call it under the lock of its storage. Raises TokenStoreError, naming the first difference, if
+    `root` holds another store, unless `overwrite` allows to delete it, or something else.
     """
+    files = open_storage(root)
     plan_hash = _plan_hash(plan)
     wanted = store_fingerprint(info, plan_hash)
-    others = contents(root) if root.exists() else []
-    if others and not (root / INFO).exists():
+    others = files.names()
+    if others and INFO not in others:
         raise TokenStoreError(
-            f"{root} holds {others[0].name} but no {INFO}, so it is no token store; choose another "
-            "--out."
+            f"{files.root} holds {others[0]} but no {INFO}, so it is no token store; choose "
+            "another --out."
         )
-    if others and _found_fingerprint(root) != wanted:
+    if others and _found_fingerprint(files) != wanted:
         if not overwrite:
             raise TokenStoreError(
-                f"{root} was made with {_difference(root, info)}; choose another --out, or give "
-                "--overwrite."
+                f"{files.root} was made with {_difference(files, info)}; choose another --out, or "
+                "give --overwrite."
             )
         # The manifest goes first and store.json last, so that a kill leaves nothing trusted.
-        for path in sorted(others, key=lambda path: (path.name != MANIFEST, path.name == INFO)):
-            remove(path)
-    write_json(
-        root / INFO,
-        {"schema": SCHEMA, "fingerprint": wanted, "plan": plan_hash, "info": as_dict(info)},
-    )
-    write_bytes(root / PLAN, _parquet(plan))
+        for name in sorted(others, key=lambda name: (name != MANIFEST, name == INFO)):
+            files.remove(name)
+    record = {"schema": SCHEMA, "fingerprint": wanted, "plan": plan_hash, "info": as_dict(info)}
+    files.write(INFO, to_json(record))
+    files.write(PLAN, _to_parquet(plan))
     for split in info.counts:
-        write_bytes(root / f"{split}.zarr" / "zarr.json", _header(info, split))
-    return StoreWriter(root)
+        files.write(_header_name(split), _header(info, split))
+    return StoreWriter(files)
 
 
-def _found_fingerprint(root: Path) -> str | None:
+def _found_fingerprint(files: Storage) -> str | None:
     try:
-        return TokenStore(root, allow_partial=True).fingerprint
+        return TokenStore(files, allow_partial=True).fingerprint
     except TokenStoreError:
         return None
 
 
-def _difference(root: Path, info: StoreInfo) -> str:
+def _difference(files: Storage, info: StoreInfo) -> str:
     try:
-        found = as_dict(TokenStore(root, allow_partial=True).info)
+        found = as_dict(TokenStore(files, allow_partial=True).info)
     except TokenStoreError as error:
         return f"another version or by something else ({error})"
     wanted = as_dict(info)
@@ -483,7 +537,11 @@ def _difference(root: Path, info: StoreInfo) -> str:
     return "another plan of windows (videos, hop or seed)"
 
 
-def _parquet(table: pa.Table) -> bytes:
+def _to_parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()
+
+
+def _from_parquet(data: bytes) -> pa.Table:
+    return pq.read_table(pa.BufferReader(data))

@@ -19,12 +19,13 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluation import check_tokenizer
 from pipeline.files import contents, keep_apart, lock, read_json, remove, write_json
 from pipeline.progress import progress
+from pipeline.storage import Place
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes, write_mp4, write_sheet
 from stages.options import (
     FILE,
-    FOLDER,
     OUT,
+    STORE,
     choose_split,
     device_option,
     overwrite_option,
@@ -110,7 +111,7 @@ class Outputs:
 
 
 def decode(
-    tokens: Path,
+    tokens: Place,
     tokenizer: Path,
     out: Path,
     config: DecodeConfig,
@@ -239,7 +240,7 @@ def _open_exact(out: Path, count: int, frames: NDArray[np.uint8]) -> "zarr.Array
 
 
 @click.command("decode")
-@click.option("--tokens", type=FOLDER, required=True, help="Any token store.")
+@click.option("--tokens", type=STORE, required=True, help="Any token store.")
 @click.option("--tokenizer", type=FILE, required=True, help="Tokenizer that made the tokens.")
 @click.option("--out", type=OUT, required=True, help="Folder of videos to make or to go on with.")
 @click.option("--split", help="Split to decode; needed if there is more than one.")
@@ -249,7 +250,7 @@ def _open_exact(out: Path, count: int, frames: NDArray[np.uint8]) -> "zarr.Array
 @device_option
 @overwrite_option
 def command(
-    tokens: Path,
+    tokens: Place,
     tokenizer: Path,
     out: Path,
     split: str | None,

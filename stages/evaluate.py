@@ -34,10 +34,11 @@ from pipeline.foreign import load_content, state_tensors
 from pipeline.frames import scan_frames
 from pipeline.fvd import KEYS, PROTOCOLS, fvd_protocol, measure_fvd, open_i3d, plan_runs
 from pipeline.i3d import HOW_TO_GET
+from pipeline.storage import Place
 from pipeline.token_store import TokenStore
 from pipeline.training import step_seed
 from pipeline.video import to_bytes, to_model
-from stages.options import FILE, FOLDER, OUT, device_option, params_options
+from stages.options import FILE, FOLDER, OUT, STORE, device_option, params_options
 from tokenizer import VQGAN, identity, load_tokenizer
 from tokenizer.perceptual import HOW_TO_GET as HOW_TO_GET_LPIPS
 from tokenizer.perceptual import LPIPS, SMALLEST, load_lpips
@@ -103,10 +104,10 @@ class EvaluateConfig:
 
 
 def evaluate(
-    tokens: Path,
+    tokens: Place,
     config: EvaluateConfig,
     *,
-    samples: Path | None = None,
+    samples: Place | None = None,
     run: Path | None = None,
     tokenizer: Path | None = None,
     frames: Path | None = None,
@@ -271,8 +272,8 @@ def _features(tokenizer: VQGAN, videos: Videos) -> np.ndarray:
 
 
 @click.command("evaluate")
-@click.option("--tokens", type=FOLDER, required=True, help="Token store of the real videos.")
-@click.option("--samples", type=FOLDER, help="Token store of samples.")
+@click.option("--tokens", type=STORE, required=True, help="Token store of the real videos.")
+@click.option("--samples", type=STORE, help="Token store of samples.")
 @click.option("--run", type=FOLDER, help="Run whose model is measured on held-out tokens.")
 @click.option("--tokenizer", type=FILE, help="Tokenizer that made the tokens, .safetensors.")
 @click.option("--frames", type=FOLDER, help="Frame folder that the tokens were made from.")
@@ -297,8 +298,8 @@ def _features(tokenizer: VQGAN, videos: Videos) -> np.ndarray:
 @params_options
 @device_option
 def command(
-    tokens: Path,
-    samples: Path | None,
+    tokens: Place,
+    samples: Place | None,
     run: Path | None,
     tokenizer: Path | None,
     frames: Path | None,

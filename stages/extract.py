@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import click
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from pipeline.clip_tars import Clip, write_clips
 from pipeline.config import as_dict, fingerprint, load_section
 from pipeline.errors import FrameError
 from pipeline.files import (
@@ -38,7 +39,10 @@ from stages.options import FOLDER, OUT, overwrite_option, params_options
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif")
 RECORD = "extract.json"
-PARTS, MADE_FROM = ".extract", "made_from.json"
+PARTS, MADE_FROM, STAGED = ".extract", "made_from.json", "frames"
+Format = Literal["folder", "webdataset"]
+TAR_BYTES = 1 << 28
+"""A tar that holds so much gets no further clip."""
 WHOLE_CLIP_BUFFER = 64
 """Frames of a clip without a fixed length that are held before they are written."""
 SYNTHETIC_FRAMES = 64
@@ -178,15 +182,18 @@ def extract(
     out: Path,
     config: ExtractConfig,
     *,
+    format: Format = "folder",
     overwrite: bool = False,
 ) -> Extracted:
     """Writes frames of every source under `out`, then the lists `train.txt` and `test.txt`.
 
-    A video that was finished before and still has its frames is not decoded again; one that cannot
-    be decoded is rejected with its reason. Raises FrameError if nothing is left, or if `out` was
-    made of other videos or with other values and `overwrite` is not given.
+    Or, as `webdataset`, tars of clips: see `pipeline.clip_tars`. A video, or a tar of some, that
+    was finished before and is still there is not decoded again; a video that cannot be decoded is
+    rejected with its reason. Raises FrameError if nothing is left, or if `out` was made of other
+    videos or with other values and `overwrite` is not given.
     """
     made_from = {
+        "format": format,
         "config": as_dict(config),
         "videos": {source.name: source.content for source in sources},
     }
@@ -195,21 +202,84 @@ def extract(
         if not _continues(out, made_from, overwrite=overwrite):
             parts.mkdir(exist_ok=True)
             # A video's record goes before its frames; that extract made the folder stays known.
-            records = [path for path in parts.iterdir() if path.name != MADE_FROM]
-            for path in [*records, *(path for path in contents(out) if path != parts)]:
+            old = [path for path in parts.iterdir() if path.name != MADE_FROM]
+            for path in [*old, *(path for path in contents(out) if path != parts)]:
                 remove(path)
             write_json(parts / MADE_FROM, made_from)
-        records = []
-        for source in tqdm(sources, desc="extract", unit="video", disable=None):
-            part = parts / f"{fingerprint(source.name)}.json"
-            if not _is_finished(part, out):
-                try:
-                    record = _extract_video(source, out, config)
-                except FrameError as error:
-                    record = {"kept": [], "rejected": [(source.name, str(error))]}
-                write_json(part, record)
-            records.append(read_json(part, FrameError, "frame folder"))
+        with tqdm(total=len(sources), desc="extract", unit="video", disable=None) as bar:
+            write = _write_folder if format == "folder" else _write_tars
+            records = list(write(sources, out, config, advance=bar.update))
         return _finish(out, records, foreign, made_from)
+
+
+def _write_folder(
+    sources: Sequence[Source], out: Path, config: ExtractConfig, *, advance: Callable[[int], Any]
+) -> Iterator[dict[str, Any]]:
+    """Writes frames as files of their own; yields the record of every video."""
+    for source in sources:
+        part = out / PARTS / f"{fingerprint(source.name)}.json"
+        if not _is_finished(part, out):
+            write_json(part, _extract_or_reject(source, out, config))
+        yield read_json(part, FrameError, "frame folder")
+        advance(1)
+
+
+def _write_tars(
+    sources: Sequence[Source], out: Path, config: ExtractConfig, *, advance: Callable[[int], Any]
+) -> Iterator[dict[str, Any]]:
+    """Writes tars, each group of videos into tars of its own; yields the record of every video.
+
+    Frames lie as files for so long as a group is not complete: its clips are to be together.
+    """
+    staged = out / PARTS / STAGED
+    number = done = 0
+    while done < len(sources):
+        part = out / PARTS / f"{number:05d}.json"
+        if not _is_packed(part, out):
+            remove(staged)
+            records: list[dict[str, Any]] = []
+            size = 0
+            for source in sources[done:]:
+                records.append(_extract_or_reject(source, staged, config))
+                frames = (frame for clip in records[-1]["kept"] for frame in clip["frames"])
+                size += sum((staged / frame).stat().st_size for frame in frames)
+                if size >= TAR_BYTES:
+                    break
+            tars = write_clips(staged, _clips(records), out, number, limit=TAR_BYTES)
+            sizes = {tar.name: tar.stat().st_size for tar in tars}
+            write_json(part, {"videos": records, "tars": sizes})
+            remove(staged)
+        records = read_json(part, FrameError, "frame folder")["videos"]
+        yield from records
+        advance(len(records))  # Of a group at once: a kill loses no less.
+        done += len(records)
+        number += 1
+
+
+def _is_packed(part: Path, out: Path) -> bool:
+    """Says whether the tars of a group were written before and are still there."""
+    if not part.exists():
+        return False
+    tars = read_json(part, FrameError, "frame folder")["tars"]
+    return all(
+        (out / name).is_file() and (out / name).stat().st_size == size
+        for name, size in tars.items()
+    )
+
+
+def _clips(records: Sequence[dict[str, Any]]) -> list[Clip]:
+    """Joins the pieces in which clips were extracted."""
+    clips: dict[tuple[str, str], list[str]] = {}
+    for clip in (clip for record in records for clip in record["kept"]):
+        clips.setdefault((clip["split"], clip["name"]), []).extend(clip["frames"])
+    return [(split, frames) for (split, _), frames in clips.items()]
+
+
+def _extract_or_reject(source: Source, out: Path, config: ExtractConfig) -> dict[str, Any]:
+    try:
+        return _extract_video(source, out, config)
+    except FrameError as error:
+        return {"kept": [], "rejected": [(source.name, str(error))]}
 
 
 def _continues(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> bool:
@@ -227,10 +297,11 @@ def _continues(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> bool
         return True
     if overwrite:
         return False
+    had = {"format": found.get("format"), **found.get("config", {})}
     different = [
-        f"{key} {found.get('config', {}).get(key)!r} instead of {value!r}"
-        for key, value in made_from["config"].items()
-        if found.get("config", {}).get(key) != value
+        f"{key} {had.get(key)!r} instead of {value!r}"
+        for key, value in {"format": made_from["format"], **made_from["config"]}.items()
+        if had.get(key) != value
     ] or ["other videos"]
     raise FrameError(
         f"{out} was made with {different[0]}; choose another --out, or give --overwrite."
@@ -246,14 +317,17 @@ def _is_finished(part: Path, out: Path) -> bool:
 
 
 def _finish(
-    out: Path, records: Sequence[dict[str, Any]], foreign: Sequence[Rejected], made_from: object
+    out: Path,
+    records: Sequence[dict[str, Any]],
+    foreign: Sequence[Rejected],
+    made_from: dict[str, Any],
 ) -> Extracted:
     kept = [clip for record in records for clip in record["kept"]]
     rejected = [*foreign, *(Rejected(*pair) for record in records for pair in record["rejected"])]
     if not kept:
         why = f"; for example {rejected[0].name}: {rejected[0].reason}" if rejected else ""
         raise FrameError(f"no clip is usable of {len(records)} videos{why}.")
-    for split in SPLITS:
+    for split in SPLITS if made_from["format"] == "folder" else ():
         lines = sorted(file for clip in kept if clip["split"] == split for file in clip["frames"])
         write_text(out / f"{split}.txt", "".join(f"{line}\n" for line in lines))
     clips = {s: len({c["name"] for c in kept if c["split"] == s}) for s in SPLITS}
@@ -271,12 +345,20 @@ def _finish(
 @click.option("--videos", type=FOLDER, help="Folder of videos: anything FFmpeg reads.")
 @click.option("--synthetic", type=click.IntRange(min=1), help="Draw this many videos instead.")
 @click.option("--out", type=OUT, required=True, help="Frame folder to make.")
+@click.option(
+    "--format",
+    type=click.Choice(get_args(Format)),
+    default="folder",
+    show_default=True,
+    help="Images in folders, or tars in which each clip is a sample.",
+)
 @params_options
 @overwrite_option
 def command(
     videos: Path | None,
     synthetic: int | None,
     out: Path,
+    format: Format,
     params: Path,
     overrides: tuple[str, ...],
     overwrite: bool,
@@ -284,12 +366,15 @@ def command(
     """Turn videos into frame folders, split into train and test by time.
 
     Writes OUT/train.txt and OUT/test.txt, which list the frames, and OUT/extract.json, which says
-    what became of every video. Values: section `extract` of the params file.
+    what became of every video. With --format webdataset, the frames are in WebDataset tars
+    instead, for disks that are slow with many files; `tokenize` makes the same tokens of them.
+    Values: section `extract` of the params file.
 
     \b
     Example:
       mebt extract --videos my_videos/ --out frames --set extract.size=64
       mebt extract --synthetic 64 --out frames
+      mebt extract --videos my_videos/ --out frames --format webdataset
     """
     keep_apart(out, videos, params, inside=True)
     config = load_section(params, "extract", ExtractConfig, overrides)
@@ -303,7 +388,7 @@ def command(
         raise FrameError(
             f"{videos} holds no video ({len(foreign)} other files); known: {', '.join(VIDEOS)}."
         )
-    made = extract(sources, foreign, out, config, overwrite=overwrite)
+    made = extract(sources, foreign, out, config, format=format, overwrite=overwrite)
     for rejected in made.rejected[:5]:
         click.echo(f"rejected {rejected.name}: {rejected.reason}")
     if len(made.rejected) > 5:

@@ -16,6 +16,7 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.utilities import rank_zero_only
 
 from pipeline.errors import ConfigError, StoppedError
+from pipeline.storage import Place, is_remote
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -25,6 +26,24 @@ Launch = Callable[..., Fabric]
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUT = click.Path(path_type=Path)
+
+
+class StorePlace(click.ParamType):
+    """A token store: a folder, or `s3://bucket/prefix`."""
+
+    name = "store"
+
+    def __init__(self, folder: click.Path) -> None:
+        self.folder = folder
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Place:
+        """Returns the URL as it is, and a folder as a path."""
+        return str(value) if is_remote(value) else self.folder.convert(value, param, ctx)
+
+
+STORE, STORE_OUT = StorePlace(FOLDER), StorePlace(OUT)
 
 
 def params_options(command: Command) -> Command:
@@ -54,7 +73,7 @@ def overwrite_option(command: Command) -> Command:
     )(command)
 
 
-def choose_split(split: str | None, known: Sequence[str], tokens: Path) -> str:
+def choose_split(split: str | None, known: Sequence[str], tokens: Place) -> str:
     """Returns the split that `--split` names, or the only one of the store."""
     if split is None and len(known) == 1:
         return known[0]
@@ -95,6 +114,23 @@ def resolve_device(name: str) -> str:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"--device {name}: torch sees no Apple GPU; use --device cpu.")
     return name
+
+
+def workers_option(command: Command) -> Command:
+    """Adds `--workers`: a number, or None for `spare_cores`."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(min=0, max=256),
+        help="Processes that decode frames ahead, for each device; 0: a thread.  [default: 8, if "
+        "so many cores are idle]",
+    )(command)
+
+
+def spare_cores(device: str, processes: int = 1) -> int:
+    """Counts the cores, up to 8, that a process on a GPU leaves idle; on a CPU torch uses all."""
+    if torch.device(device).type == "cpu":
+        return 0
+    return max(0, min(8, (os.cpu_count() or 1) // processes - 1))
 
 
 def sharding_options(command: Callable[..., Any]) -> Callable[..., Any]:

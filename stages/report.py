@@ -19,9 +19,10 @@ from pipeline.evaluation import check_tokenizer, real_halves, window_reader
 from pipeline.files import keep_apart, read_json, write_text
 from pipeline.frames import FrameFolder, Rejected, scan_frames, source_fingerprint
 from pipeline.report import Artefact, Clip, Contents, Pair, make_report
+from pipeline.storage import Place
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes
-from stages.options import FILE, FOLDER, OUT
+from stages.options import FILE, FOLDER, OUT, STORE
 from tokenizer import VQGAN, identity, load_tokenizer, tokenizer_metadata
 
 SHOWN_PAIRS = 8
@@ -39,10 +40,10 @@ MEASURED = {
 
 
 def collect(
-    tokens: Path,
+    tokens: Place,
     *,
     frames: Path | None = None,
-    samples: Path | None = None,
+    samples: Place | None = None,
     run: Path | None = None,
     tokenizer: Path | None = None,
     tokenizer_log: Path | None = None,
@@ -288,16 +289,16 @@ def _sample_artefact(drawn: TokenStore) -> Artefact:
 
 
 @click.command("report")
-@click.option("--tokens", type=FOLDER, required=True, help="Token store of the real videos.")
+@click.option("--tokens", type=STORE, required=True, help="Token store of the real videos.")
 @click.option("--frames", type=FOLDER, help="Frame folder that the tokens were made from.")
-@click.option("--samples", type=FOLDER, help="Token store of samples.")
+@click.option("--samples", type=STORE, help="Token store of samples.")
 @click.option("--run", type=FOLDER, help="Run that trained the model.")
 @click.option("--tokenizer", type=FILE, help="Tokenizer that made the tokens, .safetensors.")
 @click.option("--tokenizer-log", type=FILE, help="The metrics.jsonl of fit-tokenizer.")
 @click.option("--metrics", type=FILE, help="What `mebt evaluate` wrote.")
 @click.option("--params", type=FILE, help="Params file, shown as it is.")
 @click.option("--out", type=OUT, required=True, help="HTML file to write.")
-def command(tokens: Path, out: Path, **given: Path | None) -> None:
+def command(tokens: Place, out: Path, **given: Any) -> None:
     """Show everything on one HTML page.
 
     Real clips, what tokens keep of them and new videos, playing side by side; how both models

@@ -1,7 +1,6 @@
 """a trained model -> new tokens, in a token store of their own."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,12 +21,14 @@ from mebt import (
 from pipeline.checkpoint import user_errors
 from pipeline.config import load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
-from pipeline.files import keep_apart, lock
-from pipeline.progress import progress
-from pipeline.token_store import StoreInfo, StoreWriter, TokenStore, create_store, numbered_plan
+from pipeline.files import keep_apart
+from pipeline.sharing import share_out
+from pipeline.storage import Place
+from pipeline.token_store import StoreInfo, TokenStore, numbered_plan
 from stages.options import (
     FOLDER,
-    OUT,
+    STORE,
+    STORE_OUT,
     Launch,
     choose_split,
     fabric_options,
@@ -49,7 +50,7 @@ class Sampled:
 
     total: int
     drawn: int
-    """Samples drawn by this process in this call."""
+    """Samples drawn in this call."""
     fingerprint: str
 
 
@@ -67,7 +68,7 @@ class Given:
         return torch.from_numpy(self.store.read(self.split, numbers.start, numbers.stop))
 
 
-def open_given(tokens: Path, split: str | None, config: SampleConfig, *, drafted: bool) -> Given:
+def open_given(tokens: Place, split: str | None, config: SampleConfig, *, drafted: bool) -> Given:
     """Opens the store that samples begin from. Raises TokenStoreError if it is too small."""
     store = TokenStore(tokens)
     split = choose_split(split, store.splits, tokens)
@@ -115,7 +116,7 @@ def _check(
 
 def sample(
     run: Path,
-    out: Path,
+    out: Place,
     config: SampleConfig,
     *,
     fabric: Fabric,
@@ -148,30 +149,25 @@ def sample(
             device=fabric.device,
         ).cpu()
 
-    with lock(out) if fabric.is_global_zero else nullcontext():
-        if fabric.is_global_zero:
-            plan = numbered_plan(info.counts, SPLIT, SHARD_WINDOWS)
-            create_store(out, info, plan, overwrite=overwrite).unfinished()
-        fabric.barrier()
-        writer = StoreWriter(out)
-        missing = set(writer.store.missing())
-        mine = [
-            shard
-            for index, shard in enumerate(info.shards())
-            if index % fabric.world_size == fabric.global_rank and shard in missing
-        ]
-        rows = [range(*info.shard_rows(*shard)) for shard in mine]
-        total = sum(map(len, rows))
-        with progress("sample", total, "sample", shown=fabric.is_global_zero) as advance:
-            for (split, shard), numbers in zip(mine, rows, strict=True):
-                parts = []
-                for start in range(0, len(numbers), config.batch_size):
-                    batch = numbers[start : start + config.batch_size]
-                    parts.append(draw(batch))
-                    advance(len(batch))
-                writer.write_shard(split, shard, torch.cat(parts).numpy())
-        fabric.barrier()
-    return Sampled(config.num_samples, total, TokenStore(out).fingerprint)
+    with share_out(
+        out,
+        info,
+        numbered_plan(info.counts, SPLIT, SHARD_WINDOWS),
+        fabric=fabric,
+        batch_size=config.batch_size,
+        what="sample",
+        unit="sample",
+        overwrite=overwrite,
+    ) as share:
+        for split, shard in share.shards:
+            numbers = range(*info.shard_rows(split, shard))
+            parts = []
+            for start in range(0, len(numbers), config.batch_size):
+                batch = numbers[start : start + config.batch_size]
+                parts.append(draw(batch))
+                share.advance(len(batch))
+            share.writer.write_shard(split, shard, torch.cat(parts).numpy())
+    return Sampled(config.num_samples, share.total, TokenStore(out).fingerprint)
 
 
 def _store_info(
@@ -209,18 +205,18 @@ def _store_info(
 
 @click.command("sample")
 @click.option("--run", type=FOLDER, required=True, help="Run whose model is sampled.")
-@click.option("--out", type=OUT, required=True, help="Token store to make or to go on with.")
-@click.option("--given", "kept", type=FOLDER, help="Token store whose frames sample.keep are kept.")
-@click.option("--draft", type=FOLDER, help="Token store of drafts: revise them, draw none.")
+@click.option("--out", type=STORE_OUT, required=True, help="Token store to make or to go on with.")
+@click.option("--given", "kept", type=STORE, help="Token store whose frames sample.keep are kept.")
+@click.option("--draft", type=STORE, help="Token store of drafts: revise them, draw none.")
 @click.option("--split", help="Split of --given or --draft; needed if there is more than one.")
 @params_options
 @fabric_options
 @overwrite_option
 def command(
     run: Path,
-    out: Path,
-    kept: Path | None,
-    draft: Path | None,
+    out: Place,
+    kept: Place | None,
+    draft: Place | None,
     split: str | None,
     params: Path,
     overrides: tuple[str, ...],

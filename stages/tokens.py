@@ -1,25 +1,46 @@
-"""Look into token stores, check them, bring in tokens of other tokenizers, take tokens out."""
+"""Look into token stores, check and mend them, bring tokens in, take tokens out."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.checkpoint import user_errors
+from pipeline.encoding import encode_shards, encoder_of
 from pipeline.errors import PipelineError, TokenStoreError
-from pipeline.files import keep_apart, lock, replacing
+from pipeline.evaluation import check_source, check_tokenizer
+from pipeline.files import keep_apart, replacing
+from pipeline.frames import Video, scan_frames
 from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
-from pipeline.token_store import StoreInfo, TokenStore, create_store, numbered_plan
-from stages.options import FILE, FOLDER, OUT, choose_split, overwrite_option
+from pipeline.storage import Place, open_storage
+from pipeline.token_store import INFO, StoreInfo, TokenStore, create_store, numbered_plan
+from pipeline.token_tars import export_tars, restore_tars
+from pipeline.windows import TokenizeConfig, plan_windows
+from stages.options import (
+    FILE,
+    FOLDER,
+    OUT,
+    STORE,
+    STORE_OUT,
+    choose_split,
+    device_option,
+    overwrite_option,
+    spare_cores,
+    workers_option,
+)
+from tokenizer import VQGAN, identity, load_tokenizer
 
 SHARD_WINDOWS = 4096
 
 
 @click.group("tokens")
 def command() -> None:
-    """Look into token stores, check them, import and export.
+    """Look into token stores, check and mend them, import and export.
 
     \b
     Example:
@@ -29,8 +50,8 @@ def command() -> None:
 
 
 @command.command("info")
-@click.argument("store", type=FOLDER)
-def info(store: Path) -> None:
+@click.argument("store", type=STORE)
+def info(store: Place) -> None:
     """Say what STORE holds and how its codebook is used.
 
     \b
@@ -55,7 +76,7 @@ def info(store: Path) -> None:
         size = 0
         for shard in range(opened.num_shards(split)):
             counts += token_counts(opened.read_shard(split, shard), found.codebook_size)
-            size += opened.shard_file(split, shard).stat().st_size
+            size += opened.part(split, shard)["bytes"]
         use = codebook_use(counts)
         click.echo(
             f"{split:12s} {opened.num_windows(split):,} windows in {opened.num_shards(split)} "
@@ -67,8 +88,8 @@ def info(store: Path) -> None:
 
 
 @command.command("verify")
-@click.argument("store", type=FOLDER)
-def verify(store: Path) -> None:
+@click.argument("store", type=STORE)
+def verify(store: Place) -> None:
     """Re-hash every file of STORE; exit code 1 and a list if anything is wrong.
 
     \b
@@ -83,6 +104,68 @@ def verify(store: Path) -> None:
         raise TokenStoreError(f"{store}: {len(wrong)} things are wrong.")
     count = sum(opened.num_shards(split) for split in opened.splits)
     click.echo(f"{store}: all {count} shards are as they were written")
+
+
+@command.command("repair")
+@click.argument("store", type=STORE)
+@click.option("--frames", type=FOLDER, required=True, help="Frames that its tokens were made of.")
+@click.option("--tokenizer", type=FILE, required=True, help="Tokenizer that made its tokens.")
+@workers_option
+@device_option
+def repair(store: Place, frames: Path, tokenizer: Path, workers: int | None, device: str) -> None:
+    """Encode anew what `verify` finds broken in STORE, and nothing else.
+
+    All values are those that STORE was made with. Imported and sampled tokens have no frames: run
+    the command that made them again, it does the same.
+
+    \b
+    Example:
+      mebt tokens repair tokens --frames frames --tokenizer models/fish-64.safetensors
+    """
+    opened = TokenStore(store, allow_partial=True)
+    if opened.info.hop is None:
+        raise TokenStoreError(
+            f"{store} was not made by `mebt tokenize`, so there are no frames to mend it from; run "
+            "the command that made it again."
+        )
+    with user_errors():
+        model = load_tokenizer(tokenizer, device)
+    check_tokenizer(opened, tokenizer, identity(model))
+    videos = scan_frames(frames).videos
+    check_source(opened, videos, frames)
+    files = open_storage(store)
+    with files.lock():
+        writer = create_store(files, opened.info, _planned_again(opened, videos, model))
+        broken = writer.unfinished()
+        total = sum(len(range(*opened.shard_rows(*shard))) for shard in broken)
+        with progress("repair", total, "window") as advance:
+            encode_shards(
+                writer,
+                broken,
+                videos,
+                encoder_of(model),
+                batch_size=TokenizeConfig.batch_size,
+                workers=spare_cores(device) if workers is None else workers,
+                advance=advance,
+            )
+    names = ", ".join(f"{split} {shard}" for split, shard in broken)
+    click.echo(f"{store}: " + (f"encoded {total:,} windows anew: {names}" if broken else "whole"))
+
+
+def _planned_again(store: TokenStore, videos: Sequence[Video], model: VQGAN) -> pa.Table:
+    """Makes the plan that a store was made with, whatever became of its file."""
+    info = store.info
+    keys = ("frames", "stride", "hop", "size", "shard_windows", "chunk_windows")
+    try:
+        config = TokenizeConfig(
+            **{key: getattr(info, key) for key in keys}, seed=info.extra.get("seed", 0)
+        )
+        fits = model.config.grid(config.frames, config.size, config.size) == info.grid
+    except (TypeError, ValueError) as error:
+        raise TokenStoreError(f"{store.files.place(INFO)} is impossible: {error}") from None
+    if not fits:
+        raise TokenStoreError(f"{store.files.place(INFO)} is impossible: no window has its grid.")
+    return plan_windows(videos, config).table
 
 
 def _open_ids(path: Path, codebook_size: int) -> NDArray[np.integer]:
@@ -105,24 +188,36 @@ def _open_ids(path: Path, codebook_size: int) -> NDArray[np.integer]:
 
 
 @command.command("import")
-@click.argument("ids", type=FILE)
-@click.option("--codebook-size", type=click.IntRange(min=1), required=True)
+@click.argument("ids", type=click.Path(exists=True, path_type=Path))
+@click.option("--codebook-size", type=click.IntRange(min=1), help="Of an .npy: ids are below it.")
 @click.option("--test", "test", type=FILE, help="Ids of held-out windows, of the same grid.")
-@click.option("--out", type=OUT, required=True, help="Token store to make.")
+@click.option("--out", type=STORE_OUT, required=True, help="Token store to make.")
 @overwrite_option
 def import_ids(
-    ids: Path, codebook_size: int, test: Path | None, out: Path, overwrite: bool
+    ids: Path, codebook_size: int | None, test: Path | None, out: Place, overwrite: bool
 ) -> None:
     """Make a store of IDS, an .npy of integers [N, t, h, w] from any tokenizer.
 
     Such a store trains and samples; `decode` cannot turn its tokens into pictures, because their
-    tokenizer is not known here.
+    tokenizer is not known here. IDS may also be a folder that `tokens export --format webdataset`
+    wrote: it becomes the store that it was.
 
     \b
     Example:
       mebt tokens import ids.npy --codebook-size 8192 --out tokens
+      mebt tokens import tars --out tokens
     """
     keep_apart(out, ids, test)
+    if ids.is_dir():
+        if codebook_size or test:
+            raise click.UsageError(f"{ids} says all: give no --codebook-size and no --test.")
+        total = sum(TokenStore(ids, allow_partial=True).info.counts.values())
+        with progress("import", total, "window") as advance:
+            store = restore_tars(ids, out, advance=advance, overwrite=overwrite)
+        click.echo(f"{out}: {total:,} windows, fingerprint {store.fingerprint[:12]}")
+        return
+    if codebook_size is None:
+        raise click.UsageError("give --codebook-size: an .npy does not say it.")
     arrays = {"train": _open_ids(ids, codebook_size)}
     if test is not None:
         arrays["test"] = _open_ids(test, codebook_size)
@@ -145,9 +240,10 @@ def import_ids(
         counts=counts,
         shard_windows=SHARD_WINDOWS,
     )
-    with lock(out):
+    files = open_storage(out)
+    with files.lock():
         plan = numbered_plan(counts, "imported", made.shard_windows)
-        writer = create_store(out, made, plan, overwrite=overwrite)
+        writer = create_store(files, made, plan, overwrite=overwrite)
         with progress("import", sum(counts.values()), "window") as advance:
             done = set(made.shards()) - set(writer.unfinished())
             for split, shard in made.shards():
@@ -160,17 +256,36 @@ def import_ids(
 
 
 @command.command("export")
-@click.argument("store", type=FOLDER)
+@click.argument("store", type=STORE)
 @click.option("--split", help="Split to take out; needed if there is more than one.")
-@click.option("--out", type=OUT, required=True, help=".npy file to write.")
-def export(store: Path, split: str | None, out: Path) -> None:
-    """Write the ids of one split as an .npy [N, t, h, w].
+@click.option(
+    "--format",
+    type=click.Choice(["npy", "webdataset"]),
+    default="npy",
+    show_default=True,
+    help="One array of a split, or tars of all, in which each window is a sample.",
+)
+@click.option("--out", type=OUT, required=True, help=".npy file, or folder of tars, to write.")
+def export(store: Place, split: str | None, format: str, out: Path) -> None:
+    """Write the ids of one split as an .npy [N, t, h, w], or all as WebDataset tars.
+
+    `mebt tokens import` makes the same store of the tars again.
 
     \b
     Example:
       mebt tokens export tokens --split train --out ids.npy
+      mebt tokens export tokens --format webdataset --out tars
     """
     keep_apart(out, store)
+    if format == "webdataset":
+        if split:
+            raise click.UsageError("--split is for --format npy: tars are of all splits.")
+        opened = TokenStore(store)
+        total = sum(opened.info.counts.values())
+        with progress("export", total, "window") as advance:
+            export_tars(opened, out, advance=advance)
+        click.echo(f"{out}: {total:,} windows")
+        return
     opened = TokenStore(store)
     split = choose_split(split, opened.splits, store)
     if out.suffix != ".npy":

@@ -33,11 +33,12 @@ from pipeline.config import as_dict, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart, replacing
 from pipeline.sharding import shard
+from pipeline.storage import Place
 from pipeline.token_store import TokenStore, read_rows
 from pipeline.training import LoopConfig, Task, open_run, run_loop, step_seed
 from stages.options import (
-    FOLDER,
     OUT,
+    STORE,
     Launch,
     overwrite_option,
     params_options,
@@ -219,7 +220,7 @@ def _beginning(
 
 
 def train(
-    tokens: Path,
+    tokens: Place,
     out: Path,
     shape: MeBTShape,
     config: TrainConfig,
@@ -333,7 +334,7 @@ def train(
 
 
 @click.command("train")
-@click.option("--tokens", type=FOLDER, required=True, help="Token store to train on.")
+@click.option("--tokens", type=STORE, required=True, help="Token store to train on.")
 @click.option("--out", type=OUT, required=True, help="Folder of the run to make or to go on with.")
 @click.option(
     "--init",
@@ -344,7 +345,7 @@ def train(
 @sharding_options
 @overwrite_option
 def command(
-    tokens: Path,
+    tokens: Place,
     out: Path,
     init: Path | None,
     params: Path,

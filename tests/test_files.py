@@ -95,10 +95,11 @@ def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "abc") == expected
 
 
-def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", ["", "shared=True"])
+def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path: Path, shared: str) -> None:
     script = (
         "import sys, pathlib; from pipeline.files import lock\n"
-        "with lock(pathlib.Path(sys.argv[1])):\n"
+        f"with lock(pathlib.Path(sys.argv[1]), {shared}):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
     root = Path(__file__).parent.parent
@@ -113,5 +114,19 @@ def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path: Path) -> 
         ):
             pass
         other.kill()
+    with lock(tmp_path):
+        pass
+
+
+def test_others_of_a_run_come_in_when_they_are_let_in(tmp_path: Path) -> None:
+    with lock(tmp_path) as let_others_in:
+        with pytest.raises(PipelineError, match="by another"), lock(tmp_path, shared=True):
+            pass
+        let_others_in()
+        other = lock(tmp_path, shared=True)
+        other.__enter__()
+    with pytest.raises(PipelineError, match="is being written by another"), lock(tmp_path):
+        pass  # The first one is gone, but not the other.
+    other.__exit__(None, None, None)
     with lock(tmp_path):
         pass

@@ -33,6 +33,7 @@ PLUMBING = ["stages/options.py", *(f"pipeline/{n}.py" for n in ("config", "error
 PLUMBING += [
     "pipeline/progress.py",
     "pipeline/signals.py",
+    "pipeline/storage.py",
 ]  # None of these has a say in what a stage makes.
 PARAMS_FILES = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
 

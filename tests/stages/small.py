@@ -112,7 +112,11 @@ class Flow:
         if out is not None:
             words[-1] = out
         pairs = zip(words[::2], words[1::2], strict=True)
-        paths = [w for f, v in pairs for w in (f, v if f == "--synthetic" else str(root / v))]
+        paths = [
+            word
+            for flag, value in pairs
+            for word in (flag, value if "synth" in flag or "://" in value else str(root / value))
+        ]
         return [stage, *paths, "--params", str(root / "params.yaml"), *more]
 
     def run(self, stage: str, *more: str, out: str | None = None) -> Result:

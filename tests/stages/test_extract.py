@@ -1,14 +1,17 @@
 """`mebt extract`: videos of any kind in, frame folders out, every file accounted for."""
 
+import dataclasses
 import errno
 import json
 import os
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import webdataset
 from click.testing import CliRunner
 from PIL import Image
 
@@ -262,3 +265,63 @@ def test_the_summary_is_json_and_counts_add_up(made: Flow) -> None:
         for split in ("train", "test")
     )
     assert record["num_frames"] == listed == len(list((made.root / "frames").rglob("*.png")))
+
+
+def tars_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
+
+
+def test_tars_give_the_same_tokens_as_a_folder(flow: Flow) -> None:
+    said = flow.ok("extract", "--format", "webdataset", out="tars")
+    assert said.split(": ")[-1] == flow.ok("extract").split(": ")[-1]
+    assert sorted(tars_of(flow.root / "tars")) == ["test-00000-000.tar", "train-00000-000.tar"]
+    assert not list((flow.root / "tars").rglob("*.png"))
+    flow.ok("tokenize", "--frames", str(flow.root / "tars"), "--workers", "1", out="other")
+    assert content(flow.root / "other") == content(flow.root / "tokens")
+    assert "format 'webdataset' instead of 'folder'" in flow.refused("extract", out="tars")
+
+
+def test_tars_are_bounded_and_the_same_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(CONFIG, tile=16, clip_frames=8)
+    sources = synthetic_videos(5, dataclasses.replace(config, size=32))
+    monkeypatch.setattr("stages.extract.TAR_BYTES", 80_000)
+    extract(sources, [], tmp_path / "whole", config, format="webdataset")
+    whole = tars_of(tmp_path / "whole")
+    assert len({name[:11] for name in whole if name.startswith("train")}) > 2
+    assert max(map(len, whole.values())) < 80_000 + 30_000  # What one clip adds at most.
+    count = 0
+
+    def stopped(frames):
+        nonlocal count
+        count += 1
+        if count > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return frames()
+
+    broken = [dataclasses.replace(s, read=partial(stopped, s.read)) for s in sources]
+    with pytest.raises(OSError):
+        extract(broken, [], tmp_path / "stopped", config, format="webdataset")
+    assert 0 < len(tars_of(tmp_path / "stopped")) < len(whole)
+    extract(sources, [], tmp_path / "stopped", config, format="webdataset")
+    assert tars_of(tmp_path / "stopped") == whole
+    (tmp_path / "stopped" / "test-00001-000.tar").unlink()
+    extract(sources, [], tmp_path / "stopped", config, format="webdataset")
+    assert content(tmp_path / "stopped") == content(tmp_path / "whole")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # It forgets a file.
+def test_webdataset_itself_reads_every_clip_whole(tmp_path: Path) -> None:
+    write_videos(tmp_path / "videos", "a.v1.mp4", "a.v2.mp4")
+    sources, foreign = find_videos(tmp_path / "videos", CONFIG, out=tmp_path / "tars")
+    extract(sources, foreign, tmp_path / "tars", CONFIG, format="webdataset")
+    run(tmp_path / "videos", tmp_path / "folder")
+    found = {}
+    for path in sorted((tmp_path / "tars").glob("*.tar")):
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False):
+            frames = json.loads(sample["json"])["frames"]
+            images = [sample[key] for key in sorted(sample) if key.endswith(".png")]
+            found |= dict(zip(frames, images, strict=True))
+    files = (tmp_path / "folder").rglob("*.png")
+    assert found == {str(f.relative_to(tmp_path / "folder")): f.read_bytes() for f in files}

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,8 +17,8 @@ from pipeline.frames import scan_frames
 from pipeline.token_store import TokenStore, read_rows
 from pipeline.video import to_model
 from pipeline.windows import TokenizeConfig, WindowReader
-from tests.stages.small import PARAMS, Flow, content, make_tokenizer
-from tokenizer import load_tokenizer
+from tests.stages.small import PARAMS, ROOT, Flow, content, make_tokenizer
+from tokenizer import VQGAN, load_tokenizer
 
 
 def test_each_row_holds_the_tokens_of_the_window_that_its_plan_names(made: Flow) -> None:
@@ -69,6 +71,47 @@ def test_killed_and_run_again_the_store_is_the_same_byte_for_byte(flow: Flow, sh
     flow.ok("tokenize", out="killed")
     assert content(flow.root / "killed") == content(flow.root / "tokens")
     assert not list((flow.root / "killed").rglob("*.partial*"))
+
+
+def test_any_processes_killed_and_resumed_make_the_same_bytes(flow: Flow) -> None:
+    phases = "2@1,3@3!0,1@5,2@7!1,3"
+    words = flow.arguments("tokenize", "--set", "tokenize.batch_size=2", out="many")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.stages.ranks", str(flow.root / "many"), phases, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *killed, last = [line.split() for line in done.stdout.splitlines() if line[1:2] in (" ", "@")]
+    assert [phase for phase, *_ in killed] == phases.split(",")[:-1]
+    for phase, *codes in killed:  # None waits for one that was killed.
+        assert codes.count("-9") == (1 if "!" in phase else len(codes)), done.stderr
+        assert codes.count("1") == len(codes) - codes.count("-9"), done.stderr
+    assert last == ["3", "0", "0", "0"], done.stderr
+    assert done.stdout.count("windows; encoded") == 1  # Only the first process speaks.
+    assert "another process of this run has stopped" in done.stderr
+    assert content(flow.root / "many") == content(flow.root / "tokens")
+
+
+def test_the_batch_is_halved_until_it_fits(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encode = VQGAN.encode
+    tried = []
+
+    def small(self: VQGAN, video: torch.Tensor) -> torch.Tensor:
+        tried.append(len(video))
+        if len(video) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to …")
+        return encode(self, video)
+
+    monkeypatch.setattr(VQGAN, "encode", small)
+    said = flow.ok("tokenize", "--set", "tokenize.batch_size=8", out="halved")
+    assert tried[:4] == [8, 4, 2, 2]
+    assert max(tried[2:]) == 2  # What did not fit once is not tried again.
+    assert "out of memory with 8 windows; going on with 4" in said
+    assert content(flow.root / "halved") == content(flow.root / "tokens")
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete", "swap", "part", "plan"])
@@ -147,7 +190,7 @@ def test_a_full_disk_loses_nothing(flow: Flow, monkeypatch: pytest.MonkeyPatch) 
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write_bytes(path, data)
 
-    monkeypatch.setattr("pipeline.token_store.write_bytes", full)
+    monkeypatch.setattr("pipeline.storage.write_bytes", full)
     assert "No space left" in flow.refused("tokenize", out="full")
     monkeypatch.undo()
     flow.ok("tokenize", out="full")

@@ -1,14 +1,25 @@
 """`mebt tokens`: look, check, bring in ids of other tokenizers, take ids out."""
 
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import webdataset
 from click.testing import CliRunner, Result
 
-from pipeline.token_store import TokenStore
+from pipeline.errors import TokenStoreError
+from pipeline.tars import add, new_tar
+from pipeline.token_store import PART_SCHEMA, TokenStore
 from stages.__main__ import cli
-from tests.stages.small import Flow
+from tests.stages.small import Flow, content, make_tokenizer
+from tokenizer import VQGAN
 
 
 def tokens(*words: object) -> Result:
@@ -47,6 +58,86 @@ def test_ids_come_back_as_they_were(ids: Path, tmp_path: Path) -> None:
     assert tokens("export", tmp_path / "s", "--out", tmp_path / "back.npy").exit_code == 0
     np.testing.assert_array_equal(np.load(tmp_path / "back.npy"), np.load(ids))
     assert tokens("verify", tmp_path / "s").exit_code == 0
+
+
+def test_a_store_comes_back_from_tars_byte_for_byte(flow: Flow) -> None:
+    root, tars = flow.root / "tokens", flow.root / "tars"
+    for out in (tars, flow.root / "again"):
+        assert tokens("export", root, "--format", "webdataset", "--out", out).exit_code == 0
+    assert content(tars) == content(flow.root / "again")
+    result = tokens("import", tars, "--out", flow.root / "back")
+    assert result.exit_code == 0, result.output
+    assert content(flow.root / "back") == content(root)
+    (flow.root / "back" / "manifest" / "test-00001.parquet").unlink()
+    assert tokens("import", tars, "--out", flow.root / "back").exit_code == 0
+    assert content(flow.root / "back") == content(root)
+    result = tokens("export", root, "--format", "webdataset", "--out", tars)
+    assert "exists; choose" in result.output
+    (tars / "train-00000.tar").write_bytes(b"")
+    result = tokens("import", tars, "--out", flow.root / "other")
+    assert "train-00000.tar is too short for 16 windows" in result.output
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # It forgets a file.
+def test_webdataset_itself_reads_exported_tokens(made: Flow, tmp_path: Path) -> None:
+    store = TokenStore(made.root / "tokens")
+    tokens("export", store.root, "--format", "webdataset", "--out", tmp_path / "tars")
+    found = []
+    for path in sorted((tmp_path / "tars").glob("test-*.tar")):
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False):
+            about = json.loads(sample["json"])
+            assert about == store.plan("test").slice(len(found), 1).to_pylist()[0]
+            found.append(np.load(io.BytesIO(sample["npy"])))
+    np.testing.assert_array_equal(found, store.read("test"))
+
+
+def _changed(path: Path, change: Callable[[list[tuple[str, bytes]]], list]) -> None:
+    with tarfile.open(path) as tar:
+        files = [(entry.name, tar.extractfile(entry).read()) for entry in tar]
+    with new_tar(path) as tar:
+        for name, data in change(files):
+            add(tar, name, data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda files: files[:-2], "holds 15 windows, not 16"),
+        (lambda files: [*files, *files[:2]], "000000016.npy is not the next of 16 rows from 16"),
+        (lambda files: files[2:], "000000017.npy is not the next of 16 rows from 16"),
+        (lambda files: [("../x.npy", b"")], "too short|is no name"),
+        (lambda files: [(n, d[:-1]) for n, d in files], "is no array of uint16"),
+        (lambda files: [(n, d.replace(b"<u2", b"|O2")) for n, d in files], "is no array of uint16"),
+        (lambda files: [(n, d.replace(b"(2, 4, 4)", b"(4, 4, 2)")) for n, d in files], "no array"),
+        (lambda files: [(n, d[:-2] + b"\x18\0") for n, d in files], "holds token 24 of 24"),
+        (lambda files: [f for f in files if ".npy" not in f[0]] * 1, "too short|no .npy"),
+        (lambda files: [], "holds 0 windows, not 16"),
+    ],
+)
+def test_tars_that_are_no_tokens_are_refused_by_name(
+    made: Flow, tmp_path: Path, change: Callable, message: str
+) -> None:
+    tars = tmp_path / "tars"
+    tokens("export", made.root / "tokens", "--format", "webdataset", "--out", tars)
+    _changed(tars / "train-00001.tar", change)
+    result = tokens("import", tars, "--out", tmp_path / "back")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert re.search(message, result.output), result.output
+    assert "train-00001.tar" in result.output
+    with pytest.raises(TokenStoreError, match="is unfinished"):
+        TokenStore(tmp_path / "back")
+
+
+def test_imports_are_told_what_they_lack(made: Flow, ids: Path, tmp_path: Path) -> None:
+    assert tokens("import", ids, "--out", tmp_path / "s").exit_code == 2
+    words = ("--codebook-size", 9, "--out", tmp_path / "s")
+    assert tokens("import", made.root / "tokens", *words).exit_code == 2
+    result = tokens("import", made.root / "tokens", "--out", tmp_path / "s")
+    assert "test-00000.tar is missing" in result.output or "train-00000.tar is mi" in result.output
+    assert "is no token store" in tokens("import", tmp_path, "--out", tmp_path.parent / "s").output
+    words = ("--format", "webdataset", "--split", "train", "--out", tmp_path / "t")
+    assert tokens("export", made.root / "tokens", *words).exit_code == 2
 
 
 def test_imported_ids_train_and_sample_and_decode_says_why_not(flow: Flow, tmp_path: Path) -> None:
@@ -103,6 +194,62 @@ def test_verify_lists_everything_that_is_wrong(flow: Flow) -> None:
     result = tokens("verify", flow.root / "tokens")
     assert "4 things are wrong" in result.output
     assert f"{test_header} is a link that leads out of the store" in result.output
+
+
+def repair(flow: Flow, *, store: str = "tokens", tokenizer: str = "tokenizer") -> Result:
+    words = (
+        "--frames",
+        flow.root / "frames",
+        "--tokenizer",
+        flow.root / f"{tokenizer}.safetensors",
+    )
+    return tokens("repair", flow.root / store, *words, "--device", "cpu")
+
+
+def test_verify_names_parts_that_commit_nothing(flow: Flow) -> None:
+    manifest = flow.root / "tokens" / "manifest"
+    (manifest / "train-00099.parquet").write_bytes(b"")
+    result = tokens("verify", flow.root / "tokens")
+    assert result.exit_code == 1
+    assert f"{manifest / 'train-00099.parquet'} commits no shard" in result.output
+    assert repair(flow).exit_code == 0
+    assert tokens("verify", flow.root / "tokens").exit_code == 0
+
+
+def test_repair_redoes_what_is_broken_and_nothing_else(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = flow.root / "tokens"
+    before = content(root)
+    store = TokenStore(root)
+    assert f"{root}: whole" in repair(flow).output
+    store.shard_file("train", 2).write_bytes(b"")
+    (root / "manifest" / "test-00001.parquet").unlink()
+    part = root / "manifest" / "train-00004.parquet"
+    forged = pq.read_table(part).to_pylist()[0] | {"sha256": "0" * 64}
+    pq.write_table(pa.Table.from_pylist([forged], PART_SCHEMA), part)
+    (root / "plan.parquet").write_bytes(b"PAR1")
+    (root / "test.zarr" / "zarr.json").write_text("{}")
+    assert "5 things are wrong" in tokens("verify", root).output
+    encoded = []
+    encode = VQGAN.encode
+    monkeypatch.setattr(VQGAN, "encode", lambda self, x: encoded.append(len(x)) or encode(self, x))
+    result = repair(flow)
+    assert result.exit_code == 0, result.output
+    assert "encoded 48 windows anew: train 2, train 4, test 1" in result.output
+    assert sum(encoded) == 48
+    assert content(root) == before
+
+
+def test_repair_wants_what_the_store_was_made_of(flow: Flow) -> None:
+    make_tokenizer(flow.root / "other.safetensors", seed=1)
+    assert "Give the tokenizer that made the tokens" in repair(flow, tokenizer="other").output
+    assert "was not made by `mebt tokenize`" in repair(flow, store="samples").output
+    next((flow.root / "frames" / "train").rglob("*.png")).unlink()
+    (flow.root / "frames" / "train.txt").unlink()
+    result = repair(flow)
+    assert result.exit_code == 1
+    assert "does not hold the frames that" in result.output
 
 
 def test_a_folder_that_is_no_store_is_named(tmp_path: Path) -> None:

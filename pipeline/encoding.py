@@ -1,0 +1,158 @@
+"""frames -> tokens: decode ahead, encode in batches that fit the memory, write shard by shard."""
+
+import itertools
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pipeline.decoders import decoders
+from pipeline.errors import PipelineError
+from pipeline.frames import FrameFile, Video, read_frames
+from pipeline.token_store import StoreInfo, StoreWriter
+from pipeline.video import to_model
+
+Encode = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
+"""Turns windows [B, T, H, W, 3] into tokens [B, t, h, w]."""
+
+PIECE_BYTES = 1 << 26
+"""Most that is decoded in one go, unless one window needs more: 1,300 frames of 128x128 pixels."""
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""What torch says, beside MemoryError, when there is none left on a GPU or a CPU."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring windows of one video, and each frame that they need once."""
+
+    frames: list[FrameFile]
+    windows: NDArray[np.intp]
+    """Which of the frames make up each window [n, T]."""
+
+
+def cut_pieces(plan: pa.Table, videos: Sequence[Video], info: StoreInfo) -> Iterator[Piece]:
+    """Cuts the windows of `plan`, in their order, into pieces of at most `PIECE_BYTES`."""
+    assert info.frames and info.stride and info.size, "tokens made from frames know their window"
+    offsets = np.arange(info.frames) * info.stride
+    most = PIECE_BYTES // (3 * info.size**2) - int(offsets[-1])
+    known = {(video.split, video.name): video for video in videos}
+    rows = zip(*(plan[key].to_pylist() for key in ("split", "video", "first_frame")), strict=True)
+    for (split, name), group in itertools.groupby(rows, key=lambda row: row[:2]):
+        starts = np.asarray([first for _, _, first in group])
+        while len(starts):
+            count = max(1, int(np.sum(starts < starts[0] + most)))
+            needed = starts[:count, None] + offsets
+            numbers, windows = np.unique(needed, return_inverse=True)
+            frames = known[split, name].frames
+            yield Piece([frames[n] for n in numbers], windows.reshape(needed.shape))
+            starts = starts[count:]
+
+
+def decode_ahead(
+    pool: Executor, pieces: Iterable[Piece], *, size: int, ahead: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Yields every window [T, size, size, 3] of the pieces in order.
+
+    While the caller works on one, the `pool` decodes the next `ahead` pieces.
+    """
+    begun = ((piece, pool.submit(read_frames, piece.frames, size=size)) for piece in pieces)
+    waiting = deque(itertools.islice(begun, ahead + 1))
+    while waiting:
+        piece, decoded = waiting.popleft()
+        pixels = decoded.result()
+        waiting.extend(itertools.islice(begun, 1))
+        for window in piece.windows:
+            yield pixels[window]
+
+
+def encoder_of(model: nn.Module) -> Encode:
+    """Returns `model.encode`, of videos [B 3 T H W], as a function of bytes on any device."""
+
+    @torch.inference_mode()
+    def encode(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        video = to_model(pixels).to(next(model.parameters()).device)
+        tokens: NDArray[np.int64] = cast(Any, model).encode(video).cpu().numpy()
+        return tokens
+
+    return encode
+
+
+def _tokens_if_they_fit(encode: Encode, pixels: NDArray[np.uint8]) -> NDArray[np.int64] | None:
+    try:
+        return encode(pixels)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(s in str(error) for s in OUT_OF_MEMORY):
+            raise
+    torch.cuda.empty_cache()  # Only now, when the error no longer holds on to what was computed.
+    return None
+
+
+class FittingEncoder:
+    """Encodes at most so many windows at once, and halves the number when memory runs out."""
+
+    def __init__(self, encode: Encode, at_once: int) -> None:
+        self.encode, self.at_once = encode, at_once
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Returns tokens [B, t, h, w]. Raises PipelineError if even one window does not fit."""
+        parts: list[NDArray[np.int64]] = []
+        first = 0
+        while first < len(pixels):
+            batch = pixels[first : first + self.at_once]
+            tokens = _tokens_if_they_fit(self.encode, batch)
+            if tokens is not None:
+                parts.append(tokens)
+                first += len(batch)
+            elif len(batch) == 1:
+                shape = "x".join(map(str, pixels.shape[1:4]))
+                raise PipelineError(
+                    f"there is not enough memory to encode one window of {shape} (frames, height, "
+                    "width); use a device with more, or smaller windows."
+                )
+            else:
+                self.at_once = len(batch) // 2
+                said = f"out of memory with {len(batch)} windows; going on with {self.at_once}"
+                print(said, file=sys.stderr, flush=True)
+        return np.concatenate(parts)
+
+
+def encode_shards(
+    writer: StoreWriter,
+    shards: Sequence[tuple[str, int]],
+    videos: Sequence[Video],
+    encode: Encode,
+    *,
+    batch_size: int,
+    workers: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Encodes these shards from their frames; writes each as soon as it is whole.
+
+    `advance` is told of each batch: every `batch_size` windows of a shard, and its rest.
+    """
+    info, size = writer.info, writer.info.size
+    assert size
+    plans = {split: writer.store.plan(split) for split in info.counts}
+    spans = [(split, shard, *info.shard_rows(split, shard)) for split, shard in shards]
+    pieces = itertools.chain.from_iterable(
+        cut_pieces(plans[split].slice(start, stop - start), videos, info)
+        for split, _, start, stop in spans
+    )
+    fitting = FittingEncoder(encode, batch_size)
+    with decoders(workers) as pool:
+        windows = decode_ahead(pool, pieces, size=size, ahead=2 * max(1, workers))
+        for split, shard, start, stop in spans:
+            parts = []
+            for first in range(start, stop, batch_size):
+                count = min(batch_size, stop - first)
+                parts.append(fitting(np.stack(list(itertools.islice(windows, count)))))
+                advance(count)
+            writer.write_shard(split, shard, np.concatenate(parts))

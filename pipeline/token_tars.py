@@ -1,0 +1,113 @@
+"""Token stores as WebDataset tars and back: each window one sample, `ROW.npy` and `ROW.json`.
+
+Beside the tars lie the store's own `store.json` and `plan.parquet`. So what comes back is the same
+store, byte for byte, and other tools read the tars without knowing either.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import PipelineError, TokenStoreError
+from pipeline.files import make_folder, replacing, to_json
+from pipeline.storage import Place, open_storage
+from pipeline.tars import Member, add, new_tar, read_samples
+from pipeline.token_store import INFO, PLAN, StoreWriter, TokenStore, create_store
+
+
+def export_tars(store: TokenStore, out: Path, *, advance: Callable[[int], None]) -> None:
+    """Writes every split of a store as a new folder of tars, one for each shard.
+
+    Raises PipelineError if `out` is there already.
+    """
+    if out.exists():
+        raise PipelineError(f"{out} exists; choose another --out.")
+    with replacing(out) as folder:
+        make_folder(folder)
+        for name in (INFO, PLAN):
+            (folder / name).write_bytes(store.files.read(name))
+        for split, shard in store.info.shards():
+            rows = store.plan(split).slice(*_span(store, split, shard)).to_pylist()
+            with new_tar(folder / f"{split}-{shard:05d}.tar") as tar:
+                for row, tokens in zip(rows, store.read_shard(split, shard), strict=True):
+                    key = f"{row['row']:09d}"
+                    add(tar, f"{key}.json", to_json(row))
+                    add(tar, f"{key}.npy", _to_npy(tokens))
+            advance(len(rows))
+
+
+def restore_tars(
+    folder: Path, out: Place, *, advance: Callable[[int], None], overwrite: bool = False
+) -> TokenStore:
+    """Makes the store that `export_tars` wrote to `folder` again, or goes on with it.
+
+    Raises TokenStoreError, naming tar and member, for anything else.
+    """
+    exported = TokenStore(folder, allow_partial=True)
+    if not exported.fits(plan := exported.plan()):
+        raise TokenStoreError(f"{folder / PLAN} does not list the rows that {INFO} counts.")
+    files = open_storage(out)
+    with files.lock():
+        writer = create_store(files, exported.info, plan, overwrite=overwrite)
+        missing = set(writer.unfinished())
+        for split, shard in exported.info.shards():
+            if (split, shard) in missing:
+                _restore_shard(folder, writer, split, shard)
+            advance(_span(exported, split, shard)[1])
+    return TokenStore(out)
+
+
+def _restore_shard(folder: Path, writer: StoreWriter, split: str, shard: int) -> None:
+    start, count = _span(writer.store, split, shard)
+    path = folder / f"{split}-{shard:05d}.tar"
+    if not path.is_file() or path.is_symlink():
+        raise TokenStoreError(f"{path} is missing; export the store again.")
+    window = int(np.prod(writer.info.grid)) * writer.info.dtype.itemsize
+    if count * window > path.stat().st_size:
+        raise TokenStoreError(f"{path} is too short for {count} windows; export the store again.")
+    tokens = np.empty((count, *writer.info.grid), writer.info.dtype)
+    read = 0
+    for number, member in enumerate(_arrays(path)):
+        if number >= count or not member.name == f"{start + number:09d}.npy":
+            raise TokenStoreError(f"{member} is not the next of {count} rows from {start}.")
+        tokens[number] = _from_npy(member, writer.store)
+        read += 1
+    if read < count:
+        raise TokenStoreError(f"{path} holds {read} windows, not {count}; export the store again.")
+    writer.write_shard(split, shard, tokens)
+
+
+def _arrays(path: Path) -> Iterator[Member]:
+    for sample in read_samples(path, TokenStoreError):
+        if "npy" not in sample:
+            raise TokenStoreError(f"{next(iter(sample.values()))} has no .npy beside it.")
+        yield sample["npy"]
+
+
+def _span(store: TokenStore, split: str, shard: int) -> tuple[int, int]:
+    start, stop = store.shard_rows(split, shard)
+    return start, stop - start
+
+
+def _to_npy(array: NDArray[np.unsignedinteger]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _from_npy(member: Member, store: TokenStore) -> NDArray[np.unsignedinteger]:
+    """Reads a window's tokens [t, h, w], never more than a window has, and nothing pickled."""
+    expected = _to_npy(np.zeros(store.grid, store.info.dtype))
+    header = len(expected) - int(np.prod(store.grid)) * store.info.dtype.itemsize
+    data = member.read() if member.size == len(expected) else b""
+    if data[:header] != expected[:header]:
+        raise TokenStoreError(
+            f"{member} is no array of {store.info.dtype} {list(store.grid)}, as {INFO} says."
+        )
+    tokens = np.frombuffer(data, store.info.dtype, offset=header).reshape(store.grid)
+    if int(tokens.max()) >= store.codebook_size:
+        raise TokenStoreError(f"{member} holds token {tokens.max()} of {store.codebook_size}.")
+    return tokens

@@ -1,0 +1,66 @@
+"""Runs `mebt` again and again on several processes that know of one another, and kills them.
+
+    python -m tests.stages.ranks FOLDER PHASES WORDS...
+
+A phase such as `3`, `2@5` or `2@5!0` says on how many processes, and that after so many finished
+shards all of them, or only the one named, are killed. Torch is imported once and forked.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import stages.sample
+import stages.tokenize  # noqa: F401  Before the fork.
+from stages.__main__ import cli
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def start_rank(rank: int, world_size: int, port: int, words: list[str]) -> int:
+    """Forks one process as torchrun would start it; returns its id."""
+    if child := os.fork():
+        return child
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    where = ["--accelerator", "cpu", "--devices", str(world_size), "--strategy", "ddp"]
+    cli([*words, *where])
+    raise AssertionError("click exits")
+
+
+def run_phase(folder: Path, phase: str, words: list[str]) -> list[int]:
+    """Returns the exit codes of the ranks; those of killed ones are negative."""
+    size, _, moment = phase.partition("@")
+    shards, _, only = moment.partition("!")
+    port = free_port()
+    ranks = [start_rank(rank, int(size), port, words) for rank in range(int(size))]
+    if shards:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if len(list((folder / "manifest").glob("*.parquet"))) >= int(shards):
+                break
+            time.sleep(0.002)
+        for rank in [ranks[int(only)]] if only else ranks:
+            os.kill(rank, signal.SIGKILL)
+    return [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]
+
+
+if __name__ == "__main__":
+    folder, phases, *words = sys.argv[1:]
+    for phase in phases.split(","):
+        print(phase, *run_phase(Path(folder), phase, words), flush=True)

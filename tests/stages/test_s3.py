@@ -1,0 +1,207 @@
+"""Token stores in a bucket of a local S3 server: the same bytes, the same refusals."""
+
+import logging
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner, Result
+from moto.server import ThreadedMotoServer
+
+from pipeline import storage
+from pipeline.errors import TokenStoreError
+from pipeline.storage import Bucket
+from pipeline.token_store import TokenStore
+from stages.__main__ import cli
+from tests.stages.small import Flow, content
+
+URL = "s3://tokens/some/store"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty place in a bucket, and the environment that leads there."""
+    for name, value in (
+        ("ENDPOINT_URL", server),
+        ("ACCESS_KEY_ID", "key"),
+        ("SECRET_ACCESS_KEY", "secret"),
+        ("REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setattr(storage, "LEASE_SECONDS", 0.5)
+    urllib.request.urlopen(f"{server}/moto-api/reset", data=b"")
+    urllib.request.urlopen(urllib.request.Request(f"{server}/tokens", method="PUT"))
+    return Bucket(URL)
+
+
+def objects(bucket: Bucket) -> dict[str, bytes]:
+    names = [item["path"] for chunk in bucket._store.list() for item in chunk]
+    return {name: bucket.read(name) for name in names}
+
+
+def tokens(*words: object) -> Result:
+    return CliRunner().invoke(cli, ["tokens", *map(str, words)])
+
+
+def test_tokens_in_a_bucket_are_the_same_and_train_the_same_model(
+    flow: Flow, bucket: Bucket
+) -> None:
+    assert f"{URL}: 138 train, 42 test windows; encoded 180 now" in flow.ok("tokenize", out=URL)
+    assert objects(bucket) == content(flow.root / "tokens")
+    assert "nothing to do" in flow.ok("tokenize", out=URL)
+    flow.ok("train", "--tokens", URL, out="remote")
+    model = "model.safetensors"
+    assert (flow.root / "remote" / model).read_bytes() == (flow.root / "run" / model).read_bytes()
+    here, there = tokens("info", flow.root / "tokens"), tokens("info", URL)
+    assert there.output.replace(URL, "") == here.output.replace(str(flow.root / "tokens"), "")
+    assert "shards are as they were written" in tokens("verify", URL).output
+
+
+def test_samples_and_imports_may_lie_there_too(flow: Flow, bucket: Bucket) -> None:
+    flow.ok("sample", out=URL)
+    assert objects(bucket) == content(flow.root / "samples")
+    ids = flow.root / "ids.npy"
+    assert tokens("export", URL, "--out", ids).exit_code == 0
+    other = "s3://tokens/imported"
+    assert tokens("import", ids, "--codebook-size", 24, "--out", other).exit_code == 0
+    assert (TokenStore(other).read("train") == TokenStore(URL).read("sample")).all()
+
+
+def test_stopped_and_run_again_the_objects_are_the_same(
+    flow: Flow, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = Bucket.write, 0
+
+    def dying(self: Bucket, name: str, data: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written > 10:
+            raise TokenStoreError("the network is gone")
+        write(self, name, data)
+
+    monkeypatch.setattr(Bucket, "write", dying)
+    assert "the network is gone" in flow.refused("tokenize", out=URL)
+    monkeypatch.setattr(Bucket, "write", write)
+    assert "is unfinished" in flow.refused("train", "--tokens", URL, out="remote")
+    flow.ok("tokenize", out=URL)
+    assert objects(bucket) == content(flow.root / "tokens")
+
+
+def test_damage_is_named_and_repaired(flow: Flow, bucket: Bucket) -> None:
+    flow.ok("tokenize", out=URL)
+    before = objects(bucket)
+    bucket.remove("train.zarr/c/2/0/0/0")
+    bucket.write("test.zarr/c/0/0/0/0", b"other")
+    line = flow.refused("train", "--tokens", URL, out="remote")
+    assert f"{URL}/test.zarr/c/0/0/0/0 is damaged: bytes is 5" in line
+    result = tokens("verify", URL)
+    assert result.exit_code == 1
+    assert f"{URL}/train.zarr/c/2/0/0/0 is missing or empty" in result.output
+    assert "2 things are wrong" in result.output
+    given = ("--frames", flow.root / "frames", "--tokenizer", flow.root / "tokenizer.safetensors")
+    assert tokens("repair", URL, *given, "--device", "cpu").exit_code == 0
+    assert objects(bucket) == before
+
+
+def test_another_store_is_refused_by_name_and_overwritten_only_when_asked(
+    flow: Flow, bucket: Bucket
+) -> None:
+    bucket.write("notes.txt", b"mine")
+    line = flow.refused("tokenize", "--overwrite", out=URL)
+    assert f"{URL} holds notes.txt but no store.json" in line
+    bucket.remove("notes.txt")
+    flow.ok("tokenize", "--set", "tokenize.hop=3", out=URL)
+    assert "hop = 3, not 2" in flow.refused("tokenize", out=URL)
+    flow.ok("tokenize", "--overwrite", out=URL)
+    assert objects(bucket) == content(flow.root / "tokens")
+
+
+def test_two_runs_cannot_write_to_one_place(bucket: Bucket) -> None:
+    with bucket.lock():
+        time.sleep(0.3)  # Renewed meanwhile.
+        with (
+            pytest.raises(TokenStoreError, match="is being written by another process"),
+            Bucket(URL).lock(),
+        ):
+            pass
+        with Bucket(URL).lock(shared=True):
+            Bucket(URL).write("a", b"1")
+        assert bucket.names() == ["a"]
+    with Bucket(URL).lock():
+        pass
+    assert set(objects(bucket)) == {"a"}
+
+
+def test_the_lock_of_a_dead_run_is_taken_over(
+    bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket.write(".lock", b"of a run that was killed")
+    with bucket.lock():
+        pass
+    assert "waiting 0 seconds for a sign of life" in capsys.readouterr().err
+    assert not objects(bucket)
+
+
+def test_a_run_that_lost_its_lock_writes_no_more(bucket: Bucket) -> None:
+    with bucket.lock():
+        bucket._store.put(".lock", b"of a run that took over")
+        time.sleep(0.3)
+        with pytest.raises(TokenStoreError, match="was taken over by another run"):
+            bucket.write("a", b"1")
+    assert objects(bucket) == {".lock": b"of a run that took over"}
+
+
+def test_a_server_without_conditions_is_used_without_a_lock(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
+    bucket = Bucket(URL)
+    with bucket.lock(), bucket.lock():
+        bucket.write("a", b"1")
+    assert "without a lock, as AWS_CONDITIONAL_PUT says" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://", "write s3://bucket/prefix"),
+        ("s3:///tokens", "write s3://bucket/prefix"),
+        ("s3://tokens/../x", "write s3://bucket/prefix"),
+        ("s3://tokens/a//b", "write s3://bucket/prefix"),
+        ("s3://tokens/none", "store.json is missing, so s3://tokens/none is no token store"),
+        ("s3://nowhere/none", "store.json is missing"),
+    ],
+)
+def test_a_place_without_a_store_is_one_clear_line(flow: Flow, url: str, message: str) -> None:
+    assert message in flow.refused("train", "--tokens", url, out="remote")
+
+
+def test_what_the_server_refuses_is_one_clear_line(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = flow.refused("tokenize", out="s3://nowhere/tokens")
+    assert "s3://nowhere/tokens is in no bucket that exists" in line
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(storage, "RETRIES", 0)
+    line = flow.refused("train", "--tokens", URL, out="remote")
+    assert f"{URL}/store.json cannot be read: HTTP error: error sending request; check" in line
+
+
+def test_without_the_extra_it_says_what_to_install(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    line = flow.refused("train", "--tokens", URL, out="remote")
+    assert line == f"Error: {URL} needs the extra `s3`: pip install 'mebt[s3]'."

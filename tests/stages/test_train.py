@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from mebt import load_model, model_metadata
 from pipeline.token_store import TokenStore
-from tests.stages.small import ROOT, Flow, make_tokenizer
+from tests.stages.small import ROOT, Flow, content, make_tokenizer
 from tokenizer import load_tokenizer
 
 RESULTS = {"train": "model.safetensors", "fit-tokenizer": "tokenizer.safetensors"}
@@ -121,6 +121,16 @@ def test_two_processes_train_the_same_model_as_one(flow: Flow) -> None:
     one, two = last_state(flow.root / "one"), last_state(flow.root / "two")
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-4)
+
+
+def test_two_experiments_read_one_store_at_the_same_time(flow: Flow) -> None:
+    tokens = content(flow.root / "tokens")
+    one = flow.start("train", out="one")
+    other = flow.start("train", "--set", "model.layers=[dense]", "--set", "train.seed=7", out="two")
+    assert (one.wait(), other.wait()) == (0, 0)
+    assert_same_run(flow.root / "one", flow.root / "run", RESULTS["train"])
+    assert load_model(flow.root / "two" / "model.safetensors").config.layers == ("dense",)
+    assert content(flow.root / "tokens") == tokens
 
 
 def test_checkpoints_are_few_and_whole(made: Flow) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.config import load_section
 from pipeline.video import moving_shapes, write_mp4
+from stages.train import TrainConfig
 from tests.stages.small import content
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +35,8 @@ SMALL = {
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
-    for name in ("pipeline", "stages", "mebt", "tokenizer", "models", "dvc.yaml", ".dvc/config"):
+    code = ("pipeline", "stages", "mebt", "tokenizer")
+    for name in (*code, "models", "examples", "dvc.yaml", ".dvc/config"):
         source, target = ROOT / name, root / name
         target.parent.mkdir(exist_ok=True)
         copy = shutil.copytree if source.is_dir() else shutil.copy
@@ -81,3 +84,31 @@ def test_everything_once_nothing_twice_and_tokens_are_reused(project: Path) -> N
     charts = project / "pipeline" / "charts.py"
     charts.write_text(charts.read_text() + "# A comment.\n")
     assert repro(project, "--dry") == ["report"]
+
+
+def test_two_models_share_one_token_store(project: Path) -> None:
+    folder = project / "examples" / "two-models"
+    for name in ("small", "latent"):
+        values = YAML().load((folder / f"{name}.yaml").read_text())
+        values["model"] |= {"width": 16}
+        values["train"] |= SMALL["train"]
+        YAML().dump(values, folder / f"{name}.yaml")
+    file = "examples/two-models/dvc.yaml"
+    small, latent = f"{file}:train@small", f"{file}:train@latent"
+    assert repro(project, small)[-1:] == [small]  # After the tokens, if there are none.
+    made = content(folder / "runs" / "small") | content(project / "tokens")
+    assert repro(project, latent) == [latent]
+    assert content(folder / "runs" / "small") | content(project / "tokens") == made
+    values["train"]["learning_rate"] *= 2
+    YAML().dump(values, folder / "latent.yaml")
+    assert repro(project, "--dry", small) == []
+    assert repro(project, "--dry", file) == [latent]
+
+
+def test_the_example_depends_on_what_training_depends_on() -> None:
+    reader = YAML(typ="safe")
+    ours = reader.load((ROOT / "dvc.yaml").read_text())["stages"]["train"]["deps"]
+    example = reader.load((ROOT / "examples/two-models/dvc.yaml").read_text())["stages"]["train"]
+    assert example["deps"] == [f"../../{dep}" for dep in ours]
+    for name in example["matrix"]["model"]:
+        load_section(ROOT / f"examples/two-models/{name}.yaml", "train", TrainConfig)

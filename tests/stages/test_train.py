@@ -21,7 +21,7 @@ from pipeline.frames import scan_frames
 from pipeline.token_store import TokenStore
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 from stages.fit_tokenizer import FitTokenizerConfig, WindowSource, measure
-from tests.stages.small import ROOT, Flow, make_tokenizer
+from tests.stages.small import ROOT, Flow, content, make_tokenizer
 from tokenizer import load_tokenizer
 
 RESULTS = {"train": "model.safetensors", "fit-tokenizer": "tokenizer.safetensors"}
@@ -189,6 +189,16 @@ def test_a_missing_compiler_is_one_clear_line(flow: Flow) -> None:
     line = (flow.root / "errors.txt").read_text().splitlines()[-1]
     assert line.startswith("Error: torch.compile does not work here: ")
     assert line.endswith("Set train.compile=false.")
+
+
+def test_two_experiments_read_one_store_at_the_same_time(flow: Flow) -> None:
+    tokens = content(flow.root / "tokens")
+    one = flow.start("train", out="one")
+    other = flow.start("train", "--set", "model.layers=[dense]", "--set", "train.seed=7", out="two")
+    assert (one.wait(), other.wait()) == (0, 0)
+    assert_same_run(flow.root / "one", flow.root / "run", RESULTS["train"])
+    assert load_model(flow.root / "two" / "model.safetensors").config.layers == ("dense",)
+    assert content(flow.root / "tokens") == tokens
 
 
 def test_checkpoints_are_few_and_whole(made: Flow) -> None:

@@ -87,11 +87,15 @@ class Batches:
 
     def read(self, step: int, *, rank: int = 0, world_size: int = 1) -> Int[Tensor, "B N"]:
         """Returns this process's part of the global batch, windows flattened to N tokens."""
+        if self.batch_size % world_size:
+            raise ValueError(f"a batch of {self.batch_size} is not for {world_size} processes.")
         share = self.batch_size // world_size
         rows = self.rows(step)[rank * share : (rank + 1) * share]
-        size = self.store.info.shard_windows
-        windows = [self._shard(int(row) // size)[int(row) % size] for row in rows]
-        return torch.from_numpy(np.stack(windows).reshape(len(rows), -1).astype(np.int64))
+        tokens = np.empty((share, *self.store.info.grid), dtype=np.int64)
+        shards, places = np.divmod(rows, self.store.info.shard_windows)
+        for window, shard, place in zip(tokens, shards.tolist(), places.tolist(), strict=True):
+            window[:] = self._shard(shard)[place]
+        return torch.from_numpy(tokens.reshape(share, -1))
 
     def names(self, step: int) -> list[str]:
         """Returns what the windows of a step's global batch are called: video and first frame."""

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-SHARD = 7
-
 
 @dataclass
 class MemoryStore:
@@ -26,12 +24,15 @@ class MemoryStore:
     extra: dict[str, Any] = field(default_factory=dict)
     root: str = "tokens"
     fingerprint: str = "ab" * 32
+    shard_windows: int = 7
     shards_read: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def info(self) -> Any:
         keys = ("tokenizer", "source", "frames", "stride", "size", "extra", "codebook_size", "grid")
-        return SimpleNamespace(**{key: getattr(self, key) for key in keys})
+        keys += ("shard_windows",)
+        dtype = next(iter(self.tokens.values())).dtype
+        return SimpleNamespace(dtype=dtype, **{key: getattr(self, key) for key in keys})
 
     @property
     def splits(self) -> list[str]:
@@ -44,10 +45,11 @@ class MemoryStore:
         return self.plans[split]
 
     def num_shards(self, split: str) -> int:
-        return -(-len(self.tokens[split]) // SHARD)
+        return -(-len(self.tokens[split]) // self.shard_windows)
 
     def shard_rows(self, split: str, shard: int) -> tuple[int, int]:
-        return shard * SHARD, min((shard + 1) * SHARD, len(self.tokens[split]))
+        start = shard * self.shard_windows
+        return start, min(start + self.shard_windows, len(self.tokens[split]))
 
     def read_shard(self, split: str, shard: int) -> np.ndarray:
         self.shards_read.append((split, shard))

@@ -3,17 +3,19 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.batches import Batches
 from pipeline.token_store import StoreInfo, TokenStore, create_store, numbered_plan
+from tests.memory_store import MemoryStore
 
 GRID = (1, 2, 2)
 
 
-def make_store(root: Path, count: int, shard: int = 8, per_video: int = 1) -> TokenStore:
+def make_store(root: Path, count: int, shard: int = 8) -> TokenStore:
     info = StoreInfo(
         tokenizer=None,
         codebook_size=60_000,
@@ -24,8 +26,6 @@ def make_store(root: Path, count: int, shard: int = 8, per_video: int = 1) -> To
         chunk_windows=4,
     )
     plan = numbered_plan(info.counts, "w", shard)
-    videos = [f"v{row // per_video:05d}" for row in range(count)]
-    plan = plan.set_column(3, plan.schema.field(3), [videos])
     writer = create_store(root, info, plan)
     for split, number in info.shards():
         start, stop = info.shard_rows(split, number)
@@ -34,99 +34,127 @@ def make_store(root: Path, count: int, shard: int = 8, per_video: int = 1) -> To
     return TokenStore(root)
 
 
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, TokenStore]:
-    counts = (1, 7, 8, 9, 40, 61)
-    return {n: make_store(tmp_path_factory.mktemp(f"s{n}"), n, per_video=3) for n in counts}
-
-
-sizes = st.sampled_from((1, 7, 8, 9, 40, 61))
-shards_in_memory = st.integers(1, 9)
-
-
-def memory_gb(shards: int) -> float:
-    return (shards + 0.5) * 8 * 4 * 2 / 2**30
-
-
-@settings(deadline=None, max_examples=60)
-@given(sizes, st.integers(1, 13), st.integers(0, 3), shards_in_memory)
-def test_each_window_exactly_once_per_epoch(stores, count, batch_size, seed, shards) -> None:
-    stream = Batches(
-        stores[count], "train", batch_size=batch_size, seed=seed, memory_gb=memory_gb(shards)
+@st.composite
+def stores(draw) -> MemoryStore:
+    """Videos of random lengths; shards that divide neither them nor the whole. A window's tokens
+    are the number of its row."""
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=20))
+    videos = [f"v{number:02d}" for number, length in enumerate(lengths) for _ in range(length)]
+    rows = np.arange(len(videos), dtype=np.uint16)
+    frames = [place for length in lengths for place in range(length)]
+    return MemoryStore(
+        {"train": np.broadcast_to(rows[:, None, None, None], (len(rows), *GRID))},
+        {"train": pa.table({"video": videos, "first_frame": frames})},
+        codebook_size=1000,
+        grid=GRID,
+        shard_windows=draw(st.integers(1, 23)),
     )
-    epochs = 3
-    steps = -(-epochs * count // batch_size)
-    rows = np.concatenate([stream.rows(step) for step in range(steps)])
+
+
+def memory_gb(store: MemoryStore, shards: int) -> float:
+    return (shards + 0.5) * store.shard_windows * 4 * 2 / 2**30
+
+
+balances = st.sampled_from(("window", "video"))
+shards_in_memory = st.integers(1, 9)
+few = st.integers(1, 5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(stores(), st.integers(1, 40), st.integers(0, 3), shards_in_memory)
+def test_each_window_exactly_once_per_epoch(store, batch_size, seed, shards) -> None:
+    gigabytes = memory_gb(store, shards)
+    stream = Batches(store, "train", batch_size=batch_size, seed=seed, memory_gb=gigabytes)
+    count, epochs = store.num_windows("train"), 3
+    rows = np.concatenate([stream.rows(step) for step in range(-(-epochs * count // batch_size))])
     for epoch in range(epochs):
         part = rows[epoch * count : (epoch + 1) * count]
         assert sorted(part) == list(range(count))
 
 
-@settings(deadline=None, max_examples=40)
-@given(sizes, st.sampled_from((1, 2, 3, 4)), shards_in_memory, st.integers(0, 30))
-def test_any_number_of_processes_sees_the_same_batch(stores, count, ranks, shards, step) -> None:
+@settings(deadline=None, max_examples=50)
+@given(
+    stores(), st.integers(1, 5), st.integers(1, 5), shards_in_memory, st.integers(0, 30), balances
+)
+def test_any_number_of_processes_sees_the_same_batch(
+    store, ranks, share, shards, step, balance
+) -> None:
     def stream() -> Batches:
-        return Batches(stores[count], "train", batch_size=12, seed=0, memory_gb=memory_gb(shards))
+        return Batches(
+            store,
+            "train",
+            batch_size=ranks * share,
+            seed=0,
+            memory_gb=memory_gb(store, shards),
+            balance=balance,
+        )
 
     whole = stream().read(step)
     parts = [stream().read(step, rank=rank, world_size=ranks) for rank in range(ranks)]
+    assert [len(part) for part in parts] == [share] * ranks
     assert np.array_equal(np.concatenate(parts), whole)
-    # What a row holds is its number: so the tokens are those of the rows.
-    assert np.array_equal(whole[:, 0], stream().rows(step))
+    rows = stream().rows(step)
+    assert np.array_equal(whole, np.repeat(rows[:, None], 4, axis=1))
+    plan = store.plan("train")
+    videos, frames = plan["video"].to_pylist(), plan["first_frame"].to_pylist()
+    names = [f"{videos[row]} from frame {frames[row]}" for row in rows]
+    assert stream().names(step) == names
 
 
-@settings(deadline=None, max_examples=40)
-@given(sizes, st.integers(0, 40), shards_in_memory)
-def test_a_resumed_stream_goes_on_as_if_never_stopped(stores, count, step, shards) -> None:
-    options = {"batch_size": 5, "seed": 1, "memory_gb": memory_gb(shards)}
-    through = Batches(stores[count], "train", **options)
+def test_a_batch_that_the_processes_cannot_share_is_refused() -> None:
+    store = MemoryStore({"train": np.zeros((9, *GRID), np.uint16)}, {}, codebook_size=3, grid=GRID)
+    with pytest.raises(ValueError, match="a batch of 5 is not for 2 processes"):
+        Batches(store, "train", batch_size=5, seed=0).read(0, rank=1, world_size=2)
+
+
+@settings(deadline=None, max_examples=50)
+@given(stores(), st.integers(0, 40), shards_in_memory, balances)
+def test_a_resumed_stream_goes_on_as_if_never_stopped(store, step, shards, balance) -> None:
+    options = {"batch_size": 5, "seed": 1, "memory_gb": memory_gb(store, shards)}
+    through = Batches(store, "train", **options, balance=balance)
     before = [through.rows(s) for s in range(step + 1)]
-    fresh = Batches(stores[count], "train", **options)
+    fresh = Batches(store, "train", **options, balance=balance)
     assert np.array_equal(fresh.rows(step), before[-1])
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.sampled_from((7, 9, 40, 61)), shards_in_memory, st.integers(1, 9))
-def test_balanced_by_video_each_video_comes_once(stores, count, shards, batch_size) -> None:
+@settings(deadline=None, max_examples=50)
+@given(stores(), shards_in_memory, st.integers(1, 9))
+def test_balanced_by_video_each_video_comes_once(store, shards, batch_size) -> None:
     stream = Batches(
-        stores[count],
+        store,
         "train",
         batch_size=batch_size,
         seed=0,
-        memory_gb=memory_gb(shards),
+        memory_gb=memory_gb(store, shards),
         balance="video",
     )
-    videos = -(-count // 3)
-    assert stream.epoch_length == videos
-    rows = np.concatenate([stream.rows(step) for step in range(-(-4 * videos // batch_size))])
+    of_row = np.asarray(store.plan("train")["video"])
+    videos = sorted(set(of_row))
+    assert stream.epoch_length == len(videos)
+    steps = -(-4 * len(videos) // batch_size)
+    drawn = of_row[np.concatenate([stream.rows(step) for step in range(steps)])]
     for epoch in range(4):
-        part = rows[epoch * videos : (epoch + 1) * videos]
-        assert sorted(part // 3) == list(range(videos))
+        part = drawn[epoch * len(videos) : (epoch + 1) * len(videos)]
+        assert sorted(part) == videos
 
 
-def test_epochs_seeds_and_stores_are_shuffled_apart(stores, tmp_path: Path) -> None:
+@settings(deadline=None, max_examples=50)
+@given(stores(), shards_in_memory, st.integers(1, 12))
+def test_an_epoch_reads_each_shard_once_and_keeps_few(store, shards, batch_size) -> None:
+    gigabytes = memory_gb(store, shards)
+    stream = Batches(store, "train", batch_size=batch_size, seed=0, memory_gb=gigabytes)
+    for step in range(store.num_windows("train") // batch_size):
+        stream.read(step)
+        assert len(stream._shards) <= max(2, shards)
+    read = [shard for _, shard in store.shards_read]
+    assert len(read) == len(set(read))
+
+
+def test_epochs_seeds_and_stores_are_shuffled_apart(tmp_path: Path) -> None:
     def order(store: TokenStore, seed: int, step: int) -> list[int]:
         return Batches(store, "train", batch_size=61, seed=seed).rows(step).tolist()
 
-    orders = [order(stores[61], 0, 0), order(stores[61], 0, 1), order(stores[61], 1, 0)]
-    other = make_store(tmp_path, 61, shard=16)
-    orders.append(order(other, 0, 0))
+    one, other = make_store(tmp_path / "one", 61), make_store(tmp_path / "other", 61, shard=16)
+    orders = [order(one, 0, 0), order(one, 0, 1), order(one, 1, 0), order(other, 0, 0)]
     assert len({tuple(rows) for rows in orders}) == 4
     assert all(sorted(rows) == list(range(61)) for rows in orders)
-
-
-def test_a_small_memory_reads_few_shards_at_a_time(stores, monkeypatch) -> None:
-    read: list[int] = []
-    whole = TokenStore.read_shard
-
-    def spy(self: TokenStore, split: str, shard: int):
-        read.append(shard)
-        return whole(self, split, shard)
-
-    monkeypatch.setattr(TokenStore, "read_shard", spy)
-    stream = Batches(stores[61], "train", batch_size=1, seed=0, memory_gb=memory_gb(4))
-    assert stream.group_shards == 2
-    for step in range(61):
-        stream.read(step)
-        assert len(stream._shards) <= 4
-    assert sorted(read) == list(range(8))  # Each once: no shard is fetched twice in an epoch.

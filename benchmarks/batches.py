@@ -1,0 +1,91 @@
+"""How many windows a second of one core `pipeline.batches` deals out, beside the memory's speed.
+
+Run it from the repository's root: `python -m benchmarks.batches`. Windows are 16 frames of 128x128,
+1,024 tokens each, and random: the worst case for the store's compression. Seconds are those of the
+processor, so the store's files come from memory, and others who use the machine do not count.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.batches import Batches
+from pipeline.token_store import StoreInfo, TokenStore, create_store, numbered_plan
+
+GRID, CODEBOOK = (4, 16, 16), 16_384
+ROUNDS = 5
+"""The best of so many is shown: others may be using the machine's caches."""
+WINDOW_BYTES = int(np.prod(GRID)) * (2 + 8)
+"""Read as 16 bits a token, written as 64."""
+
+
+def make_store(root: Path, windows: int) -> TokenStore:
+    """Writes a store of random tokens."""
+    info = StoreInfo(
+        tokenizer=None, codebook_size=CODEBOOK, grid=GRID, source="", counts={"train": windows}
+    )
+    writer = create_store(root, info, numbered_plan(info.counts, "w", info.shard_windows))
+    generator = np.random.default_rng(0)
+    for split, shard in info.shards():
+        start, stop = info.shard_rows(split, shard)
+        writer.write_shard(split, shard, generator.integers(CODEBOOK, size=(stop - start, *GRID)))
+    return TokenStore(root)
+
+
+def fastest(action: Callable[[], object]) -> float:
+    """Returns the fewest seconds of one core that the action took, over all its threads."""
+    seconds = []
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        action()
+        seconds.append(time.process_time() - began)
+    return min(seconds)
+
+
+def memory_speed() -> float:
+    """Returns the bytes a second that one core reads and writes when it copies 256 MB."""
+    source = np.ones(1 << 28, dtype=np.uint8)
+    target = np.zeros_like(source)
+    return 2 * source.nbytes / fastest(lambda: np.copyto(target, source))
+
+
+def main() -> None:
+    """Prints the speeds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--windows", type=int, default=20_000)
+    parser.add_argument("--batch-size", type=int, default=64)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder) / "tokens", options.windows)
+
+        def epoch(memory_gb: float, stream: Batches | None = None) -> None:
+            stream = stream or Batches(
+                store, "train", batch_size=options.batch_size, seed=0, memory_gb=memory_gb
+            )
+            for step in range(options.windows // options.batch_size):
+                stream.read(step)
+
+        kept = Batches(store, "train", batch_size=options.batch_size, seed=0)
+        epoch(0, kept)
+        seconds = {
+            "tokens kept in memory": fastest(lambda: epoch(0, kept)),
+            "first epoch: shards are read, checked and decoded": fastest(lambda: epoch(4.0)),
+            "two shards in memory: so in every epoch": fastest(lambda: epoch(1e-9)),
+        }
+    limit = memory_speed()
+    print(f"one core copies memory at {limit / 1e9:.1f} GB/s, read and written")
+    dealt = options.windows // options.batch_size * options.batch_size
+    for name, taken in seconds.items():
+        speed = dealt / taken
+        share = speed * WINDOW_BYTES / limit
+        print(f"{speed:10,.0f} windows/s, {share:4.0%} of that  ({name})")
+
+
+if __name__ == "__main__":
+    main()

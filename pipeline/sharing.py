@@ -52,7 +52,8 @@ def share_out(
         if first:
             missing = create_store(files, info, plan, overwrite=overwrite).unfinished()
             let_others_in()
-        missing = fabric.broadcast(missing)
+        with _all_alive():
+            missing = fabric.broadcast(missing)
         shares = [missing[number :: fabric.world_size] for number in range(fabric.world_size)]
         rows = [[len(range(*info.shard_rows(*shard))) for shard in share] for share in shares]
         rounds = max(sum(-(-count // batch_size) for count in counts) for counts in rows)
@@ -73,14 +74,21 @@ def share_out(
             _sum(fabric, 0)  # The last shards are written.
 
 
-def _sum(fabric: Fabric, count: int) -> int:
-    """Adds up what the processes say, when the last of them has said it."""
+@contextmanager
+def _all_alive() -> Iterator[None]:
+    """Turns what torch says when another process is gone into a line for the user."""
     try:
-        summed = fabric.all_reduce(torch.tensor(count, device=fabric.device), reduce_op="sum")
+        yield
     except RuntimeError:
         raise PipelineError(
             "another process of this run has stopped: see what it said. Run the same command "
             "again, it goes on with what is missing."
         ) from None
+
+
+def _sum(fabric: Fabric, count: int) -> int:
+    """Adds up what the processes say, when the last of them has said it."""
+    with _all_alive():
+        summed = fabric.all_reduce(torch.tensor(count, device=fabric.device), reduce_op="sum")
     assert isinstance(summed, torch.Tensor)
     return int(summed)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from pipeline.token_store import StoreInfo
 from pipeline.video import moving_shapes
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 
+ROOT = Path(__file__).parents[2]
 LENGTHS = {"a": 23, "b": 7, "c": 40}
 
 
@@ -83,6 +86,43 @@ def test_worker_processes_decode_the_same_and_stop_with_a_clear_line(frames: Pat
         os.kill(worker, signal.SIGKILL)
         for _ in range(100):
             pool.submit(time.sleep, 0.1).result()
+
+
+WORKER = """
+import os, sys
+from pipeline.decoders import decoders
+from pipeline.frames import read_frames
+
+def modules():
+    return os.getpid(), [name for name in ("torch", "zarr") if name in sys.modules]
+
+if __name__ == "__main__":
+    with decoders(1) as pool:
+        print(*pool.submit(modules).result(), flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_a_worker_is_light_and_ends_with_its_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(WORKER)
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout
+        worker, _, loaded = parent.stdout.readline().partition(" ")
+        assert loaded == "[]\n"
+        status = Path("/proc", worker, "status")
+        assert status.exists()
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while status.exists() and "State:\tZ" not in status.read_text():
+        assert time.monotonic() < deadline, "the worker waits for ever"
+        time.sleep(0.01)
 
 
 def test_at_most_so_many_pieces_are_decoded_ahead(frames: Path) -> None:

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,20 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch) -> N
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
     exec(compile(blocks[0], "README.md", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_the_slurm_job_of_the_readme_asks_to_go_on_after_75_only(tmp_path: Path, code: int) -> None:
+    (job,) = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    words = shlex.split(next(line for line in job.splitlines() if line.startswith("srun ")))
+    assert words[1:3] == ["mebt", "train"]
+    train = cli.get_command(None, "train")  # type: ignore[attr-defined]
+    known = {flag for option in train.params for flag in option.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+    for name, line in {"srun": f"exit {code}", "scontrol": f'echo "$@" > {tmp_path}/asked'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "42"}
+    assert subprocess.run(["bash", "-c", job], env=path, check=False).returncode == code
+    asked = tmp_path / "asked"
+    assert (asked.read_text() if asked.exists() else "") == ("requeue 42\n" if code == 75 else "")

@@ -1,8 +1,11 @@
 """The whole flow on tiny videos of moving shapes, through the commands that people type."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +85,11 @@ def make_tokenizer(path: Path, *, seed: int = 0) -> Path:
     return path
 
 
+def run_command(arguments: list[str], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    cli(arguments)
+
+
 class Flow:
     """A folder with params, a tokenizer, and whatever the commands make there."""
 
@@ -147,6 +155,22 @@ class Flow:
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
             )
+
+    def fork(
+        self,
+        stage: str,
+        *more: str,
+        out: str | None = None,
+        run: Callable[[list[str], dict[str, str]], None] = run_command,
+        **environment: str,
+    ) -> BaseProcess:
+        """Starts a stage like `start`, but forked from a server that has imported torch already."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["stages.train", "torch.utils.tensorboard"])
+        arguments = self.arguments(stage, *more, out=out)
+        process = context.Process(target=run, args=(arguments, environment))
+        process.start()
+        return process
 
 
 def content(folder: Path) -> dict[str, bytes]:

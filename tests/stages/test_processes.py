@@ -1,7 +1,6 @@
 """`mebt train` on two processes: the same run, however they are started and share the work."""
 
 import errno
-import multiprocessing
 import os
 import signal
 import socket
@@ -17,18 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import checkpoint
-from stages.__main__ import cli
-from tests.stages.small import ROOT, Flow
+from tests.stages.small import ROOT, Flow, run_command
 
 Run = Callable[[list[str], dict[str, str]], None]
 TWO = ("--accelerator", "cpu", "--devices", "2")
 SAME = ("--set", "model.residual_dropout=0.0", "--set", "train.accumulate=2")
 SAME += ("--set", "train.clip_norm=0.1")  # Dropout would differ: each process draws its own.
-
-
-def run_as_task(arguments: list[str], environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    cli(arguments)
 
 
 def run_on_a_full_disk(arguments: list[str], environment: dict[str, str]) -> None:
@@ -41,24 +34,19 @@ def run_on_a_full_disk(arguments: list[str], environment: dict[str, str]) -> Non
         save_file(tensors, path)
 
     checkpoint.save_file = save  # type: ignore[assignment]
-    run_as_task(arguments, environment)
+    run_command(arguments, environment)
 
 
-def srun(flow: Flow, *more: str, out: str, run: Run = run_as_task) -> list[BaseProcess]:
-    """Starts `mebt train` as two SLURM tasks; forked from a server that has imported torch."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stages.train", "torch.utils.tensorboard"])
+def srun(flow: Flow, *more: str, out: str, run: Run = run_command) -> list[BaseProcess]:
+    """Starts `mebt train` as two SLURM tasks."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1])}
+        port = str(found.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "SLURM_NODEID": "0"}
     shared |= {"SLURM_JOB_NAME": "t", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
-    tasks = []
-    for rank in "01":
-        own = {"SLURM_NODEID": "0", "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
-        arguments = flow.arguments("train", *TWO, *more, out=out)
-        tasks.append(context.Process(target=run, args=(arguments, {**shared, **own})))
-        tasks[-1].start()
-    return tasks
+    ranks = [{"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01"]
+    more = (*TWO, *more)
+    return [flow.fork("train", *more, out=out, run=run, **shared, **rank) for rank in ranks]
 
 
 def torchrun(flow: Flow, *more: str, out: str) -> None:

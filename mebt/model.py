@@ -56,8 +56,9 @@ class Block(nn.Module):
     trained weights depend on it.
     """
 
-    def __init__(self, config: MeBTConfig) -> None:
+    def __init__(self, config: MeBTConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
+        self.activation_checkpointing = activation_checkpointing
         width = config.width
         self.norm = nn.LayerNorm(width)
         self.attention = Attention(
@@ -75,6 +76,13 @@ class Block(nn.Module):
         self, query: Float[Tensor, "B Nq D"], memory: Float[Tensor, "B Nm D"]
     ) -> Float[Tensor, "B Nq D"]:
         """Returns the new query stream."""
+        if not self.activation_checkpointing:
+            return self._compute(query, memory)
+        # In here, not around the block: so torch.compile and FSDP, which wrap blocks, see it too.
+        out: Tensor = checkpoint(self._compute, query, memory, use_reentrant=False)
+        return out
+
+    def _compute(self, query: Tensor, memory: Tensor) -> Tensor:
         query, memory = self.norm(query), self.norm(memory)
         query = query + self.attention(query, memory)
         out: Tensor = query + self.mlp(self.norm_mlp(query))
@@ -91,7 +99,6 @@ class MeBT(nn.Module):
     def __init__(self, config: MeBTConfig, *, activation_checkpointing: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.activation_checkpointing = activation_checkpointing
         width = config.width
         self.token_embedding = nn.Embedding(config.codebook_size, width)
         self.position_embedding = nn.Parameter(torch.empty(config.num_tokens, width))
@@ -100,7 +107,7 @@ class MeBT(nn.Module):
         read = config.num_latents > 0 and set(config.layers) != {"dense"}
         self.latents = nn.Parameter(torch.empty(config.num_latents, width), requires_grad=read)
         self.dropout = nn.Dropout(config.embedding_dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in config.layers)
+        self.blocks = nn.ModuleList(Block(config, activation_checkpointing) for _ in config.layers)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.codebook_size, bias=False)
         self.initialize()
@@ -145,26 +152,19 @@ class MeBT(nn.Module):
         for layer, block in zip(self.config.layers, self.blocks, strict=True):
             match layer:
                 case "encode":
-                    latents = self._run(block, latents, context)
+                    latents = block(latents, context)
                 case "process":
-                    latents = self._run(block, latents, latents)
+                    latents = block(latents, latents)
                 case "decode":
-                    targets = self._run(block, targets, latents)
+                    targets = block(targets, latents)
                 case "refresh":
-                    latents = self._run(block, latents, torch.cat([latents, targets], dim=1))
+                    latents = block(latents, torch.cat([latents, targets], dim=1))
                 case "dense":
                     both = torch.cat([context, targets], dim=1)
-                    both = self._run(block, both, both)
+                    both = block(both, both)
                     context, targets = both[:, :num_context], both[:, num_context:]
         logits: Tensor = self.head(self.norm(targets))
         return logits
-
-    def _run(self, block: nn.Module, query: Tensor, memory: Tensor) -> Tensor:
-        if self.activation_checkpointing:
-            out: Tensor = checkpoint(block, query, memory, use_reentrant=False)
-        else:
-            out = block(query, memory)
-        return out
 
 
 def sine_positions(grid: tuple[int, int, int], width: int) -> Float[Tensor, "N D"]:

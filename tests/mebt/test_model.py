@@ -108,8 +108,11 @@ def test_the_loss_of_half_precision_logits_is_computed_in_float32() -> None:
 
 def test_computing_layers_again_saves_memory_and_changes_no_bit() -> None:
     def train(activation_checkpointing: bool) -> tuple[int, list[torch.Tensor]]:
-        model = make(residual_dropout=0.2, attention_dropout=0.2, embedding_dropout=0.2)
-        model.activation_checkpointing = activation_checkpointing
+        torch.manual_seed(0)
+        dropout = {f"{where}_dropout": 0.2 for where in ("residual", "attention", "embedding")}
+        layers = ("encode", "process", "decode", "refresh", "decode")
+        config = MeBTConfig(layers=layers, **FIELDS, **dropout)
+        model = MeBT(config, activation_checkpointing=activation_checkpointing)
         kept = 0
 
         def count(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """`mebt train` on two processes: the same run, however they are started and share the work."""
 
 import errno
+import functools
 import os
 import signal
 import socket
@@ -34,6 +35,12 @@ def run_on_a_full_disk(arguments: list[str], environment: dict[str, str]) -> Non
         save_file(tensors, path)
 
     checkpoint.save_file = save  # type: ignore[assignment]
+    run_command(arguments, environment)
+
+
+def run_without_kernels(arguments: list[str], environment: dict[str, str]) -> None:
+    compile_module = torch.nn.Module.compile
+    torch.nn.Module.compile = functools.partialmethod(compile_module, backend="aot_eager")
     run_command(arguments, environment)
 
 
@@ -111,3 +118,15 @@ def test_a_full_disk_stops_all_processes_and_the_run_goes_on(flow: Flow) -> None
     for task in srun(flow, "--strategy", "ddp", out="full"):
         task.join(60)
         assert task.exitcode == 0
+
+
+def test_slices_compiling_and_computing_again_go_together(flow: Flow) -> None:
+    """Without kernels: to compile those takes a minute, and test_train.py does."""
+    more = (*SAME, "--set", "model.layers=[dense]", "--set", "model.num_latents=0")
+    more += ("--set", "train.max_steps=2", "--set", "train.validation_windows=1")
+    flow.ok("train", *more, out="plain")
+    more += ("--set", "train.compile=true", "--set", "train.activation_checkpointing=true")
+    for task in srun(flow, *more, "--strategy", "fsdp", out="all", run=run_without_kernels):
+        task.join(100)
+        assert task.exitcode == 0
+    assert_same_weights(flow.root / "plain", flow.root / "all")

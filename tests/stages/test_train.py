@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -141,9 +142,9 @@ def test_layers_may_be_computed_again_from_some_step_on(
     flow.ok("train", "--set", "train.max_steps=4", out="again")
     run_again = []
 
-    def spy(block: torch.nn.Module, *streams: torch.Tensor, **options: bool) -> torch.Tensor:
-        run_again.append(block)
-        return checkpoint(block, *streams, **options)
+    def spy(layer: Callable, *streams: torch.Tensor, **options: bool) -> torch.Tensor:
+        run_again.append(layer)
+        return checkpoint(layer, *streams, **options)
 
     monkeypatch.setattr("mebt.model.checkpoint", spy)
     flow.ok("train", "--set", "train.activation_checkpointing=true", out="again")
@@ -176,6 +177,7 @@ def test_compiled_layers_train_the_same_weights(flow: Flow) -> None:
     flow.ok("train", *ONE_LAYER, out="plain")
     cache = flow.root / "cache"
     more = (*ONE_LAYER, "--set", "train.compile=true")
+    more += ("--set", "train.activation_checkpointing=true")  # The two must know of each other.
     here = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     assert flow.start("train", *more, out="compiled", **here).wait(300) == 0
     assert list(cache.rglob("*.cpp"))  # Compiled, and not just run as it is.

@@ -5,15 +5,18 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint golden clean
+.PHONY: demo test test-slow lint golden clean
 
 demo: $(INSTALLED)  ## Fetch the footage, run every stage, say where the report is
 	python demo/fetch_footage.py data/fish
 	dvc repro
 	@echo "Done. Open $(CURDIR)/report.html in a browser."
 
-test: $(INSTALLED) lint  ## Everything that must hold on one machine without a GPU
-	python -m pytest -n 2
+test: $(INSTALLED) lint  ## What must hold on one machine without a GPU, but for the slowest tests
+	python -m pytest -n 2 -m "not slow"
+
+test-slow: $(INSTALLED)  ## The slowest: the whole flow by DVC, kills, several processes, compilers
+	python -m pytest -n 2 -m slow
 
 lint: $(INSTALLED)
 	ruff check .

@@ -125,7 +125,8 @@ def cut_in_time(num_frames: int, config: ExtractConfig) -> Iterator[tuple[str, i
 
 
 def _cut_out(frame: Frame, box: tuple[int, int, int, int], size: int) -> Frame:
-    return np.asarray(crop_resize(Image.fromarray(frame).crop(box), size))
+    left, top, right, bottom = box
+    return np.asarray(crop_resize(Image.fromarray(frame[top:bottom, left:right]), size))
 
 
 def _save(path: Path, frame: Frame) -> None:

@@ -68,6 +68,7 @@ def repro(root: Path, *words: str) -> list[str]:
     return [line.split("'")[1] for line in lines]
 
 
+@pytest.mark.slow
 def test_everything_once_nothing_twice_and_tokens_are_reused(project: Path) -> None:
     flow = ["extract", "tokenize", "train", "sample", "decode", "evaluate", "report"]
     assert repro(project) == flow
@@ -86,6 +87,7 @@ def test_everything_once_nothing_twice_and_tokens_are_reused(project: Path) -> N
     assert repro(project, "--dry") == ["report"]
 
 
+@pytest.mark.slow
 def test_two_models_share_one_token_store(project: Path) -> None:
     folder = project / "examples" / "two-models"
     for name in ("small", "latent"):

@@ -27,15 +27,29 @@ class Quantized(NamedTuple):
 
 
 def pick_rows(
-    rows: Float[Tensor, "R D"], count: int, *, generator: Generator | None = None
+    rows: Float[Tensor, "R D"],
+    count: int,
+    *,
+    weights: Float[Tensor, " R"] | None = None,
+    generator: Generator | None = None,
 ) -> Float[Tensor, "K D"]:
-    """Draws `count` different rows; if there are fewer, copies with a little noise make up."""
+    """Draws `count` different rows; if there are fewer, copies with a little noise make up.
+
+    With `weights`, a row's chance of being drawn next is its share of what is left of them
+    (exponential races: Efraimidis & Spirakis 2006); without, all have the same.
+    """
     if len(rows) < count:
-        rows = rows.repeat(math.ceil(count / len(rows)), 1)
+        copies = math.ceil(count / len(rows))
+        rows = rows.repeat(copies, 1)
+        weights = None if weights is None else weights.repeat(copies)
         noise = torch.randn(rows.shape, generator=generator).to(rows)
         rows = rows + noise * (0.01 / math.sqrt(rows.shape[1]))
-    chosen = torch.randperm(len(rows), generator=generator)[:count].to(rows.device)
-    return rows[chosen]
+    if weights is None:
+        chosen = torch.randperm(len(rows), generator=generator)[:count]
+    else:
+        races = torch.empty(len(rows)).exponential_(generator=generator)
+        chosen = (weights.float().cpu() / races).topk(count).indices
+    return rows[chosen.to(rows.device)]
 
 
 class Codebook(nn.Module):
@@ -115,7 +129,9 @@ class Codebook(nn.Module):
 
         Returns embeddings that pass gradients straight through [B D t h w], tokens [B t h w], the
         commitment loss against the vectors before the update, and the batch's perplexity.
-        `generator` draws the first vectors and those that replace dead ones (on the CPU).
+        `generator` draws (on the CPU) the first vectors, and those that replace dead ones: an
+        output the likelier, the farther it is from its vector (squared, as k-means++ seeds), so
+        that what is rare and badly kept gets codes, not once more what is common.
         """
         rows = rearrange(features.detach(), "b d t h w -> (b t h w) d").float()
         if self.training and not self.initialized:
@@ -131,15 +147,19 @@ class Codebook(nn.Module):
         if self.training:
             self.update(rows, tokens)
             if restart_threshold > 0:
-                picked = self._pick(rows, generator)
+                errors = (rows - found).square().sum(1)
+                picked = self._pick(rows, generator, errors)
                 self.restart(picked, threshold=restart_threshold, revive=True)
         grid = rearrange(tokens, "(b t h w) -> b t h w", b=b, t=t, h=h, w=w)
         return Quantized(straight_through, grid, commitment, perplexity)
 
     def _pick(
-        self, rows: Float[Tensor, "R D"], generator: Generator | None
+        self,
+        rows: Float[Tensor, "R D"],
+        generator: Generator | None,
+        weights: Float[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "K D"]:
-        picked = pick_rows(rows, len(self.embeddings), generator=generator)
+        picked = pick_rows(rows, len(self.embeddings), weights=weights, generator=generator)
         if dist.is_available() and dist.is_initialized():
             dist.broadcast(picked, 0)
         return picked

@@ -71,7 +71,7 @@ class VQGAN(nn.Module):
         """Reconstructs `video`; in training mode the codebook follows the features, once.
 
         `restart_threshold` is the moving count of uses per step below which a codebook vector is
-        replaced by a random feature of this batch; 0 never replaces one.
+        replaced by a feature of this batch, likely one that is badly kept; 0 never replaces one.
         """
         features = self.features(video)
         quantized = self.codebook(

@@ -75,6 +75,7 @@ def assert_same_weights(one: Path, two: Path) -> None:
         torch.testing.assert_close(second[name], first[name], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_weights_as_one(flow: Flow) -> None:
     more = (*SAME, "--set", "train.max_steps=20")
     flow.ok("train", *more, out="one")
@@ -82,6 +83,7 @@ def test_two_processes_train_the_same_weights_as_one(flow: Flow) -> None:
     assert_same_weights(flow.root / "one", flow.root / "two")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_another_strategy_and_number_of_processes(flow: Flow) -> None:
     flow.ok("train", *SAME, "--set", "train.max_steps=20", out="whole")
     more = (*SAME, "--set", "train.activation_checkpointing=true")

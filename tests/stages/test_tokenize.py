@@ -73,6 +73,7 @@ def test_killed_and_run_again_the_store_is_the_same_byte_for_byte(flow: Flow, sh
     assert not list((flow.root / "killed").rglob("*.partial*"))
 
 
+@pytest.mark.slow
 def test_any_processes_killed_and_resumed_make_the_same_bytes(flow: Flow) -> None:
     phases = "2@1,3@3!0,1@5,2@7!1,3"
     words = flow.arguments("tokenize", "--set", "tokenize.batch_size=2", out="many")

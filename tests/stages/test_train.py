@@ -42,6 +42,7 @@ def assert_same_run(one: Path, two: Path, result: str) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", RESULTS)
 def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(flow: Flow, stage: str) -> None:
     section = stage.replace("-", "_")
@@ -173,6 +174,7 @@ ONE_LAYER = ("--set", "model.layers=[dense]", "--set", "model.num_latents=0")
 ONE_LAYER += ("--set", "model.residual_dropout=0.0", "--set", "train.max_steps=3")
 
 
+@pytest.mark.slow
 def test_compiled_layers_train_the_same_weights(flow: Flow) -> None:
     flow.ok("train", *ONE_LAYER, out="plain")
     cache = flow.root / "cache"
@@ -187,6 +189,7 @@ def test_compiled_layers_train_the_same_weights(flow: Flow) -> None:
         torch.testing.assert_close(compiled[name], tensor, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_missing_compiler_is_one_clear_line(flow: Flow) -> None:
     missing = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(flow.root / "cache")}
     more = (*ONE_LAYER, "--set", "train.compile=true")

@@ -176,6 +176,24 @@ def test_picked_rows_are_different_ones_and_copies_are_near(generator: torch.Gen
     assert torch.cdist(many, rows).min(1).values.max() < 0.1
 
 
+def test_rows_are_picked_by_their_weights(generator: torch.Generator) -> None:
+    rows, weights = torch.arange(1000.0)[:, None], torch.ones(1000)
+    weights[:500], weights[500:510] = 0, 1e6
+    picked = pick_rows(rows, 10, weights=weights, generator=generator).flatten()
+    assert sorted(picked.tolist()) == list(range(500, 510))
+    assert pick_rows(rows[:5], 12, weights=weights[:5] + 1, generator=generator).shape == (12, 1)
+
+
+def test_dead_vectors_are_replaced_by_what_is_badly_kept(generator: torch.Generator) -> None:
+    codebook = Codebook(K, DIM).train()
+    codebook.initialize(torch.randn(K, DIM, generator=generator))
+    codebook.counts[2:] = 0.0
+    features = 0.01 * torch.randn(1, DIM, 10, 10, 10, generator=generator)
+    features[:, :, 0] += 100 + torch.randn(1, DIM, 10, 10, generator=generator)  # One in ten.
+    codebook(features, restart_threshold=0.1, generator=generator)
+    assert int((codebook.embeddings[2:, 0] > 50).sum()) >= K - 4
+
+
 def test_moving_pixels_weigh_more_and_the_mean_weight_is_one() -> None:
     video = torch.zeros(1, 3, 4, 2, 2)
     video[:, :, ::2, 0, 0] = 0.5  # One pixel flickers, three stand still.

@@ -30,7 +30,9 @@ class Recorded(Codebook):
         self.draws, self.step, self.call = draws, 0, 0
         self.published_restart = not hparams["no_random_restart"]
 
-    def _pick(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _pick(
+        self, rows: Tensor, generator: torch.Generator | None, weights: Tensor | None = None
+    ) -> Tensor:
         prefix = f"step{self.step}."
         permutation = self.draws[f"{prefix}randperm{self.call}"]
         noise = self.draws.get(f"{prefix}tile_noise{self.call}")

@@ -35,6 +35,7 @@ RESUMABLE = ("train", "fit-tokenizer")
 OUTSIDE_CAUSES = {
     errno.ENOSPC: "Free some space and run it again",
     errno.EDQUOT: "Free some of the quota and run it again",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f) and run it again",
     errno.EROFS: "Choose a place that can be written",
     errno.EACCES: "Change its permissions or choose another place",
     errno.EPERM: "Change its permissions or choose another place",

@@ -34,7 +34,8 @@ def read_only(trial: Trial) -> None:
     """Reads and writes a finished artefact that this user does not own."""
     stage = trial.draw.choice(list(OUT))
     out = trial.copy(OUT[stage], linked=False)
-    trial.folder.chmod(0o755)
+    for folder in (trial.folder, trial.world.root.parent):
+        folder.chmod(0o755)
     for path in (out, *out.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = content(out)

@@ -71,6 +71,7 @@ def _with_config(file: Path, key: str, value: Any) -> Path:
     whole = file.with_suffix(".whole")
     header, data = header_of(whole), whole.read_bytes()
     about = json.loads(header["__metadata__"]["mebt"])
+    del about["header"]  # Its hash; without one, it is a file of the first versions.
     config = json.dumps({**json.loads(about["config"]), key: value})
     header["__metadata__"]["mebt"] = json.dumps({**about, "config": config})
     rest = data[8 + int.from_bytes(data[:8], "little") :]

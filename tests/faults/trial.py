@@ -59,7 +59,7 @@ class Ended:
         if self.code == 0 or self.killed:
             return self
         lines = [line for line in self.said.splitlines() if line.startswith("Error: ")]
-        if self.code != 1 or len(lines) != 1 or "Traceback" in self.said:
+        if self.code not in (1, 2) or len(lines) != 1 or "Traceback" in self.said:
             raise UnclearError(f"{self.words}: exit code {self.code}: {self.said[-1500:]}")
         if names and not any(re.search(rf"{re.escape(str(name))}\b", lines[0]) for name in names):
             raise UnclearError(
@@ -122,7 +122,7 @@ class Trial:
     def refusal(self, ended: Ended, *names: Path | str) -> bool:
         """Counts a refusal, if it is one, that names in one line what is wrong; or says False."""
         others = (self.swapped,) if names and self.swapped else ()
-        refused = ended.must_be_clear(*names, *others).code == 1
+        refused = ended.must_be_clear(*names, *others).code in (1, 2)
         self.refused += refused
         return refused
 

@@ -60,6 +60,8 @@ class World(Flow):
         self.contents: dict[str, dict[str, bytes] | bytes] = {}
         """What else commands make of the artefacts, by file or folder."""
         self._take_out()
+        for path in root.rglob("*.safetensors"):
+            path.chmod(0o644)  # So that another user may read them.
 
     def _make_longer_and_other(self) -> None:
         make_tokenizer(self.root / "other.safetensors", seed=1)
@@ -131,11 +133,11 @@ def log(path: Path) -> list[dict[str, object]]:
 def finished(stage: str, out: Path) -> set[str]:
     """Names the parts of a stage's work that are done, and shall never have to be done again."""
     if stage == "extract":
-        return {path.name for path in (out / ".extract").glob("*.json")}
+        return {path.name for path in (out / ".extract").glob("[!.]*.json")}
     if stage == "decode":
-        return {path.name for path in out.glob("*.mp4")}
+        return {path.name for path in out.glob("[!.]*.mp4")}
     if stage not in RUNS:
-        return {path.name for path in (out / "manifest").glob("*.parquet")}
+        return {path.name for path in (out / "manifest").glob("[!.]*.parquet")}
     pointer = out / "checkpoints" / "last"
     done = int(pointer.read_text().strip().removeprefix("step-")) if pointer.exists() else 0
     return {f"step {step + 1}" for step in range(done)}

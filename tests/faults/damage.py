@@ -1,6 +1,7 @@
 """Files that changed on the disk: refused by name, or what is read is what was written."""
 
 import functools
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +25,17 @@ class Target:
     """A file of the same kind that is of something else; None: the artefact has several."""
 
 
-def flip(trial: Trial, file: Path) -> bytes:
+def flip(draw: random.Random, file: Path) -> bytes:
     """Returns a file's bytes with one bit flipped."""
     data = bytearray(file.read_bytes())
-    data[trial.draw.randrange(len(data))] ^= 1 << trial.draw.randrange(8)
+    data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
     return bytes(data)
 
 
-def truncate(trial: Trial, file: Path) -> bytes:
+def truncate(draw: random.Random, file: Path) -> bytes:
     """Returns a file's bytes without some at its end."""
     data = file.read_bytes()
-    return data[: trial.draw.randrange(len(data))]
+    return data[: draw.randrange(len(data))]
 
 
 def same(found: object, wanted: object, file: Path) -> None:
@@ -168,9 +169,9 @@ def damage(trial: Trial, how: str) -> None:
     data = file.read_bytes()
     match how:
         case "flip":
-            _put(file, flip(trial, file))
+            _put(file, flip(trial.draw, file))
         case "truncate":
-            _put(file, truncate(trial, file))
+            _put(file, truncate(trial.draw, file))
         case "empty":
             _put(file, b"")
         case "delete":

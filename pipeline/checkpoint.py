@@ -64,9 +64,13 @@ def save_checkpoint(
 
 
 def _last(folder: Path) -> str | None:
+    """Names the checkpoint to go on from: the newest if there is no pointer, None if there is none.
+
+    A kill can leave a first checkpoint without a pointer; to begin afresh beside it would lose it.
+    """
     pointer = folder / POINTER
     if not pointer.exists():
-        return None
+        return max((path.name for path in folder.glob("step-*")), default=None)
     name = pointer.read_bytes().decode(errors="replace").strip()
     if not re.fullmatch(r"step-[0-9]{8,18}", name):
         raise CheckpointError(f"{pointer} names {name!r}, which is no checkpoint of this folder.")
@@ -74,7 +78,7 @@ def _last(folder: Path) -> str | None:
 
 
 def last_step(folder: Path) -> int:
-    """Returns the step of the checkpoint that `last` names, or 0 if there is none yet."""
+    """Returns the step of the last checkpoint, or 0 if there is none yet."""
     return int((_last(folder) or "step-0").removeprefix("step-"))
 
 

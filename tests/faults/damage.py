@@ -2,12 +2,13 @@
 
 import functools
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.kills import must_be_undisturbed
-from tests.faults.trial import Trial, WrongDataError, kind
+from tests.faults.trial import DataLostError, Trial, WrongDataError, kind
 from tests.faults.world import LONGER, OUT, result
 from tests.stages.small import content
 
@@ -83,6 +84,8 @@ def by_going_on(trial: Trial, run: Path, file: Path) -> None:
         if f"{file} is missing: a new log begins at step" in ended.said:
             wanted = wanted | {"log": found["log"]}
         same(found, wanted, file)
+        if int(re.findall(r": (\d+) steps", ended.said)[0]) > MOST_REDONE:
+            raise DataLostError(f"{file} was damaged, and steps that were done are done again")
 
 
 def by_report(trial: Trial, run: Path, file: Path) -> None:
@@ -105,6 +108,8 @@ def by_decoding(trial: Trial, tokenizer: Path, file: Path) -> None:
 
 def by_encoding(trial: Trial, artefact: Path, file: Path) -> None:
     """Encodes frames with a tokenizer, one of the two damaged."""
+    if trial.swapped:  # Two whole pictures in each other's place: only a store can tell.
+        return by_encoding_again(trial, artefact, file)
     tokens = trial.folder / "tokens"
     flag = "--frames" if artefact.is_dir() else "--tokenizer"
     words = trial.with_input("tokenize", flag, artefact, out=tokens)
@@ -127,6 +132,8 @@ def by_making_again(trial: Trial, out: Path, file: Path) -> None:
         must_be_undisturbed(trial, stage, out)
 
 
+MOST_REDONE = 4
+"""Steps that a run does when it goes on for two more, from the older one of its checkpoints."""
 STATE = "checkpoints/*/state.safetensors"
 META = "checkpoints/*/meta.json"
 TARGETS = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline import checkpoint
-from pipeline.checkpoint import last_sha256, last_values, load_last, save_checkpoint
+from pipeline.checkpoint import last_sha256, last_step, last_values, load_last, save_checkpoint
 from pipeline.errors import CheckpointError
 from pipeline.files import write_json
 
@@ -31,6 +31,15 @@ def test_the_last_one_comes_back_and_few_are_kept(tmp_path: Path) -> None:
         "step-00000005",
         "step-00000010",
     ]
+
+
+def test_without_a_pointer_the_newest_one_comes_back(tmp_path: Path) -> None:
+    for step in (2, 10):
+        save(tmp_path, step)
+    (tmp_path / "last").unlink()
+    found = load_last(tmp_path)
+    assert found is not None
+    assert found.step == last_step(tmp_path) == 10
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "meta.json", "last"])

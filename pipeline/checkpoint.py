@@ -17,6 +17,7 @@ from pipeline.errors import CheckpointError
 from pipeline.files import read_json, remove, replacing, sha256_file, write_json, write_text
 
 POINTER, META = "last", "meta.json"
+NAME = re.compile(r"step-[0-9]{8,18}")
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,10 @@ def _last(folder: Path) -> str | None:
     """
     pointer = folder / POINTER
     if not pointer.exists():
-        return max((path.name for path in folder.glob("step-*")), default=None)
+        names = (path.name for path in folder.glob("step-*"))
+        return max(filter(NAME.fullmatch, names), default=None)
     name = pointer.read_bytes().decode(errors="replace").strip()
-    if not re.fullmatch(r"step-[0-9]{8,18}", name):
+    if not NAME.fullmatch(name):
         raise CheckpointError(f"{pointer} names {name!r}, which is no checkpoint of this folder.")
     return name
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from pipeline.files import write_json
-from tests.faults.harness import KINDS, Tally, attempt, report, table
+from tests.faults.harness import KINDS, Tally, attempt, put_into, report, table
 from tests.faults.world import World
 
 
@@ -31,7 +31,15 @@ from tests.faults.world import World
 @click.option("--only", type=click.Choice(list(KINDS)), multiple=True, help="Kinds to try.")
 @click.option("--number", type=int, help="The one trial of each kind to make again.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("faults.json"))
-def main(minutes: float, seed: int, only: tuple[str, ...], number: int | None, out: Path) -> None:
+@click.option("--readme", type=click.Path(path_type=Path), help="Page to put the table into.")
+def main(
+    minutes: float,
+    seed: int,
+    only: tuple[str, ...],
+    number: int | None,
+    out: Path,
+    readme: Path | None,
+) -> None:
     """Injects faults of every kind in turn; exit code 1 if a promise was not kept."""
     kinds = only or tuple(KINDS)
     numbers: Iterator[int] = itertools.count() if number is None else iter([number])
@@ -58,7 +66,10 @@ def main(minutes: float, seed: int, only: tuple[str, ...], number: int | None, o
                 worker.result()
         world.must_be_untouched()
     write_json(out, {"minutes": minutes, **report(tallies, seed=seed)})
-    print(table(tallies))
+    said = f"{table(tallies)}\n\nSeed {seed}, {minutes:g} minutes on {os.cpu_count()} cores."
+    print(said)
+    if readme:
+        put_into(readme, said)
     if any(tally.failures for tally in tallies.values()):
         raise SystemExit(1)
 

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from tests.faults.arms import Interruption, JumpingClock, Nobody
+from tests.faults.arms import Interruption, JumpingClock, Unprivileged
 from tests.faults.kills import keep_finished, must_be_undisturbed
 from tests.faults.trial import DataLostError, Trial, UnclearError, kind
 from tests.faults.world import OUT
@@ -31,25 +31,21 @@ def two_writers(trial: Trial) -> None:
 
 @kind("a place that cannot be written")
 def read_only(trial: Trial) -> None:
-    """Reads and writes a finished artefact that this user does not own."""
+    """Reads and writes a finished artefact whose modes forbid to write."""
     stage = trial.draw.choice(list(OUT))
     out = trial.copy(OUT[stage], linked=False)
-    for folder in (trial.folder, trial.world.root.parent):
-        folder.chmod(0o755)
     for path in (out, *out.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = content(out)
     trial.faults += 1
     words = trial.world.words(stage, out=out)
-    trial.refusal(trial.run(*words, arms=[Nobody()]), "Permission denied")
+    trial.refusal(trial.run(*words, arms=[Unprivileged()]), "Permission denied")
     if stage in READERS:
         reader, flag = READERS[stage]
-        made = trial.folder / "made"
-        made.mkdir()
-        made.chmod(0o777)
-        words = trial.with_input(reader, flag, out, out=made / OUT[reader])
-        trial.run(*words, arms=[Nobody()]).must_succeed()
-        must_be_undisturbed(trial, reader, made / OUT[reader])
+        made = trial.folder / "made" / OUT[reader]
+        words = trial.with_input(reader, flag, out, out=made)
+        trial.run(*words, arms=[Unprivileged()]).must_succeed()
+        must_be_undisturbed(trial, reader, made)
     if content(out) != before:
         raise DataLostError(f"{stage} changed what it may not write")
 

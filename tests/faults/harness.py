@@ -76,6 +76,15 @@ def table(tallies: dict[str, Tally]) -> str:
     return "\n".join([lines[0], "|---" + "|---:" * 5 + "|", *lines[1:]])
 
 
+def put_into(page: Path, text: str) -> None:
+    """Replaces what stands between the two marks of a page."""
+    before, begin, rest = page.read_text().partition("<!-- faults -->\n")
+    _, end, after = rest.partition("<!-- end of faults -->")
+    if not end:
+        raise ValueError(f"{page} has no marks for the table of faults.")
+    page.write_text(f"{before}{begin}{text}\n{end}{after}")
+
+
 def _row(name: str, tally: Tally) -> list[str]:
     broken = [tally.count(verdict) for verdict in (DataLostError, WrongDataError, UnclearError)]
     return [name, *(f"{number:,}" for number in (tally.trials, tally.faults, *broken))]

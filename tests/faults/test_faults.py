@@ -3,7 +3,6 @@
 import errno
 import random
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import pytest
 
 from tests.faults.arms import Arm, Interruption, Tally
 from tests.faults.damage import flip, same
-from tests.faults.harness import KINDS, attempt, report, table
+from tests.faults.harness import KINDS, attempt, put_into, report, table
 from tests.faults.harness import Tally as Count
 from tests.faults.kills import keep_finished, must_be_undisturbed
 from tests.faults.trial import (
@@ -34,11 +33,10 @@ SHORT = (
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:  # Pytest's own are for one user.
-        made = World(Path(folder).resolve() / "world")
-        yield made
-        made.must_be_untouched()
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("faults") / "world")
+    yield made
+    made.must_be_untouched()
 
 
 def trials(world: World, kinds: tuple[str, ...], *, each: int) -> dict[str, Count]:
@@ -121,6 +119,16 @@ def test_the_table_adds_up() -> None:
     found = report(tallies, seed=7)
     assert (found["trials"], found["faults"], found["data_lost"]) == (3, 1005, 1)
     assert found["failures"] == failures
+
+
+def test_the_readme_gets_the_table(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("a\n<!-- faults -->\nold\n<!-- end of faults -->\nb\n")
+    put_into(page, "new")
+    assert page.read_text() == "a\n<!-- faults -->\nnew\n<!-- end of faults -->\nb\n"
+    page.write_text("a")
+    with pytest.raises(ValueError, match="has no marks"):
+        put_into(page, "new")
 
 
 @dataclass(frozen=True)

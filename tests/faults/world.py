@@ -60,8 +60,6 @@ class World(Flow):
         self.contents: dict[str, dict[str, bytes] | bytes] = {}
         """What else commands make of the artefacts, by file or folder."""
         self._take_out()
-        for path in root.rglob("*.safetensors"):
-            path.chmod(0o644)  # So that another user may read them.
 
     def _make_longer_and_other(self) -> None:
         make_tokenizer(self.root / "other.safetensors", seed=1)

@@ -25,16 +25,16 @@ class Log:
         self, folder: Path, *, resumed_step: int, mark: Mapping[str, Any] | None = None
     ) -> None:
         self.path = folder / FILE
-        data = self.path.read_bytes() if self.path.exists() else b""
-        if mark and self.path.exists():
-            data = _vouched(self.path, data, mark)
-        elif mark:
+        if mark and not self.path.exists():
             said = f"{self.path} is missing: a new log begins at step {resumed_step}"
             print(said, file=sys.stderr, flush=True)
+        if mark:
+            kept = vouched(self.path, mark)
         else:
+            data = self.path.read_bytes() if self.path.exists() else b""
             lines = data.decode(errors="replace").splitlines(keepends=True)
-            data = "".join(line for line in lines if _step_of(line) <= resumed_step).encode()
-        write_bytes(self.path, data)
+            kept = "".join(line for line in lines if _step_of(line) <= resumed_step).encode()
+        write_bytes(self.path, kept)
         self.board = None
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
@@ -69,16 +69,19 @@ def _step_of(line: str) -> float:
         return math.inf  # The last line of a killed run may be cut off.
 
 
-def _vouched(path: Path, data: bytes, mark: Mapping[str, Any]) -> bytes:
-    """Returns the part of a log that a checkpoint vouches for.
+def vouched(path: Path, mark: Any) -> bytes:
+    """Returns the part of a log that a checkpoint vouches for; nothing if there is no log.
 
-    Raises PipelineError if it is not there any more.
+    Raises PipelineError if that part is not there as it was.
     """
-    begun = data[: mark["bytes"]]
+    if not path.exists():
+        return b""
+    size = mark.get("bytes") if isinstance(mark, dict) else None
+    begun = path.read_bytes()[:size] if isinstance(size, int) else b""
     if {"bytes": len(begun), "crc32": zlib.crc32(begun)} != mark:
         raise PipelineError(
-            f"{path} is damaged: its first {mark['bytes']} bytes are not those that the last "
-            "checkpoint was saved with. Put back a copy, or delete it to go on without."
+            f"{path} is damaged: its first {size} bytes are not those that the last checkpoint was "
+            "saved with. Put back a copy, or delete it to go on without."
         )
     return begun
 
@@ -96,7 +99,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             print(f"{path} is missing: its curves are left out", file=sys.stderr, flush=True)
         return []
     if mark:
-        _vouched(path, data, mark)
+        vouched(path, mark)
     lines = data.decode(errors="replace").splitlines()
     found = []
     for number, line in enumerate(lines, start=1):

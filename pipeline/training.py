@@ -26,7 +26,7 @@ from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
 from pipeline.files import contents, lock, read_json, remove, write_json
 from pipeline.progress import progress
-from pipeline.run_log import MARK, Log
+from pipeline.run_log import FILE, MARK, Log, vouched
 from pipeline.sharding import gather, slice_like, slice_optimizer, whole
 from pipeline.signals import STOP_SIGNALS
 
@@ -457,6 +457,8 @@ def _restore(
     checkpoint = own or (load_last(init) if init else None)
     if checkpoint is None:
         return 0, {}
+    if own and MARK in own.values:
+        vouched(out / FILE, own.values[MARK])  # In every process: none waits for one that refuses.
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for name, tensor in checkpoint.tensors.items():
         part, _, key = name.partition(".")

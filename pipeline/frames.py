@@ -325,7 +325,9 @@ def read_frames(paths: Sequence[FrameFile], *, size: int) -> NDArray[np.uint8]:
                 frames[index] = np.asarray(crop_resize(to_rgb(image, path), size))
         except FileNotFoundError:
             raise FrameError(f"{path} is missing.") from None
-        except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise FrameError(f"{path} is not a readable image: {error}.") from None
+        except (SyntaxError, ValueError) as error:  # Of Pillow, when a PNG contradicts itself.
             raise FrameError(f"{path} is not a readable image: {error}.") from None
         except OSError as error:
             if error.errno is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pipeline.clip_tars import SUFFIX, TarFrame, read_clips
 from pipeline.config import fingerprint
@@ -325,9 +325,7 @@ def read_frames(paths: Sequence[FrameFile], *, size: int) -> NDArray[np.uint8]:
                 frames[index] = np.asarray(crop_resize(to_rgb(image, path), size))
         except FileNotFoundError:
             raise FrameError(f"{path} is missing.") from None
-        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise FrameError(f"{path} is not a readable image: {error}.") from None
-        except (SyntaxError, ValueError) as error:  # Of Pillow, when a PNG contradicts itself.
+        except (Image.DecompressionBombError, SyntaxError, ValueError) as error:
             raise FrameError(f"{path} is not a readable image: {error}.") from None
         except OSError as error:
             if error.errno is not None:

@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+MINUTES ?= 10
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow lint golden clean
+.PHONY: demo test test-slow faults lint golden clean
 
 demo: $(INSTALLED)  ## Fetch the footage, run every stage, say where the report is
 	python demo/fetch_footage.py data/fish
@@ -17,6 +18,9 @@ test: $(INSTALLED) lint  ## What must hold on one machine without a GPU, but for
 
 test-slow: $(INSTALLED)  ## The slowest: the whole flow by DVC, kills, several processes, compilers
 	python -m pytest -n 2 -m slow
+
+faults: $(INSTALLED)  ## Inject faults for MINUTES minutes: kills, full disks, flipped bits, forged files
+	python -m tests.faults --minutes $(MINUTES) --out faults.json
 
 lint: $(INSTALLED)
 	ruff check .
@@ -31,4 +35,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## Delete everything that the stages made
-	rm -rf data frames tokens run samples metrics.json report.html
+	rm -rf data frames tokens run samples metrics.json report.html faults.json

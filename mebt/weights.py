@@ -26,8 +26,23 @@ def save_model(path: Path, model: MeBT, *, extra: Mapping[str, str] | None = Non
         for name, tensor in model.state_dict().items()
     }
     config = json.dumps(dataclasses.asdict(model.config), sort_keys=True)
-    header = {"format": FORMAT, "config": config, **(extra or {})}
+    header = {"format": FORMAT, "config": config, "tensors": _digest(tensors), **(extra or {})}
+    header["header"] = _seal(header)
     save_file(tensors, path, {HEADER: json.dumps(header, sort_keys=True)})
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Returns the SHA-256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _seal(header: Mapping[str, str]) -> str:
+    """Returns the SHA-256 of what a header says."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def model_metadata(path: Path) -> dict[str, str]:
@@ -48,6 +63,9 @@ def model_metadata(path: Path) -> dict[str, str]:
             f"{path} has format {metadata.get('format')!r}, but a model of this version has "
             f"{FORMAT!r}; make one with `mebt train`."
         )
+    seal = metadata.pop("header", None)  # Of files of the first versions there is none.
+    if seal is not None and seal != _seal(metadata):
+        raise ValueError(f"{path} is damaged: its header is not the one that was written.")
     return metadata
 
 
@@ -70,6 +88,7 @@ def load_model(path: Path, device: str = "cpu") -> MeBT:
 
     Raises ValueError, in one line, if the file is damaged, of another format, or does not fit.
     """
+    metadata = model_metadata(path)
     config = read_config(path)
     with torch.device("meta"):  # A header may claim any size: compare before allocating.
         expected = MeBT(config).state_dict()
@@ -86,6 +105,8 @@ def load_model(path: Path, device: str = "cpu") -> MeBT:
             )
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: tensor {name!r} holds values that are not finite.")
+    if metadata.get("tensors") not in (None, _digest(tensors)):
+        raise ValueError(f"{path} is damaged: its tensors are not those that were written.")
     model = MeBT(config)
     model.load_state_dict(tensors)
     return model.eval().requires_grad_(False).to(device)

@@ -12,10 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.config import fingerprint
 from pipeline.errors import CheckpointError
 from pipeline.files import read_json, remove, replacing, sha256_file, write_json, write_text
 
-POINTER = "last"
+POINTER, META = "last", "meta.json"
+NAME = re.compile(r"step-[0-9]{8,18}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def save_checkpoint(
         data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(data, temporary / "state.safetensors")
         digest = sha256_file(temporary / "state.safetensors")
-        write_json(temporary / "meta.json", {"step": step, "sha256": digest, "values": values})
+        meta = {"step": step, "sha256": digest, "values": values}
+        write_json(temporary / META, {**meta, "fingerprint": fingerprint(meta)})
     _read(target)
     write_text(folder / POINTER, target.name + "\n")
     for old in sorted(folder.glob("step-*"))[:-keep]:
@@ -62,25 +65,35 @@ def save_checkpoint(
 
 
 def _last(folder: Path) -> str | None:
+    """Names the checkpoint to go on from: the newest if there is no pointer, None if there is none.
+
+    A kill can leave a first checkpoint without a pointer; to begin afresh beside it would lose it.
+    """
     pointer = folder / POINTER
     if not pointer.exists():
-        return None
+        names = (path.name for path in folder.glob("step-*"))
+        return max(filter(NAME.fullmatch, names), default=None)
     name = pointer.read_bytes().decode(errors="replace").strip()
-    if not re.fullmatch(r"step-[0-9]{8,18}", name):
+    if not NAME.fullmatch(name):
         raise CheckpointError(f"{pointer} names {name!r}, which is no checkpoint of this folder.")
     return name
 
 
 def last_step(folder: Path) -> int:
-    """Returns the step of the checkpoint that `last` names, or 0 if there is none yet."""
+    """Returns the step of the last checkpoint, or 0 if there is none yet."""
     return int((_last(folder) or "step-0").removeprefix("step-"))
 
 
 def last_sha256(folder: Path) -> str | None:
     """Returns the recorded SHA-256 of the checkpoint that `last` names, without reading it."""
     name = _last(folder)
-    meta = read_json(folder / name / "meta.json", CheckpointError, "checkpoint") if name else {}
-    return meta.get("sha256")
+    return _meta(folder / name).get("sha256") if name else None
+
+
+def last_values(folder: Path) -> dict[str, Any]:
+    """Returns the values of the checkpoint that `last` names, without reading its tensors."""
+    name = _last(folder)
+    return dict(_meta(folder / name).get("values") or {}) if name else {}
 
 
 def load_last(folder: Path) -> Checkpoint | None:
@@ -92,13 +105,28 @@ def load_last(folder: Path) -> Checkpoint | None:
     return _read(folder / name) if name else None
 
 
+def _meta(target: Path) -> dict[str, Any]:
+    """Reads what a checkpoint says of itself. Raises CheckpointError if that was changed."""
+    path = target / META
+    meta = read_json(path, CheckpointError, "checkpoint")
+    seal = meta.pop("fingerprint", None)  # Of checkpoints of the first versions there is none.
+    name = f"step-{str(meta.get('step')).zfill(8)}"
+    if seal not in (None, fingerprint(meta)) or name != target.name:
+        raise CheckpointError(f"{path} is damaged: it is not what was written. {_older(target)}")
+    return meta
+
+
+def _older(target: Path) -> str:
+    pointer = target.parent / POINTER
+    return f"Write the name of an older checkpoint into {pointer}, or start afresh."
+
+
 def _read(target: Path) -> Checkpoint:
-    meta = read_json(target / "meta.json", CheckpointError, "checkpoint")
+    meta = _meta(target)
     state = target / "state.safetensors"
     if not state.exists() or sha256_file(state) != meta.get("sha256"):
         raise CheckpointError(
-            f"{state} is damaged: its SHA-256 is not the one in {target / 'meta.json'}. Write the "
-            f"name of an older checkpoint into {target.parent / POINTER}, or start afresh."
+            f"{state} is damaged: its SHA-256 is not the one in {target / META}. {_older(target)}"
         )
     try:
         return Checkpoint(int(meta["step"]), load_file(state), dict(meta["values"]))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pipeline.clip_tars import SUFFIX, TarFrame, read_clips
 from pipeline.config import fingerprint
@@ -293,6 +293,19 @@ def to_rgb(image: Image.Image, path: FrameFile) -> Image.Image:
     return image.convert("RGB")
 
 
+def _open_image(path: FrameFile) -> Image.Image:
+    """Opens an image. Raises SyntaxError if the checksums of a PNG say that it was changed.
+
+    Pillow looks at those of its pixels only when it is asked to, and cannot read on afterwards.
+    """
+    data = path.member.read() if isinstance(path, TarFrame) else Path(path).read_bytes()
+    image = Image.open(BytesIO(data))
+    if image.format != "PNG":
+        return image
+    image.verify()
+    return Image.open(BytesIO(data))
+
+
 def read_frames(paths: Sequence[FrameFile], *, size: int) -> NDArray[np.uint8]:
     """Reads frames as [T, size, size, 3], centre-cropped and resized.
 
@@ -302,8 +315,7 @@ def read_frames(paths: Sequence[FrameFile], *, size: int) -> NDArray[np.uint8]:
     first: tuple[int, int] | None = None
     for index, path in enumerate(paths):
         try:
-            source = BytesIO(path.member.read()) if isinstance(path, TarFrame) else path
-            with Image.open(source) as image:
+            with _open_image(path) as image:
                 first = first or image.size
                 if image.size != first:
                     raise FrameError(
@@ -313,7 +325,7 @@ def read_frames(paths: Sequence[FrameFile], *, size: int) -> NDArray[np.uint8]:
                 frames[index] = np.asarray(crop_resize(to_rgb(image, path), size))
         except FileNotFoundError:
             raise FrameError(f"{path} is missing.") from None
-        except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        except (Image.DecompressionBombError, SyntaxError, ValueError) as error:
             raise FrameError(f"{path} is not a readable image: {error}.") from None
         except OSError as error:
             if error.errno is not None:

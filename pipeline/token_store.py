@@ -36,6 +36,9 @@ SMALL_CODEBOOK = 65_535
 """Below so many codes tokens are stored as uint16, whose largest value marks a missing token."""
 LARGEST_WINDOW = 1 << 28
 """Tokens of one window beyond which a store.json is not believed."""
+LARGEST_SHARD = 1 << 30
+"""Bytes of the tokens of one shard, which is held in memory as a whole."""
+MOST_SHARDS = 1 << 20
 HEADER_KEYS = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
 """What a zarr.json must say for other readers of the array to find the same tokens."""
 
@@ -80,6 +83,11 @@ class StoreInfo:
             raise TokenStoreError(
                 f"impossible sizes: codebook {self.codebook_size}, grid {self.grid}."
             )
+        if math.prod((self.shard_windows, *self.grid, self.dtype.itemsize)) > LARGEST_SHARD:
+            raise TokenStoreError(
+                f"a shard of {self.shard_windows} windows with grid {self.grid} is larger than "
+                f"{LARGEST_SHARD:,} bytes; lower shard_windows."
+            )
         if self.shard_windows % self.chunk_windows:
             raise TokenStoreError(
                 f"shard_windows {self.shard_windows} is no multiple of chunk_windows "
@@ -90,6 +98,11 @@ class StoreInfo:
                 raise TokenStoreError(f"split {split!r} of {count} windows is impossible.")
         if not self.counts:
             raise TokenStoreError("there is no split.")
+        if sum(map(self.num_shards, self.counts)) > MOST_SHARDS:
+            raise TokenStoreError(
+                f"{sum(self.counts.values()):,} windows make more than {MOST_SHARDS:,} shards of "
+                f"{self.shard_windows}; raise shard_windows."
+            )
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -212,7 +225,8 @@ class TokenStore:
     def _plan(self) -> pa.Table:
         path = self.files.place(PLAN)
         try:
-            table = _from_parquet(self.files.read(PLAN)).cast(PLAN_SCHEMA)
+            data = self.files.read(PLAN)
+            table = _from_parquet(data, rows=sum(self.info.counts.values())).cast(PLAN_SCHEMA)
         except FileNotFoundError:
             raise TokenStoreError(f"{path} is missing; {_REDO}.") from None
         except (pa.ArrowException, ValueError, OSError) as error:
@@ -353,7 +367,7 @@ class TokenStore:
         name = f"{MANIFEST}/{_part_name(split, shard)}"
         path = self.files.place(name)
         try:
-            (part,) = _from_parquet(self.files.read(name)).cast(PART_SCHEMA).to_pylist()
+            (part,) = _from_parquet(self.files.read(name), rows=1).cast(PART_SCHEMA).to_pylist()
         except FileNotFoundError:
             raise TokenStoreError(f"{path} is missing; {_REDO}.") from None
         except (pa.ArrowException, ValueError, OSError):
@@ -543,5 +557,9 @@ def _to_parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _from_parquet(data: bytes) -> pa.Table:
-    return pq.read_table(pa.BufferReader(data))
+def _from_parquet(data: bytes, *, rows: int) -> pa.Table:
+    """Reads a table. Raises ValueError, before that takes memory, if its rows are more or fewer."""
+    found = pq.ParquetFile(pa.BufferReader(data))
+    if found.metadata.num_rows != rows:
+        raise ValueError(f"it has {found.metadata.num_rows:,} rows, not {rows:,}")
+    return found.read()

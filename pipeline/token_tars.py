@@ -5,6 +5,7 @@ store, byte for byte, and other tools read the tars without knowing either.
 """
 
 import io
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError, TokenStoreError
-from pipeline.files import make_folder, replacing, to_json
+from pipeline.files import make_folder, parse_json, replacing, to_json
 from pipeline.storage import Place, open_storage
 from pipeline.tars import Member, add, new_tar, read_samples
 from pipeline.token_store import INFO, PLAN, StoreWriter, TokenStore, create_store
@@ -33,9 +34,9 @@ def export_tars(store: TokenStore, out: Path, *, advance: Callable[[int], None])
             rows = store.plan(split).slice(*_span(store, split, shard)).to_pylist()
             with new_tar(folder / f"{split}-{shard:05d}.tar") as tar:
                 for row, tokens in zip(rows, store.read_shard(split, shard), strict=True):
-                    key = f"{row['row']:09d}"
-                    add(tar, f"{key}.json", to_json(row))
-                    add(tar, f"{key}.npy", _to_npy(tokens))
+                    key, array = f"{row['row']:09d}", _to_npy(tokens)
+                    add(tar, f"{key}.json", to_json({**row, "crc32": zlib.crc32(array)}))
+                    add(tar, f"{key}.npy", array)
             advance(len(rows))
 
 
@@ -70,21 +71,24 @@ def _restore_shard(folder: Path, writer: StoreWriter, split: str, shard: int) ->
         raise TokenStoreError(f"{path} is too short for {count} windows; export the store again.")
     tokens = np.empty((count, *writer.info.grid), writer.info.dtype)
     read = 0
-    for number, member in enumerate(_arrays(path)):
+    for number, (member, crc32) in enumerate(_arrays(path)):
         if number >= count or not member.name == f"{start + number:09d}.npy":
             raise TokenStoreError(f"{member} is not the next of {count} rows from {start}.")
-        tokens[number] = _from_npy(member, writer.store)
+        tokens[number] = _from_npy(member, writer.store, crc32)
         read += 1
     if read < count:
         raise TokenStoreError(f"{path} holds {read} windows, not {count}; export the store again.")
     writer.write_shard(split, shard, tokens)
 
 
-def _arrays(path: Path) -> Iterator[Member]:
+def _arrays(path: Path) -> Iterator[tuple[Member, object]]:
+    """Yields each window's array, and the CRC that was written beside it, if there is one."""
     for sample in read_samples(path, TokenStoreError):
         if "npy" not in sample:
             raise TokenStoreError(f"{next(iter(sample.values()))} has no .npy beside it.")
-        yield sample["npy"]
+        about = sample.get("json")
+        text = about.read_text(TokenStoreError) if about else b"{}"
+        yield sample["npy"], parse_json(text, about, TokenStoreError, "window").get("crc32")
 
 
 def _span(store: TokenStore, split: str, shard: int) -> tuple[int, int]:
@@ -98,7 +102,7 @@ def _to_npy(array: NDArray[np.unsignedinteger]) -> bytes:
     return buffer.getvalue()
 
 
-def _from_npy(member: Member, store: TokenStore) -> NDArray[np.unsignedinteger]:
+def _from_npy(member: Member, store: TokenStore, crc32: object) -> NDArray[np.unsignedinteger]:
     """Reads a window's tokens [t, h, w], never more than a window has, and nothing pickled."""
     expected = _to_npy(np.zeros(store.grid, store.info.dtype))
     header = len(expected) - int(np.prod(store.grid)) * store.info.dtype.itemsize
@@ -107,6 +111,8 @@ def _from_npy(member: Member, store: TokenStore) -> NDArray[np.unsignedinteger]:
         raise TokenStoreError(
             f"{member} is no array of {store.info.dtype} {list(store.grid)}, as {INFO} says."
         )
+    if crc32 not in (None, zlib.crc32(data)):
+        raise TokenStoreError(f"{member} is damaged: its CRC is another; export the store again.")
     tokens = np.frombuffer(data, store.info.dtype, offset=header).reshape(store.grid)
     if int(tokens.max()) >= store.codebook_size:
         raise TokenStoreError(f"{member} holds token {tokens.max()} of {store.codebook_size}.")

@@ -1,6 +1,5 @@
 """The Fabric loop: steps, accumulation, checkpoints, exact resume, signals, log."""
 
-import json
 import math
 import resource
 import signal
@@ -25,8 +24,9 @@ from pipeline.checkpoint import (
 )
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
-from pipeline.files import contents, lock, read_json, remove, write_json, write_text
+from pipeline.files import contents, lock, read_json, remove, write_json
 from pipeline.progress import progress
+from pipeline.run_log import FILE, MARK, Log, vouched
 from pipeline.sharding import gather, slice_like, slice_optimizer, whole
 from pipeline.signals import STOP_SIGNALS
 
@@ -134,42 +134,6 @@ class Average:
             yield
         finally:
             model.load_state_dict(own)
-
-
-class Log:
-    """`metrics.jsonl`, one JSON object a line, and TensorBoard if it is installed."""
-
-    def __init__(self, folder: Path, *, resumed_step: int) -> None:
-        self.path = folder / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= resumed_step]
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
-        self.board = None
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError:
-            return
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
-
-    def write(self, step: int, values: Mapping[str, float | str]) -> None:
-        """Appends one line; numbers that are not finite become null."""
-        plain = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in values.items()
-        }
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **plain}) + "\n")
-        if self.board:
-            for key, value in plain.items():
-                if isinstance(value, int | float):
-                    self.board.add_scalar(key, value, step)
-
-
-def _step_of(line: str) -> float:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # The last line of a killed run may be cut off.
 
 
 def prepare_run(
@@ -292,13 +256,15 @@ def run_loop(
         )
     module, optimizer = fabric.setup(model, optimizer)
     average = Average(config.ema_decay)
-    start = _restore(fabric, out, model, optimizer, average, init)
+    start, values = _restore(fabric, out, model, optimizer, average, init)
     if start >= config.max_steps:
         weights = gather(fabric, average.tensors or model.state_dict())
         if fabric.is_global_zero and not task.result.exists():  # The checkpoint still has it.
             task.export(weights, start)
         return 0
-    log = Log(out, resumed_step=start) if fabric.is_global_zero else None
+    log = None
+    if fabric.is_global_zero:
+        log = Log(out, resumed_step=start, mark=values.get(MARK))
     with (
         _stop_requests() as stops,
         progress(
@@ -325,7 +291,7 @@ def run_loop(
                     log.write(done, {"split": "validation", **held_out})
             stopped = bool(_any_rank(fabric, bool(stops)))
             if done % config.checkpoint_every == 0 or last or stopped:
-                _save(fabric, out, done, model, optimizer, average, task, config)
+                _save(fabric, out, done, model, optimizer, average, task, config, log)
                 window.restart_clock()
             if stopped and not last:
                 raise StoppedError(f"stopped by a signal at step {done}; run it again to go on.")
@@ -455,6 +421,7 @@ def _save(
     average: Average,
     task: Task,
     config: LoopConfig,
+    log: Log | None,
 ) -> None:
     weights = gather(fabric, model.state_dict())
     averages = gather(fabric, average.tensors)
@@ -465,7 +432,8 @@ def _save(
     values = {"scaler": fabric.strategy.precision.state_dict()}
     saved = False
     try:
-        if fabric.is_global_zero:
+        if log:
+            values[MARK] = log.mark()
             task.export(averages or weights, step)
             folder = out / "checkpoints"
             save_checkpoint(folder, step, tensors, values, keep=config.keep_checkpoints)
@@ -483,18 +451,22 @@ def _restore(
     optimizer: torch.optim.Optimizer,
     average: Average,
     init: Path | None,
-) -> int:
-    checkpoint = load_last(out / "checkpoints") or (load_last(init) if init else None)
+) -> tuple[int, Mapping[str, Any]]:
+    """Puts back what the last checkpoint holds; returns its step, and its values if it is ours."""
+    own = load_last(out / "checkpoints")
+    checkpoint = own or (load_last(init) if init else None)
     if checkpoint is None:
-        return 0
+        return 0, {}
+    if own and MARK in own.values:
+        vouched(out / FILE, own.values[MARK])  # In every process: none waits for one that refuses.
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for name, tensor in checkpoint.tensors.items():
         part, _, key = name.partition(".")
         parts[part][key] = tensor
-    own = model.state_dict()
+    wanted = model.state_dict()
     for tensors in (parts["model"], parts["average"]):
-        for name in tensors.keys() & own.keys():
-            tensors[name] = slice_like(tensors[name], own[name])
+        for name in tensors.keys() & wanted.keys():
+            tensors[name] = slice_like(tensors[name], wanted[name])
     try:
         model.load_state_dict(parts["model"])
     except RuntimeError as error:
@@ -507,7 +479,7 @@ def _restore(
     device = next(model.parameters()).device
     if average.decay:  # Another run's average, not followed any more, would be all that is saved.
         average.tensors = {name: tensor.to(device) for name, tensor in parts["average"].items()}
-    return checkpoint.step
+    return checkpoint.step, own.values if own else {}
 
 
 @contextmanager

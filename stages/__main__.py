@@ -5,6 +5,8 @@ import errno
 import importlib
 import os
 import re
+import sys
+import threading
 from pathlib import Path
 
 import click
@@ -35,6 +37,7 @@ RESUMABLE = ("train", "fit-tokenizer")
 OUTSIDE_CAUSES = {
     errno.ENOSPC: "Free some space and run it again",
     errno.EDQUOT: "Free some of the quota and run it again",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f) and run it again",
     errno.EROFS: "Choose a place that can be written",
     errno.EACCES: "Change its permissions or choose another place",
     errno.EPERM: "Change its permissions or choose another place",
@@ -68,6 +71,7 @@ class StageGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Runs the command; one line for what a user can mend."""
+        old, threading.excepthook = threading.excepthook, show_thread_error
         try:
             return super().invoke(ctx)
         except PipelineError as error:
@@ -81,6 +85,18 @@ class StageGroup(click.Group):
             raise click.ClickException(
                 f"{where}{what}. {OUTSIDE_CAUSES[number]}; what was finished is kept."
             ) from error
+        finally:
+            threading.excepthook = old
+
+
+def show_thread_error(error: threading.ExceptHookArgs) -> None:
+    """Shows what ended a thread, such as TensorBoard's; one line for what a user can mend."""
+    problem = error.exc_value
+    if isinstance(problem, OSError) and problem.errno in OUTSIDE_CAUSES:
+        _, where, what = _outside_cause(problem)
+        print(f"{where}{what}", file=sys.stderr, flush=True)
+    else:
+        threading.__excepthook__(error)
 
 
 def _module(stage: str) -> str:

@@ -220,8 +220,8 @@ def _write_folder(
     for source in sources:
         part = out / PARTS / f"{fingerprint(source.name)}.json"
         if not _is_finished(part, out):
-            write_json(part, _extract_or_reject(source, out, config))
-        yield read_json(part, FrameError, "frame folder")
+            _write_part(part, _extract_or_reject(source, out, config))
+        yield _read_part(part)
         advance(1)
 
 
@@ -248,20 +248,34 @@ def _write_tars(
                     break
             tars = write_clips(staged, _clips(records), out, number, limit=TAR_BYTES)
             sizes = {tar.name: tar.stat().st_size for tar in tars}
-            write_json(part, {"videos": records, "tars": sizes})
+            _write_part(part, {"videos": records, "tars": sizes})
             remove(staged)
-        records = read_json(part, FrameError, "frame folder")["videos"]
+        records = _read_part(part)["videos"]
         yield from records
         advance(len(records))  # Of a group at once: a kill loses no less.
         done += len(records)
         number += 1
 
 
+def _write_part(part: Path, record: dict[str, Any]) -> None:
+    """Writes that a video, or a group of videos, is done."""
+    write_json(part, {**record, "fingerprint": fingerprint(record)})
+
+
+def _read_part(part: Path) -> dict[str, Any]:
+    """Reads what `_write_part` wrote. Raises FrameError if it was changed."""
+    record = read_json(part, FrameError, "frame folder")
+    seal = record.pop("fingerprint", None)  # Of the first versions there is none.
+    if seal not in (None, fingerprint(record)):
+        raise FrameError(f"{part} is damaged; delete it to have its frames made again.")
+    return record
+
+
 def _is_packed(part: Path, out: Path) -> bool:
     """Says whether the tars of a group were written before and are still there."""
     if not part.exists():
         return False
-    tars = read_json(part, FrameError, "frame folder")["tars"]
+    tars = _read_part(part)["tars"]
     return all(
         (out / name).is_file() and (out / name).stat().st_size == size
         for name, size in tars.items()
@@ -313,7 +327,7 @@ def _is_finished(part: Path, out: Path) -> bool:
     """Says whether a video was done before and all its frames are still there."""
     if not part.exists():
         return False
-    kept = read_json(part, FrameError, "frame folder")["kept"]
+    kept = _read_part(part)["kept"]
     return all((out / file).is_file() for clip in kept for file in clip["frames"])
 
 

@@ -19,6 +19,8 @@ from pipeline.evaluation import check_tokenizer, real_halves, window_reader
 from pipeline.files import keep_apart, read_json, write_text
 from pipeline.frames import FrameFolder, Rejected, scan_frames, source_fingerprint
 from pipeline.report import Artefact, Clip, Contents, Pair, make_report
+from pipeline.run_log import FILE as LOG
+from pipeline.run_log import read_log
 from pipeline.storage import Place
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes
@@ -91,7 +93,7 @@ def collect(
         pairs=pairs,
         pairs_split=split,
         evaluation=evaluation,
-        training_log=[] if run is None else read_log(run / "metrics.jsonl"),
+        training_log=[] if run is None else read_log(run / LOG),
         tokenizer_log=[] if tokenizer_log is None else read_log(tokenizer_log),
         artefacts=artefacts,
         rejected=rejected,
@@ -111,22 +113,6 @@ def _check_measured(
                 f"{path} was measured with {what} {measured[what]}, but the {what} given here has "
                 f"{artefact.identity}; measure again with `mebt evaluate`."
             )
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Reads a metrics.jsonl; a last line that a kill cut off is left out."""
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            found.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
-            if number < len(lines):
-                raise PipelineError(f"{path}, line {number}: not a line of a log.") from None
-    return found
 
 
 def _open_tokenizer(path: Path, store: TokenStore) -> VQGAN:

@@ -56,8 +56,24 @@ def save_tokenizer(
         if not torch.isfinite(exact).all():
             raise ValueError(f"tensor {name!r} holds values that are not finite; not saved.")
         tensors[name] = _half_if_it_fits(exact) if half else exact
-    header = {"format": FORMAT, "config": _config_json(model.config), **(extra or {})}
+    about = {"format": FORMAT, "config": _config_json(model.config), "tensors": _digest(tensors)}
+    header = {**about, **(extra or {})}
+    header["header"] = _seal(header)
     save_file(tensors, path, {HEADER: json.dumps(header, sort_keys=True)})
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Returns the SHA-256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _seal(header: Mapping[str, str]) -> str:
+    """Returns the SHA-256 of what a header says."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def _half_if_it_fits(exact: Tensor) -> Tensor:
@@ -92,6 +108,9 @@ def tokenizer_metadata(path: Path) -> dict[str, str]:
             f"{path} has format {metadata.get('format')!r}, but a tokenizer of this version has "
             f"{FORMAT!r}; make one with `mebt fit-tokenizer`."
         )
+    seal = metadata.pop("header", None)  # Of files of the first versions there is none.
+    if seal is not None and seal != _seal(metadata):
+        raise ValueError(f"{path} is damaged: its header is not the one that was written.")
     return metadata
 
 
@@ -100,7 +119,8 @@ def load_tokenizer(path: Path, device: str = "cpu") -> VQGAN:
 
     Raises ValueError, in one line, if the file is damaged, of another format, or does not fit.
     """
-    config = _read_config(path, tokenizer_metadata(path))
+    metadata = tokenizer_metadata(path)
+    config = _read_config(path, metadata)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     with torch.device("meta"):  # A header may claim any size: compare before allocating.
@@ -116,6 +136,8 @@ def load_tokenizer(path: Path, device: str = "cpu") -> VQGAN:
             )
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: tensor {name!r} holds values that are not finite.")
+    if metadata.get("tensors") not in (None, _digest(tensors)):
+        raise ValueError(f"{path} is damaged: its tensors are not those that were written.")
     model = VQGAN(config)
     model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
     model.codebook.initialized.fill_(True)

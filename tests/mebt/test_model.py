@@ -1,5 +1,6 @@
 """The model's promises beyond the golden numbers, and its file."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -195,7 +196,9 @@ def test_a_model_comes_back_and_its_file_is_always_the_same(tmp_path: Path) -> N
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_model(path, make())
-    tensors, header = load_file(path), {"mebt": _header(path)}
+    about = json.loads(_header(path))
+    del about["header"]  # Its hash, which somebody who means harm would have made to fit.
+    tensors, header = load_file(path), {"mebt": json.dumps(about)}
     name = "position_embedding"
 
     def refuses(changed: dict, message: str, header: dict = header) -> None:
@@ -303,3 +306,17 @@ def test_gradients_are_the_same_every_time_on_several_threads() -> None:
         torch.set_num_threads(threads)
     for name, first in seen[0].items():
         assert all(torch.equal(first, other[name]) for other in seen[1:]), name
+
+
+def test_a_flipped_bit_anywhere_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(path, make(), extra={"step": "3"})
+    data = path.read_bytes()
+    step = data.index(b'\\"step\\": \\"3') + len(b'\\"step\\": \\"')
+    path.write_bytes(data[:step] + b"2" + data[step + 1 :])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: its header is not"):
+        model_metadata(path)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert model_metadata(path)["step"] == "3"
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: its tensors are not"):
+        load_model(path)

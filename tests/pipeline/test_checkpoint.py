@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, the old ones kept until the new one is read back."""
 
 import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from pipeline import checkpoint
-from pipeline.checkpoint import load_last, save_checkpoint
+from pipeline.checkpoint import last_sha256, last_step, last_values, load_last, save_checkpoint
 from pipeline.errors import CheckpointError
 from pipeline.files import write_json
 
@@ -30,6 +31,15 @@ def test_the_last_one_comes_back_and_few_are_kept(tmp_path: Path) -> None:
         "step-00000005",
         "step-00000010",
     ]
+
+
+def test_without_a_pointer_the_newest_one_comes_back(tmp_path: Path) -> None:
+    for step in (2, 10):
+        save(tmp_path, step)
+    (tmp_path / "last").unlink()
+    found = load_last(tmp_path)
+    assert found is not None
+    assert found.step == last_step(tmp_path) == 10
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "meta.json", "last"])
@@ -78,4 +88,24 @@ def test_a_disk_that_flips_a_bit_keeps_the_old_ones(tmp_path: Path, monkeypatch)
 def test_the_pointer_cannot_lead_elsewhere(tmp_path: Path, name: str) -> None:
     (tmp_path / "last").write_text(name)
     with pytest.raises(CheckpointError, match="no checkpoint of this folder"):
+        load_last(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["step", "sha256", "values"])
+def test_a_changed_record_is_refused_by_name(tmp_path: Path, key: str) -> None:
+    save(tmp_path, 3)
+    path = tmp_path / "step-00000003" / "meta.json"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps({**meta, key: {"step": 2, "sha256": "0", "values": {}}[key]}))
+    for read in (load_last, last_sha256, last_values):
+        with pytest.raises(CheckpointError, match=r"meta\.json is damaged: it is not what was"):
+            read(tmp_path)
+
+
+def test_a_checkpoint_under_the_name_of_another_is_refused(tmp_path: Path) -> None:
+    for step in (3, 4):
+        save(tmp_path, step)
+    (tmp_path / "step-00000003").rename(tmp_path / "step-00000005")
+    (tmp_path / "last").write_text("step-00000005")
+    with pytest.raises(CheckpointError, match=r"step-00000005/meta\.json is damaged"):
         load_last(tmp_path)

@@ -233,3 +233,14 @@ def test_short_videos_are_named(tmp_path: Path) -> None:
     assert [(r.name, r.reason) for r in plan.rejected] == [
         ("short", "1 frames, shorter than a window of 8")
     ]
+
+
+def test_a_png_with_a_flipped_bit_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "v_0.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    data = path.read_bytes()
+    pixels = range(data.index(b"IDAT") + 4, len(data) - 20, 7)
+    for position in (*range(8, 33), *pixels):  # The first chunk: its length, name, and sizes.
+        path.write_bytes(data[:position] + bytes([data[position] ^ 8]) + data[position + 1 :])
+        with pytest.raises(FrameError, match=r"v_0\.png is not a readable image"):
+            read_frames([str(path)], size=8)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
@@ -101,6 +102,9 @@ def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
         {"counts": {"../../etc": 3}},
         {"counts": {"train": -1}},
         {"shard_windows": 7},
+        {"shard_windows": 1 << 40, "chunk_windows": 1 << 40},
+        {"grid": [1 << 27, 1, 1]},
+        {"counts": {"train": 10**15}},
         {"unknown": 1},
         {"frames": "x"},
     ],
@@ -138,6 +142,22 @@ def test_a_header_of_another_array_is_never_obeyed(tmp_path: Path) -> None:
     store = TokenStore(root)
     np.testing.assert_array_equal(store.read("train"), tokens)
     assert any("zarr.json" in line for line in store.verify())
+
+
+@pytest.mark.parametrize("name", ["plan.parquet", "manifest/train-00000.parquet"])
+def test_a_table_of_millions_of_rows_is_not_read(tmp_path: Path, name: str, monkeypatch) -> None:
+    root = make(tmp_path, np.zeros((5, 1, 2, 2), np.int64), 9, shard=8, chunk=4)
+    table = pq.read_table(root / name)
+    pq.write_table(pa.concat_tables([table] * 7), root / name)
+    read = pq.ParquetFile.read
+
+    def few_rows(self: pq.ParquetFile) -> pa.Table:
+        assert self.metadata.num_rows < 7
+        return read(self)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", few_rows)
+    (line,) = TokenStore(root, allow_partial=True).verify()
+    assert str(root / name) in line
 
 
 def test_a_folder_of_something_else_is_never_deleted(tmp_path: Path) -> None:

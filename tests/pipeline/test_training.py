@@ -1,7 +1,5 @@
 """The loop's parts: moving average, log, learning rate, what makes two runs the same."""
 
-import json
-import math
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import write_text
 from pipeline.training import (
     Average,
-    Log,
     LoopConfig,
     Task,
     learning_rate,
@@ -38,17 +35,6 @@ def test_the_average_follows_slowly_and_steps_aside() -> None:
         torch.testing.assert_close(model[0].weight.detach(), before + 0.1)
         assert model[1].running_mean.tolist() == [5, 5]  # Buffers are not averaged.
     torch.testing.assert_close(model[0].weight.detach(), before + 1)
-
-
-def test_a_resumed_log_drops_what_will_be_done_again(tmp_path: Path) -> None:
-    log = Log(tmp_path, resumed_step=0)
-    for step in (1, 2, 3):
-        log.write(step, {"loss": math.nan if step == 2 else 0.5, "split": "x"})
-    with log.path.open("a") as file:
-        file.write('{"step": 4, "lo')  # Killed while it wrote.
-    Log(tmp_path, resumed_step=2)
-    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
-    assert [(line["step"], line["loss"]) for line in lines] == [(1, 0.5), (2, None)]
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:

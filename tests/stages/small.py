@@ -18,6 +18,12 @@ from stages.__main__ import cli
 from tokenizer import VQGAN, VQGANConfig, save_tokenizer
 
 ROOT = Path(__file__).parents[2]
+PRELOADED = [f"stages.{name}" for name in ("decode", "fit_tokenizer", "sample", "tokens", "train")]
+PRELOADED += ["stages.tokenize", "torch.utils.tensorboard"]
+
+Run = Callable[[list[str], dict[str, str]], None]
+"""Runs a command in another process, given its words and environment variables."""
+
 PARAMS = {
     "extract": {"size": 16, "test_share": 0.25, "seed": 3},
     "tokenizer": {
@@ -161,16 +167,20 @@ class Flow:
         stage: str,
         *more: str,
         out: str | None = None,
-        run: Callable[[list[str], dict[str, str]], None] = run_command,
+        run: Run | None = None,
         **environment: str,
     ) -> BaseProcess:
         """Starts a stage like `start`, but forked from a server that has imported torch already."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["stages.train", "torch.utils.tensorboard"])
-        arguments = self.arguments(stage, *more, out=out)
-        process = context.Process(target=run, args=(arguments, environment))
-        process.start()
-        return process
+        return fork(self.arguments(stage, *more, out=out), run=run or run_command, **environment)
+
+
+def fork(arguments: list[str], *, run: Run, **environment: str) -> BaseProcess:
+    """Starts `run(arguments, environment)` in a process that has imported torch already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=run, args=(arguments, environment))
+    process.start()
+    return process
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -202,6 +202,19 @@ def test_overwriting_forgets_what_was_done_before_it_deletes_frames(
     assert content(out) == content(tmp_path / "whole")
 
 
+def test_a_changed_record_of_a_video_is_refused_by_name(flow: Flow) -> None:
+    records = (flow.root / "frames" / ".extract").glob("*.json")
+    record = next(path for path in records if path.name != "made_from.json")
+    record.write_text(record.read_text().replace("train", "trajn"))
+    before = content(flow.root / "frames")
+    assert f"{record} is damaged; delete it" in flow.refused("extract")
+    record.unlink()
+    flow.ok("extract")
+    after = content(flow.root / "frames")
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {f".extract/{record.name}"}
+
+
 @pytest.mark.parametrize("late", [1, 150])
 def test_a_video_that_changes_its_size_leaves_nothing(tmp_path: Path, late: int) -> None:
     (good,) = synthetic_videos(1, CONFIG)

@@ -1,8 +1,12 @@
 """Where to run: what is no device is one clear line."""
 
+import errno
+import threading
+
 import pytest
 
 from pipeline.errors import ConfigError
+from stages.__main__ import show_thread_error
 from stages.options import _launch, resolve_device
 
 
@@ -76,3 +80,16 @@ def test_a_device_is_one_that_models_run_on(name: str) -> None:
 def test_the_cpu_is_there() -> None:
     assert resolve_device("cpu") == "cpu"
     assert _launch("cpu", {"devices": "1", "num_nodes": 1, "strategy": "auto"}).world_size == 1
+
+
+def test_an_error_that_ends_a_thread_is_one_line_if_a_user_can_mend_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def show(error: Exception) -> str:
+        show_thread_error(threading.ExceptHookArgs((type(error), error, None, None)))
+        return capsys.readouterr().err
+
+    assert (
+        show(OSError(errno.EIO, "Input/output error", "events")) == "events: Input/output error\n"
+    )
+    assert "ValueError: a bug" in show(ValueError("a bug"))

@@ -79,6 +79,30 @@ def test_samples_and_imports_may_lie_there_too(flow: Flow, bucket: Bucket) -> No
     assert (TokenStore(other).read("train") == TokenStore(URL).read("sample")).all()
 
 
+def test_every_command_reads_tokens_from_there(flow: Flow, bucket: Bucket) -> None:
+    flow.ok("tokenize", out=URL)
+    samples = "s3://tokens/samples"
+    flow.ok("sample", out=samples)
+    for out, store in (("videos", flow.root / "samples"), ("remote", samples)):
+        words = flow.arguments("decode", out=out)
+        words[words.index("--tokens") + 1] = str(store)
+        assert CliRunner().invoke(cli, words).exit_code == 0
+    assert content(flow.root / "videos") == content(flow.root / "remote")
+    keep = ("--set", "sample.keep=[0]", "--split", "train")
+    flow.ok("sample", "--given", str(flow.root / "tokens"), *keep, out="here")
+    flow.ok("sample", "--given", URL, *keep, out="there")
+    assert content(flow.root / "here") == content(flow.root / "there")
+    for stage, name in (("evaluate", "metrics.json"), ("report", "report.html")):
+        made = []
+        for tokens, drawn in ((flow.root / "tokens", flow.root / "samples"), (URL, samples)):
+            words = [stage, "--tokens", tokens, "--samples", drawn, "--run", flow.root / "run"]
+            words += ["--params", flow.root / "params.yaml", "--out", flow.root / name]
+            result = CliRunner().invoke(cli, list(map(str, words)))
+            assert result.exit_code == 0, result.output
+            made.append((flow.root / name).read_bytes())
+        assert made[0] == made[1]
+
+
 def test_stopped_and_run_again_the_objects_are_the_same(
     flow: Flow, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

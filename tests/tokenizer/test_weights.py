@@ -83,3 +83,17 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, model: VQGAN) -> None
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match="not a readable"):
         load_tokenizer(path)
+
+
+def test_a_flipped_bit_anywhere_is_refused_by_name(tmp_path: Path, model: VQGAN) -> None:
+    path = tmp_path / "t.safetensors"
+    save_tokenizer(path, model, extra={"steps": "5"})
+    data = path.read_bytes()
+    steps = data.index(b'\\"steps\\": \\"5') + len(b'\\"steps\\": \\"')
+    path.write_bytes(data[:steps] + b"4" + data[steps + 1 :])
+    with pytest.raises(ValueError, match=r"t\.safetensors is damaged: its header is not"):
+        read_metadata(path)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert read_metadata(path)["steps"] == "5"
+    with pytest.raises(ValueError, match=r"t\.safetensors is damaged: its tensors are not"):
+        load_tokenizer(path)

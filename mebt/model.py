@@ -15,6 +15,9 @@ from mebt.config import MeBTConfig
 INIT_STD = 0.02
 PositionInit = Literal["normal", "sines"]
 
+Memory = tuple[Tensor, Tensor]
+"""Keys and values [B Nm D] that a layer's query reads."""
+
 
 class Attention(nn.Module):
     """Multi-head attention of a query on a memory, already normalised."""
@@ -29,15 +32,17 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
         self.out_dropout = nn.Dropout(residual_dropout)
 
-    def forward(
-        self, query: Float[Tensor, "B Nq D"], memory: Float[Tensor, "B Nm D"]
-    ) -> Float[Tensor, "B Nq D"]:
+    def memory(self, memory: Float[Tensor, "B Nm D"]) -> Memory:
+        """Returns what can be read of a memory: its keys and values."""
+        return self.key(memory), self.value(memory)
+
+    def read(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
         """Reads the memory. An empty memory gives the output's bias: nothing was read."""
         q, k, v = (
             rearrange(x, "b n (head d) -> b head n d", head=self.num_heads)
-            for x in (self.query(query), self.key(memory), self.value(memory))
+            for x in (self.query(query), *memory)
         )
-        if memory.shape[1] == 0:
+        if k.shape[2] == 0:
             # Said outright, since fused kernels differ on an empty axis. Every parameter stays in
             # the graph, with a gradient of zero: DDP waits for all of them.
             read = 0 * q + (k.sum(2, keepdim=True) + v.sum(2, keepdim=True))
@@ -83,8 +88,16 @@ class Block(nn.Module):
         return out
 
     def _compute(self, query: Tensor, memory: Tensor) -> Tensor:
-        query, memory = self.norm(query), self.norm(memory)
-        query = query + self.attention(query, memory)
+        return self.read(query, self.memory(memory))
+
+    def memory(self, stream: Float[Tensor, "B Nm D"]) -> Memory:
+        """Returns the keys and values of a stream: of each row they depend on that row alone."""
+        return self.attention.memory(self.norm(stream))
+
+    def read(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
+        """Returns the new query stream: each row depends on that row and the memory alone."""
+        query = self.norm(query)
+        query = query + self.attention.read(query, memory)
         out: Tensor = query + self.mlp(self.norm_mlp(query))
         return out
 
@@ -139,15 +152,9 @@ class MeBT(nn.Module):
         Positions are t*H*W + h*W + w in the grid the model was made for. The order of the context
         does not matter.
         """
-        batch = len(target_positions)
-        latents = self.dropout(self.latents.expand(batch, -1, -1))
-        # F.embedding, not [positions]: on several threads the gradient of indexing is summed in an
-        # order drawn by chance, and no run could be repeated bit for bit.
-        places = F.embedding(context_positions, self.position_embedding)
-        context = self.token_embedding(context_tokens) + places
-        context = self.dropout(context)
-        targets = self.mask_embedding + F.embedding(target_positions, self.position_embedding)
-        targets = self.dropout(targets)
+        latents = self.embed_latents(len(target_positions))
+        context = self.embed_context(context_tokens, context_positions)
+        targets = self.embed_targets(target_positions)
         num_context = context.shape[1]
         for layer, block in zip(self.config.layers, self.blocks, strict=True):
             match layer:
@@ -165,6 +172,27 @@ class MeBT(nn.Module):
                     context, targets = both[:, :num_context], both[:, num_context:]
         logits: Tensor = self.head(self.norm(targets))
         return logits
+
+    def embed_latents(self, batch: int) -> Float[Tensor, "B M D"]:
+        """Returns the latent tokens as they are before they have read anything."""
+        latents: Tensor = self.dropout(self.latents.expand(batch, -1, -1))
+        return latents
+
+    def embed_context(
+        self, tokens: Int[Tensor, "B Nc"], positions: Int[Tensor, "B Nc"]
+    ) -> Float[Tensor, "B Nc D"]:
+        """Returns what the layers see of tokens at these positions."""
+        # F.embedding, not [positions]: on several threads the gradient of indexing is summed in an
+        # order drawn by chance, and no run could be repeated bit for bit.
+        places = F.embedding(positions, self.position_embedding)
+        context: Tensor = self.dropout(self.token_embedding(tokens) + places)
+        return context
+
+    def embed_targets(self, positions: Int[Tensor, "B Nt"]) -> Float[Tensor, "B Nt D"]:
+        """Returns what the layers see of positions to be predicted."""
+        places = F.embedding(positions, self.position_embedding)
+        targets: Tensor = self.dropout(self.mask_embedding + places)
+        return targets
 
 
 def sine_positions(grid: tuple[int, int, int], width: int) -> Float[Tensor, "N D"]:

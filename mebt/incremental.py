@@ -79,7 +79,7 @@ class Incremental:
                 case "process":
                     latents = block(latents, latents)
                 case "refresh":
-                    latents = block(latents, torch.cat([latents, targets], dim=1))
+                    latents = block(latents, latents, targets)
                 case _ if index >= self.num_first:
                     last.append((block, block.memory(latents if layer == "decode" else both)))
                 case "decode":

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mebt.config import MeBTConfig
+from mebt.lean import linear_of_gelu, linear_of_norm
+from mebt.loss import summed_cross_entropy
 
 INIT_STD = 0.02
 PositionInit = Literal["normal", "sines"]
@@ -20,7 +22,7 @@ Memory = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """Multi-head attention of a query on a memory, already normalised."""
+    """The weights of multi-head attention, and what is done after queries, keys and values."""
 
     def __init__(self, width: int, num_heads: int, dropout: float, residual_dropout: float) -> None:
         super().__init__()
@@ -32,15 +34,11 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
         self.out_dropout = nn.Dropout(residual_dropout)
 
-    def memory(self, memory: Float[Tensor, "B Nm D"]) -> Memory:
-        """Returns what can be read of a memory: its keys and values."""
-        return self.key(memory), self.value(memory)
-
-    def read(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
+    def forward(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
         """Reads the memory. An empty memory gives the output's bias: nothing was read."""
         q, k, v = (
             rearrange(x, "b n (head d) -> b head n d", head=self.num_heads)
-            for x in (self.query(query), *memory)
+            for x in (query, *memory)
         )
         if k.shape[2] == 0:
             # Said outright, since fused kernels differ on an empty axis. Every parameter stays in
@@ -78,27 +76,38 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, query: Float[Tensor, "B Nq D"], memory: Float[Tensor, "B Nm D"]
+        self, query: Float[Tensor, "B Nq D"], *memory: Float[Tensor, "B _ D"]
     ) -> Float[Tensor, "B Nq D"]:
-        """Returns the new query stream."""
+        """Returns the new query stream, which has read one stream or several."""
         if not self.activation_checkpointing:
-            return self._compute(query, memory)
+            return self._compute(query, *memory)
         # In here, not around the block: so torch.compile and FSDP, which wrap blocks, see it too.
-        out: Tensor = checkpoint(self._compute, query, memory, use_reentrant=False)
+        out: Tensor = checkpoint(self._compute, query, *memory, use_reentrant=False)
         return out
 
-    def _compute(self, query: Tensor, memory: Tensor) -> Tensor:
-        return self.read(query, self.memory(memory))
+    def _compute(self, query: Tensor, *memory: Tensor) -> Tensor:
+        return self.read(query, self.memory(*memory))
 
-    def memory(self, stream: Float[Tensor, "B Nm D"]) -> Memory:
-        """Returns the keys and values of a stream: of each row they depend on that row alone."""
-        return self.attention.memory(self.norm(stream))
+    def memory(self, *streams: Float[Tensor, "B _ D"]) -> Memory:
+        """Returns the keys and values of streams: of each row they depend on that row alone."""
+        if len(streams) > 1:
+            keys, values = zip(*(self.memory(stream) for stream in streams), strict=True)
+            return torch.cat(keys, dim=1), torch.cat(values, dim=1)
+        (stream,) = streams
+        normed = self.norm(stream)
+        key = linear_of_norm(self.attention.key, self.norm, stream, normed)
+        return key, linear_of_norm(self.attention.value, self.norm, stream, normed)
 
     def read(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
         """Returns the new query stream: each row depends on that row and the memory alone."""
-        query = self.norm(query)
-        query = query + self.attention.read(query, memory)
-        out: Tensor = query + self.mlp(self.norm_mlp(query))
+        normed = self.norm(query)
+        read = self.attention(
+            linear_of_norm(self.attention.query, self.norm, query, normed), memory
+        )
+        query = normed + read
+        widen, _, narrow, dropout = self.mlp
+        hidden = linear_of_norm(widen, self.norm_mlp, query, self.norm_mlp(query))
+        out: Tensor = query + dropout(linear_of_gelu(narrow, hidden))
         return out
 
 
@@ -146,8 +155,13 @@ class MeBT(nn.Module):
         context_tokens: Int[Tensor, "B Nc"],
         context_positions: Int[Tensor, "B Nc"],
         target_positions: Int[Tensor, "B Nt"],
-    ) -> Float[Tensor, "B Nt K"]:
+        wanted: Int[Tensor, "B Nt"] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Float[Tensor, "B Nt K"] | tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Returns logits for the target positions, in their order.
+
+        With the `wanted` tokens there, returns their summed cross-entropy, and of how many the
+        likeliest token is right, and never holds all logits: see `summed_cross_entropy`.
 
         Positions are t*H*W + h*W + w in the grid the model was made for. The order of the context
         does not matter.
@@ -165,12 +179,15 @@ class MeBT(nn.Module):
                 case "decode":
                     targets = block(targets, latents)
                 case "refresh":
-                    latents = block(latents, torch.cat([latents, targets], dim=1))
+                    latents = block(latents, latents, targets)
                 case "dense":
                     both = torch.cat([context, targets], dim=1)
                     both = block(both, both)
                     context, targets = both[:, :num_context], both[:, num_context:]
-        logits: Tensor = self.head(self.norm(targets))
+        targets = self.norm(targets)
+        if wanted is not None:
+            return summed_cross_entropy(targets, self.head.weight, wanted, label_smoothing)
+        logits: Tensor = self.head(targets)
         return logits
 
     def embed_latents(self, batch: int) -> Float[Tensor, "B M D"]:

@@ -2,11 +2,13 @@
 
 from mebt.config import MeBTConfig, MeBTShape
 from mebt.decoding import bootstrap, draft, draft_groups, revise
+from mebt.incremental import Incremental
 from mebt.model import MeBT
 from mebt.sampling import SampleConfig, sample, sample_frames
 from mebt.weights import load_model, model_metadata, save_model, weights_identity
 
 __all__ = [
+    "Incremental",
     "MeBT",
     "MeBTConfig",
     "MeBTShape",

@@ -15,8 +15,21 @@ from torch import Generator, Tensor
 
 from mebt.masking import num_masked
 
-Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(context tokens [B Nc], context positions [B Nc], target positions [B Nt]) -> logits [B Nt K]."""
+ROWS = 256
+"""Targets whose probabilities are in memory at once. Fixed, as noise is drawn for so many: a sample
+must not depend on its batch."""
+
+
+@runtime_checkable
+class Logits(Protocol):
+    """Logits [B Nt K], read a few rows at a time: a tensor, or what computes those rows then."""
+
+    def __getitem__(self, part: tuple[slice, slice], /) -> Tensor:
+        """Returns `logits[:, start:stop]`."""
+
+
+Predict = Callable[[Tensor, Tensor, Tensor], Logits]
+"""(context tokens [B Nc], context positions [B Nc], target positions [B Nt]) -> logits."""
 
 CONFIDENCE_SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1 - progress,
@@ -47,10 +60,18 @@ class RowNoise:
         self.generators = generators
 
     def exponential(self, *shape: int) -> Tensor:
-        """Returns Exp(1) noise [B, *shape]."""
-        return torch.stack(
-            [torch.empty(shape, device=g.device).exponential_(generator=g) for g in self.generators]
-        )
+        """Returns Exp(1) noise [B, *shape], positive and finite.
+
+        Each is -log(1 - (r + 1/2) / 2**31) of 31 random bits r: on a CPU in a fraction of the time
+        of torch's own. The smallest noises decide a draw, and those are small r, which float32
+        holds exactly.
+        """
+        device = self.generators[0].device
+        bits = torch.empty((len(self.generators), *shape), dtype=torch.int32, device=device)
+        for row, generator in zip(bits, self.generators, strict=True):
+            row.random_(generator=generator)
+        share = bits.float().add_(0.5).mul_(-(2.0**-31)).clamp_(min=2.0**-24 - 1)
+        return share.log1p_().neg_()
 
     def normal(self, *shape: int) -> Tensor:
         """Returns standard normal noise [B, *shape]."""
@@ -81,9 +102,12 @@ def token_probabilities(
     if top_k is not None:
         if top_k > logits.shape[-1]:
             raise ValueError(f"top_k is {top_k}, but there are {logits.shape[-1]} tokens.")
-        smallest = logits.topk(top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
-    probs = logits.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).softmax(-1)
+        smallest = logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+        logits.masked_fill_(logits < smallest, -torch.inf)
+    probs = logits.softmax(-1)
+    if probs[..., 0].isnan().any():  # One logit that is no number spoils its whole row.
+        logits.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        probs = logits.softmax(-1)
     if top_p is not None and top_p < 1:
         ranked, order = probs.sort(dim=-1, descending=True)
         before = ranked.cumsum(-1) - ranked
@@ -99,11 +123,31 @@ def choose_tokens(
 ) -> tuple[Int[Tensor, "B Nt"], Float[Tensor, "B Nt"]]:
     """Draws a token at each position (p / Exp(1) is largest with probability p).
 
-    A token of probability 0 is never drawn, whatever the noise. Returns the tokens and their
-    probabilities, the scores of confidence.
+    The noise must be positive and finite: then a token of probability 0 is never drawn. Returns the
+    tokens and their probabilities, the scores of confidence.
     """
-    tokens = (probs / exponential).masked_fill(probs == 0, -torch.inf).argmax(-1)
+    tokens = (probs / exponential).argmax(-1)
     return tokens, probs.gather(-1, tokens[..., None])[..., 0]
+
+
+def draw(
+    logits: Logits,
+    count: int,
+    noise: Noise,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> tuple[Int[Tensor, "B Nt"], Float[Tensor, "B Nt"]]:
+    """Draws tokens for the first `count` targets, and returns them with their probabilities."""
+    tokens, scores = [], []
+    for start in range(0, count, ROWS):
+        few = logits[:, start : min(start + ROWS, count)]
+        probs = token_probabilities(few, temperature=temperature, top_k=top_k, top_p=top_p)
+        drawn = choose_tokens(probs, noise.exponential(*probs.shape[1:]))
+        tokens.append(drawn[0])
+        scores.append(drawn[1])
+    return torch.cat(tokens, dim=1), torch.cat(scores, dim=1)
 
 
 def rank(
@@ -153,11 +197,16 @@ class Canvas:
 def bootstrap(predict: Predict, canvas: Canvas, *, num_steps: int, noise: Noise) -> Canvas:
     """Fixes one token a step at a random open position, at temperature 1."""
     for _ in range(min(num_steps, canvas.targets.shape[1])):
-        probs = token_probabilities(predict(canvas.known(), canvas.context, canvas.targets))
-        tokens, scores = choose_tokens(probs, noise.exponential(*probs.shape[1:]))
-        scores = noise.normal(scores.shape[1])
+        scores = noise.normal(canvas.targets.shape[1])
         order = rank(scores, noise.exponential(scores.shape[1]), temperature=0.0)
-        canvas = canvas.fix(tokens, order, 1)
+        targets = canvas.targets.gather(1, order)  # The first is the one to fix.
+        logits = predict(canvas.known(), canvas.context, targets)
+        token, _ = draw(logits, 1, noise)
+        canvas = Canvas(
+            canvas.tokens.scatter(1, targets[:, :1], token),
+            torch.cat([canvas.context, targets[:, :1]], dim=1),
+            targets[:, 1:],
+        )
     return canvas
 
 
@@ -190,8 +239,14 @@ def draft(
         if num_new <= 0:
             continue
         logits = predict(canvas.known(), canvas.context, canvas.targets)
-        probs = token_probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-        tokens, scores = choose_tokens(probs, noise.exponential(*probs.shape[1:]))
+        tokens, scores = draw(
+            logits,
+            canvas.targets.shape[1],
+            noise,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+        )
         if strategy == "random":
             scores, heat = noise.normal(scores.shape[1]), 0.0
         else:
@@ -213,9 +268,11 @@ def draft_groups(
     """Fills the open positions in random order, a group of equal size per step."""
     order = canvas.targets.gather(1, noise.permutations(canvas.targets.shape[1]))
     tokens = canvas.tokens
-    for start, _ in _groups(order.shape[1], num_groups):
+    for start, stop in _groups(order.shape[1], num_groups):
         context = torch.cat([canvas.context, order[:, :start]], dim=1)
-        tokens = _predict_into(predict, tokens, context, order[:, start:], temperature, noise)
+        logits = predict(tokens.gather(1, context), context, order[:, start:])
+        drawn, _ = draw(logits, stop - start, noise, temperature=temperature)
+        tokens = tokens.scatter(1, order[:, start:stop], drawn)
     return Canvas(tokens, torch.cat([canvas.context, order], dim=1), order[:, :0])
 
 
@@ -236,19 +293,7 @@ def revise(
     tokens = canvas.tokens
     for start, stop in _groups(order.shape[1], num_groups):
         context = torch.cat([canvas.context, order[:, stop:], order[:, :start]], dim=1)
-        tokens = _predict_into(predict, tokens, context, order[:, start:stop], temperature, noise)
+        logits = predict(tokens.gather(1, context), context, order[:, start:stop])
+        drawn, _ = draw(logits, stop - start, noise, temperature=temperature)
+        tokens = tokens.scatter(1, order[:, start:stop], drawn)
     return Canvas(tokens, canvas.context, canvas.targets)
-
-
-def _predict_into(
-    predict: Predict,
-    tokens: Tensor,
-    context: Tensor,
-    targets: Tensor,
-    temperature: float,
-    noise: Noise,
-) -> Tensor:
-    logits = predict(tokens.gather(1, context), context, targets)
-    probs = token_probabilities(logits, temperature=temperature)
-    drawn, _ = choose_tokens(probs, noise.exponential(*probs.shape[1:]))
-    return tokens.scatter(1, targets, drawn)

@@ -1,5 +1,7 @@
 """Cross-entropy of masked tokens, as published, and how well held-out tokens are predicted."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
@@ -7,35 +9,100 @@ from torch.nn import functional as F
 
 from mebt.masking import split_positions
 
+ROWS = 1024
+"""Targets whose logits are in memory at once."""
+
+
+def summed_cross_entropy(
+    hidden: Float[Tensor, "B Nt D"],
+    weight: Float[Tensor, "K D"],
+    tokens: Int[Tensor, "B Nt"],
+    label_smoothing: float = 0.0,
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """Returns the summed cross-entropy of tokens under logits `hidden @ weight.T`, in float32.
+
+    Also returns how many tokens are the likeliest one. Only a few rows of logits exist at a time;
+    since those would be needed again for the gradient, it is computed along with the loss.
+    """
+    total, right = _CrossEntropy.apply(
+        hidden.flatten(0, 1), weight, tokens.flatten(), label_smoothing, torch.is_grad_enabled()
+    )
+    return total, right
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        tokens: Tensor,
+        label_smoothing: float,
+        with_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        total = torch.zeros((), device=hidden.device)
+        right = torch.zeros((), dtype=torch.int64, device=hidden.device)
+        grads: list[Tensor] = []
+        grad_weight: Tensor | None = None
+        for rows, wanted in zip(hidden.split(ROWS), tokens[:, None].split(ROWS), strict=True):
+            logits = F.linear(rows, weight)
+            precision = logits.dtype
+            loss, hits, grad = _of_logits(logits.float(), wanted, label_smoothing)
+            total += loss
+            right += hits
+            if with_gradient:
+                grad = grad.to(precision)
+                grads.append(grad @ weight.to(precision))
+                product = grad.T @ rows.to(precision)
+                if grad_weight is None:
+                    grad_weight = product.to(weight.dtype)
+                else:
+                    grad_weight += product
+        ctx.mark_non_differentiable(right)
+        ctx.gradients = (torch.cat(grads), grad_weight) if with_gradient else None
+        return total, right
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        of_hidden, of_weight = ctx.gradients
+        del ctx.gradients  # Scaled where they are: a second backward pass fails.
+        return of_hidden.mul_(grad), of_weight.mul_(grad), None, None, None
+
+
+def _of_logits(
+    logits: Float[Tensor, "R K"], tokens: Int[Tensor, "R 1"], label_smoothing: float
+) -> tuple[Tensor, Tensor, Float[Tensor, "R K"]]:
+    """Returns the summed loss, the number of tokens that are right, and the gradient, in place."""
+    largest, likeliest = logits.max(1, keepdim=True)
+    logits -= largest
+    wanted = logits.gather(1, tokens)
+    if label_smoothing:  # A share of the wanted probability is spread over all tokens.
+        wanted = torch.lerp(wanted, logits.mean(1, keepdim=True), label_smoothing)
+    probs = logits.exp_()
+    sums = probs.sum(1, keepdim=True)
+    probs /= sums
+    ones = torch.full_like(sums, label_smoothing - 1)
+    grad = probs.scatter_add_(1, tokens, ones)
+    if label_smoothing:
+        grad -= label_smoothing / grad.shape[1]
+    return (sums.log() - wanted).sum(), (likeliest == tokens).sum(), grad
+
 
 def masked_token_loss(
-    logits: Float[Tensor, "B Nt K"],
-    tokens: Int[Tensor, "B Nt"],
+    summed: Float[Tensor, ""],
+    batch_size: int,
     *,
     num_masked: int,
     num_tokens: int,
     average: float = 1.0,
-    label_smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Summed cross-entropy over B * N * (share masked)**average.
 
     `average` 1 is the mean over masked tokens, 0 weighs a batch by how much is masked. As
     published the divisor counts all masked tokens, also those that a target budget left out.
     """
-    total = F.cross_entropy(
-        logits.float().flatten(0, 1),
-        tokens.flatten(),
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
-    divisor = len(tokens) * num_tokens * (num_masked / num_tokens) ** average
-    return total / float(divisor)
-
-
-@torch.no_grad()
-def accuracy(logits: Float[Tensor, "B Nt K"], tokens: Int[Tensor, "B Nt"]) -> Float[Tensor, ""]:
-    """Share of targets whose likeliest token is right."""
-    return (logits.argmax(-1) == tokens).float().mean()
+    divisor = batch_size * num_tokens * (num_masked / num_tokens) ** average
+    return summed / float(divisor)
 
 
 @torch.no_grad()
@@ -53,9 +120,6 @@ def held_out_loss(
     count = max(1, round(mask_ratio * tokens.shape[1]))
     order = torch.rand(tokens.shape, generator=generator).argsort(1).to(tokens.device)
     split = split_positions(order, num_masked=count)
-    logits = model(tokens.gather(1, split.context), split.context, split.targets)
     wanted = tokens.gather(1, split.targets)
-    loss = masked_token_loss(
-        logits, wanted, num_masked=split.num_masked, num_tokens=split.num_tokens
-    )
-    return float(loss), float(accuracy(logits, wanted))
+    summed, right = model(tokens.gather(1, split.context), split.context, split.targets, wanted)
+    return float(summed) / wanted.numel(), float(right) / wanted.numel()

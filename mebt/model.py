@@ -11,13 +11,18 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mebt.config import MeBTConfig
+from mebt.lean import linear_of_gelu, linear_of_norm
+from mebt.loss import summed_cross_entropy
 
 INIT_STD = 0.02
 PositionInit = Literal["normal", "sines"]
 
+Memory = tuple[Tensor, Tensor]
+"""Keys and values [B Nm D] that a layer's query reads."""
+
 
 class Attention(nn.Module):
-    """Multi-head attention of a query on a memory, already normalised."""
+    """The weights of multi-head attention, and what is done after queries, keys and values."""
 
     def __init__(self, width: int, num_heads: int, dropout: float, residual_dropout: float) -> None:
         super().__init__()
@@ -29,15 +34,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
         self.out_dropout = nn.Dropout(residual_dropout)
 
-    def forward(
-        self, query: Float[Tensor, "B Nq D"], memory: Float[Tensor, "B Nm D"]
-    ) -> Float[Tensor, "B Nq D"]:
+    def forward(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
         """Reads the memory. An empty memory gives the output's bias: nothing was read."""
         q, k, v = (
             rearrange(x, "b n (head d) -> b head n d", head=self.num_heads)
-            for x in (self.query(query), self.key(memory), self.value(memory))
+            for x in (query, *memory)
         )
-        if memory.shape[1] == 0:
+        if k.shape[2] == 0:
             # Said outright, since fused kernels differ on an empty axis. Every parameter stays in
             # the graph, with a gradient of zero: DDP waits for all of them.
             read = 0 * q + (k.sum(2, keepdim=True) + v.sum(2, keepdim=True))
@@ -73,19 +76,38 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, query: Float[Tensor, "B Nq D"], memory: Float[Tensor, "B Nm D"]
+        self, query: Float[Tensor, "B Nq D"], *memory: Float[Tensor, "B _ D"]
     ) -> Float[Tensor, "B Nq D"]:
-        """Returns the new query stream."""
+        """Returns the new query stream, which has read one stream or several."""
         if not self.activation_checkpointing:
-            return self._compute(query, memory)
+            return self._compute(query, *memory)
         # In here, not around the block: so torch.compile and FSDP, which wrap blocks, see it too.
-        out: Tensor = checkpoint(self._compute, query, memory, use_reentrant=False)
+        out: Tensor = checkpoint(self._compute, query, *memory, use_reentrant=False)
         return out
 
-    def _compute(self, query: Tensor, memory: Tensor) -> Tensor:
-        query, memory = self.norm(query), self.norm(memory)
-        query = query + self.attention(query, memory)
-        out: Tensor = query + self.mlp(self.norm_mlp(query))
+    def _compute(self, query: Tensor, *memory: Tensor) -> Tensor:
+        return self.read(query, self.memory(*memory))
+
+    def memory(self, *streams: Float[Tensor, "B _ D"]) -> Memory:
+        """Returns the keys and values of streams: of each row they depend on that row alone."""
+        if len(streams) > 1:
+            keys, values = zip(*(self.memory(stream) for stream in streams), strict=True)
+            return torch.cat(keys, dim=1), torch.cat(values, dim=1)
+        (stream,) = streams
+        normed = self.norm(stream)
+        key = linear_of_norm(self.attention.key, self.norm, stream, normed)
+        return key, linear_of_norm(self.attention.value, self.norm, stream, normed)
+
+    def read(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
+        """Returns the new query stream: each row depends on that row and the memory alone."""
+        normed = self.norm(query)
+        read = self.attention(
+            linear_of_norm(self.attention.query, self.norm, query, normed), memory
+        )
+        query = normed + read
+        widen, _, narrow, dropout = self.mlp
+        hidden = linear_of_norm(widen, self.norm_mlp, query, self.norm_mlp(query))
+        out: Tensor = query + dropout(linear_of_gelu(narrow, hidden))
         return out
 
 
@@ -133,21 +155,20 @@ class MeBT(nn.Module):
         context_tokens: Int[Tensor, "B Nc"],
         context_positions: Int[Tensor, "B Nc"],
         target_positions: Int[Tensor, "B Nt"],
-    ) -> Float[Tensor, "B Nt K"]:
+        wanted: Int[Tensor, "B Nt"] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Float[Tensor, "B Nt K"] | tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Returns logits for the target positions, in their order.
+
+        With the `wanted` tokens there, returns their summed cross-entropy, and of how many the
+        likeliest token is right, and never holds all logits: see `summed_cross_entropy`.
 
         Positions are t*H*W + h*W + w in the grid the model was made for. The order of the context
         does not matter.
         """
-        batch = len(target_positions)
-        latents = self.dropout(self.latents.expand(batch, -1, -1))
-        # F.embedding, not [positions]: on several threads the gradient of indexing is summed in an
-        # order drawn by chance, and no run could be repeated bit for bit.
-        places = F.embedding(context_positions, self.position_embedding)
-        context = self.token_embedding(context_tokens) + places
-        context = self.dropout(context)
-        targets = self.mask_embedding + F.embedding(target_positions, self.position_embedding)
-        targets = self.dropout(targets)
+        latents = self.embed_latents(len(target_positions))
+        context = self.embed_context(context_tokens, context_positions)
+        targets = self.embed_targets(target_positions)
         num_context = context.shape[1]
         for layer, block in zip(self.config.layers, self.blocks, strict=True):
             match layer:
@@ -158,13 +179,37 @@ class MeBT(nn.Module):
                 case "decode":
                     targets = block(targets, latents)
                 case "refresh":
-                    latents = block(latents, torch.cat([latents, targets], dim=1))
+                    latents = block(latents, latents, targets)
                 case "dense":
                     both = torch.cat([context, targets], dim=1)
                     both = block(both, both)
                     context, targets = both[:, :num_context], both[:, num_context:]
-        logits: Tensor = self.head(self.norm(targets))
+        targets = self.norm(targets)
+        if wanted is not None:
+            return summed_cross_entropy(targets, self.head.weight, wanted, label_smoothing)
+        logits: Tensor = self.head(targets)
         return logits
+
+    def embed_latents(self, batch: int) -> Float[Tensor, "B M D"]:
+        """Returns the latent tokens as they are before they have read anything."""
+        latents: Tensor = self.dropout(self.latents.expand(batch, -1, -1))
+        return latents
+
+    def embed_context(
+        self, tokens: Int[Tensor, "B Nc"], positions: Int[Tensor, "B Nc"]
+    ) -> Float[Tensor, "B Nc D"]:
+        """Returns what the layers see of tokens at these positions."""
+        # F.embedding, not [positions]: on several threads the gradient of indexing is summed in an
+        # order drawn by chance, and no run could be repeated bit for bit.
+        places = F.embedding(positions, self.position_embedding)
+        context: Tensor = self.dropout(self.token_embedding(tokens) + places)
+        return context
+
+    def embed_targets(self, positions: Int[Tensor, "B Nt"]) -> Float[Tensor, "B Nt D"]:
+        """Returns what the layers see of positions to be predicted."""
+        places = F.embedding(positions, self.position_embedding)
+        targets: Tensor = self.dropout(self.mask_embedding + places)
+        return targets
 
 
 def sine_positions(grid: tuple[int, int, int], width: int) -> Float[Tensor, "N D"]:

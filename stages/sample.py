@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from mebt import (
+    Incremental,
     MeBTConfig,
     SampleConfig,
     load_model,
@@ -140,7 +141,7 @@ def sample(
 
     def draw(numbers: range) -> Int[Tensor, "B t h w"]:
         return sample_frames(
-            model,
+            Incremental(model),
             model.config.grid,
             config,
             numbers=numbers,

@@ -22,7 +22,7 @@ from mebt import (
     save_model,
     weights_identity,
 )
-from mebt.loss import accuracy, held_out_loss, masked_token_loss
+from mebt.loss import held_out_loss, masked_token_loss
 from mebt.masking import SCHEDULES, LengthPriorName, draw_order, draw_split
 from mebt.model import INIT_STD, PositionInit
 from mebt.optim import make_optimizer
@@ -143,22 +143,23 @@ def _loss(
         time_scale=config.time_scale,
         budget=config.budget,
     )
-    logits = module(tokens.gather(1, split.context), split.context, split.targets)
     wanted = tokens.gather(1, split.targets)
-    loss = masked_token_loss(
-        logits,
+    summed, right = module(
+        *(tokens.gather(1, split.context), split.context, split.targets),
         wanted,
+        config.label_smoothing,
+    )
+    loss = masked_token_loss(
+        summed,
+        len(tokens),
         num_masked=split.num_masked,
         num_tokens=split.num_tokens,
         average=config.average_loss,
-        label_smoothing=config.label_smoothing,
     )
-    ratio = split.num_masked / split.num_tokens
-    summed = split.num_tokens * ratio**config.average_loss  # What the loss was divided by.
-    name = bucket(ratio)
+    name = bucket(split.num_masked / split.num_tokens)
     return loss, {
-        f"loss/{name}": loss.detach() * (summed / split.targets.shape[1]),
-        f"accuracy/{name}": accuracy(logits, wanted),
+        f"loss/{name}": summed.detach() / wanted.numel(),
+        f"accuracy/{name}": right / wanted.numel(),
         "uniform": math.log(model.codebook_size),
     }
 
@@ -307,7 +308,10 @@ def train(
                 block.compile(dynamic=True)
         shard(fabric, model, model.blocks)
         optimizer = make_optimizer(
-            model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+            model,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=config.precision != "16-mixed",
         )
         task = Task(
             name="train",

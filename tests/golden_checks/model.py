@@ -49,14 +49,17 @@ def published_loss(model: MeBT, meta: dict, io: dict, entry: dict) -> torch.Tens
         tokens_per_frame=per_frame,
     )
     tokens = io["tokens"]
-    logits = model(tokens.gather(1, split.context), split.context, split.targets)
-    return masked_token_loss(
-        logits,
+    summed, _ = model(
+        *(tokens.gather(1, split.context), split.context, split.targets),
         tokens.gather(1, split.targets),
+        entry["label_smoothing"],
+    )
+    return masked_token_loss(
+        summed,
+        len(tokens),
         num_masked=split.num_masked,
         num_tokens=split.num_tokens,
         average=entry["avg_loss"],
-        label_smoothing=entry["label_smoothing"],
     )
 
 

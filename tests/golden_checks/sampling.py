@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mebt.decoding import (
     Canvas,
+    Logits,
     Predict,
     bootstrap,
     choose_tokens,
@@ -18,6 +19,7 @@ from mebt.decoding import (
     token_probabilities,
 )
 from mebt.extrapolation import extend
+from mebt.incremental import Incremental
 from mebt.masking import num_masked
 from tests.golden_checks.model import load_published
 from tests.golden_checks.recipe import load_case
@@ -29,6 +31,7 @@ class RecordedNoise:
     def __init__(self, io: dict[str, Tensor], prefix: str, batch: int) -> None:
         self.io, self.prefix, self.batch = io, prefix, batch
         self.used = {"exp": 0, "randn": 0, "randperm": 0}
+        self.rest = torch.empty(batch, 0)  # Of noise that is drawn a few rows at a time.
 
     def _next(self, kind: str) -> Tensor | None:
         found = self.io.get(f"{self.prefix}{kind}{self.used[kind]}")
@@ -36,9 +39,14 @@ class RecordedNoise:
         return found
 
     def exponential(self, *shape: int) -> Tensor:
-        stored = f"{self.prefix}exp0" in self.io
-        noise = self._next("exp") if stored else torch.ones(self.batch, *shape)
-        assert noise is not None and noise.shape == (self.batch, *shape)
+        if f"{self.prefix}exp0" not in self.io:
+            return torch.ones(self.batch, *shape)
+        if not self.rest.shape[1]:
+            found = self._next("exp")
+            assert found is not None
+            self.rest = found
+        noise, self.rest = self.rest[:, : shape[0]], self.rest[:, shape[0] :]
+        assert noise.shape == (self.batch, *shape)
         return noise
 
     def normal(self, *shape: int) -> Tensor:
@@ -51,6 +59,28 @@ class RecordedNoise:
             return torch.arange(count).expand(self.batch, count)
         rows = [self._next("randperm") for _ in range(self.batch)]
         return torch.stack([row for row in rows if row is not None])
+
+
+class BootstrapNoise(RecordedNoise):
+    """The recorded draws of a bootstrap, in our order.
+
+    The published step draws a token for every target, and then which target it fixes. Ours draws
+    the position first, and then a token for it alone, from the noise recorded for that position.
+    """
+
+    def normal(self, *shape: int) -> Tensor:
+        self.all_tokens = self._next("exp")
+        scores = super().normal(*shape)
+        self.fixed = (scores / scores.sum(1, keepdim=True)).argmax(1)
+        return scores
+
+    def exponential(self, *shape: int) -> Tensor:
+        if len(shape) == 1:
+            return super().exponential(*shape)
+        assert self.all_tokens is not None
+        noise = self.all_tokens[torch.arange(self.batch), self.fixed][:, None]
+        assert noise.shape == (self.batch, *shape)
+        return noise
 
 
 def choose_by_sort(probs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +155,7 @@ class Spy:
         self.predict = predict
         self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def __call__(self, tokens: Tensor, context: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor, context: Tensor, targets: Tensor) -> Logits:
         self.calls.append((tokens, context, targets))
         return self.predict(tokens, context, targets)
 
@@ -156,11 +186,17 @@ def check_runs(case: Path) -> None:
     for run in meta["runs"]:
         if "INFORMATIONAL" in (run["note"] or ""):
             continue  # Temperature 0 (an order by ties) and one fault of the published code.
-        spy = Spy(model)
-        with torch.no_grad(), mock.patch("mebt.decoding.choose_tokens", choose_by_sort):
-            final = replay(spy, run, io, meta)
-        assert torch.equal(final.flatten(1), io[f"{run['name']}.final"].flatten(1)), run["name"]
-        check_calls(spy, run, io)
+        for predict in (model, Incremental(model)):
+            spy = Spy(predict)
+            with (
+                torch.no_grad(),
+                mock.patch("mebt.decoding.choose_tokens", choose_by_sort),
+                mock.patch("mebt.decoding.ROWS", 24),
+                mock.patch("mebt.incremental.ROWS", 20),
+            ):
+                final = replay(spy, run, io, meta)
+            assert torch.equal(final.flatten(1), io[f"{run['name']}.final"].flatten(1)), run["name"]
+            check_calls(spy, run, io)
 
 
 def check_calls(spy: Spy, run: dict, io: dict[str, Tensor]) -> None:
@@ -184,7 +220,10 @@ def check_calls(spy: Spy, run: dict, io: dict[str, Tensor]) -> None:
             or after[1].shape[1] != call[1].shape[1]
         ]
     assert len(spy.calls) == len(recorded), run["name"]
-    for ours, theirs in zip(spy.calls, recorded, strict=True):
+    num_bootstrap = run["params"].get("bootstrap", 0)
+    for step, (ours, theirs) in enumerate(zip(spy.calls, recorded, strict=True)):
+        if step < num_bootstrap:  # The target to fix is put first: the others are the same.
+            ours, theirs = ((*call[:2], call[2].sort(1).values) for call in (ours, theirs))
         for found, expected in zip(ours, theirs, strict=True):
             assert torch.equal(found, expected), run["name"]
 
@@ -213,7 +252,9 @@ def replay(spy: Spy, run: dict, io: dict[str, Tensor], meta: dict) -> Tensor:
     if name.startswith("edit"):
         return draft(spy, first, **settings, count_given=not params["edit"]).tokens
     if name == "bidirect_bootstrap":
-        started = bootstrap(spy, first, num_steps=params["bootstrap"], noise=noise)
+        others = BootstrapNoise(io, f"{name}.", batch)
+        started = bootstrap(spy, first, num_steps=params["bootstrap"], noise=others)
+        noise.used = others.used
         return draft(spy, started, **settings, count_given=True).tokens
     if name.startswith(("extrapolate", "bidirect")):
         edit = name.startswith("extrapolate")

@@ -51,9 +51,10 @@ def trained(model: MeBT, optimizer: torch.optim.Optimizer, tokens: Path, start: 
             step=step,
             generator=Generator().manual_seed(step_seed(0, step, MASK_DRAW)),
         )
+        wanted = batch.gather(1, split.targets)
         loss = masked_token_loss(
-            model(batch.gather(1, split.context), split.context, split.targets),
-            batch.gather(1, split.targets),
+            model(batch.gather(1, split.context), split.context, split.targets, wanted)[0],
+            len(batch),
             num_masked=split.num_masked,
             num_tokens=split.num_tokens,
         )

@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mebt import load_model, model_metadata
-from mebt.loss import masked_token_loss
+from mebt.loss import summed_cross_entropy
 from pipeline.batches import Batches
 from pipeline.config import load_section
 from pipeline.frames import scan_frames
@@ -158,15 +159,17 @@ def test_bfloat16_computes_layers_and_keeps_loss_and_state_in_float32(
 ) -> None:
     seen = set()
 
-    def spy(logits: torch.Tensor, *rest: torch.Tensor, **options: float) -> torch.Tensor:
-        loss = masked_token_loss(logits, *rest, **options)
-        rounded = torch.equal(logits, logits.bfloat16().float())
-        seen.add((logits.dtype, rounded, loss.dtype))
-        return loss
+    def spy(hidden: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor, *rest: float):
+        total, right = summed_cross_entropy(hidden, weight, tokens, *rest)
+        logits = functional.linear(hidden, weight).flatten(0, 1)
+        exact = functional.cross_entropy(logits.float(), tokens.flatten(), reduction="sum")
+        seen.add((logits.dtype, total.dtype, torch.allclose(total, exact, rtol=1e-6)))
+        return total, right
 
-    monkeypatch.setattr("stages.train.masked_token_loss", spy)
+    monkeypatch.setattr("mebt.model.summed_cross_entropy", spy)
     flow.ok("train", "--set", "train.precision=bf16-mixed", out="half")
-    assert seen == {(torch.float32, True, torch.float32)}
+    half = (torch.bfloat16, torch.float32, True)
+    assert seen == {half, (torch.float32, torch.float32, True)}  # The second of validation.
     assert {tensor.dtype for tensor in last_state(flow.root / "half").values()} == {torch.float32}
 
 

@@ -1,0 +1,130 @@
+"""MeBT as the sampler needs it: computes nothing twice, and only what is read."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mebt.model import Block, MeBT, Memory
+
+ROWS = 512
+"""Targets that go through a layer at once: bounds memory, and changes no number."""
+
+
+@dataclass(frozen=True)
+class LazyLogits:
+    """Logits [B Nt K] of the model, of which `logits[:, start:stop]` computes so many rows.
+
+    In the last layers no target sees another, so the rows that nobody reads cost nothing there.
+    """
+
+    model: MeBT
+    targets: Float[Tensor, "B Nt D"]
+    last: list[tuple[Block, Memory]]
+    """Layers that the targets have not been through yet, and what they read there."""
+
+    def __getitem__(self, part: tuple[slice, slice]) -> Float[Tensor, "B Nr K"]:
+        """Computes the logits of these rows."""
+        targets = self.targets[part]
+        for block, memory in self.last:
+            targets = _read(block, targets, memory)
+        logits: Tensor = self.model.head(self.model.norm(targets))
+        return logits
+
+
+class Incremental:
+    """Predicts as `model` does, but remembers what it computed of the context tokens.
+
+    In `encode` layers their keys and values depend on token and position alone, as long as no
+    `dense` layer came before. So they are kept for every position, and only those of tokens that
+    are new there are computed. For one batch of windows: a sample must not depend, even in its last
+    bits, on what was drawn before it.
+    """
+
+    def __init__(self, model: MeBT) -> None:
+        self.model = model
+        layers = model.config.layers
+        fixed = layers[: layers.index("dense")] if "dense" in layers else layers
+        self.kept = [index for index, kind in enumerate(fixed) if kind == "encode"]
+        self.num_first = len(layers) - _num_rowwise(layers)
+        self.tokens: Tensor | None = None
+        self.memories: dict[int, Memory] = {}
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        context_tokens: Int[Tensor, "B Nc"],
+        context_positions: Int[Tensor, "B Nc"],
+        target_positions: Int[Tensor, "B Nt"],
+    ) -> LazyLogits:
+        """Returns what `MeBT.forward` does, to rounding; its rows are computed when read."""
+        model = self.model
+        self._remember(context_tokens, context_positions)
+        latents = model.embed_latents(len(target_positions))
+        targets = model.embed_targets(target_positions)
+        context = targets[:, :0]
+        if "dense" in model.config.layers:
+            context = model.embed_context(context_tokens, context_positions)
+        num_context = context.shape[1]
+        last: list[tuple[Block, Memory]] = []
+        for index, (layer, block) in enumerate(zip(model.config.layers, model.blocks, strict=True)):
+            assert isinstance(block, Block)
+            both = torch.cat([context, targets], dim=1) if layer == "dense" else targets
+            match layer:
+                case "encode" if index in self.memories:
+                    latents = block.read(latents, self._recall(index, context_positions))
+                case "encode":
+                    latents = block(latents, context)
+                case "process":
+                    latents = block(latents, latents)
+                case "refresh":
+                    latents = block(latents, latents, targets)
+                case _ if index >= self.num_first:
+                    last.append((block, block.memory(latents if layer == "decode" else both)))
+                case "decode":
+                    targets = _read(block, targets, block.memory(latents))
+                case "dense":
+                    both = _read(block, both, block.memory(both))
+                    context, targets = both[:, :num_context], both[:, num_context:]
+        return LazyLogits(model, targets, last)
+
+    def _remember(self, tokens: Tensor, positions: Tensor) -> None:
+        """Computes keys and values of the context tokens that were not there before."""
+        if self.tokens is None:
+            self.tokens = tokens.new_full((len(tokens), self.model.config.num_tokens), -1)
+        is_new = self.tokens.gather(1, positions) != tokens
+        count = int(is_new.sum(1).max())
+        # Windows differ in how many are new to them: some compute a few once more.
+        chosen = is_new.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+        tokens, positions = tokens.gather(1, chosen), positions.gather(1, chosen)
+        self.tokens.scatter_(1, positions, tokens)
+        context = self.model.embed_context(tokens, positions)
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+        for index in self.kept:
+            block = self.model.blocks[index]
+            assert isinstance(block, Block)
+            keys, values = block.memory(context)
+            if index not in self.memories:
+                empty = (*self.tokens.shape, keys.shape[-1])
+                self.memories[index] = (keys.new_empty(empty), values.new_empty(empty))
+            for kept, new in zip(self.memories[index], (keys, values), strict=True):
+                kept[rows, positions] = new
+
+    def _recall(self, index: int, positions: Tensor) -> Memory:
+        rows = torch.arange(len(positions), device=positions.device)[:, None]
+        keys, values = self.memories[index]
+        return keys[rows, positions], values[rows, positions]
+
+
+def _num_rowwise(layers: tuple[str, ...]) -> int:
+    """Counts the last layers, in which no target depends on what comes of the others there."""
+    count = 0
+    while count < len(layers) and layers[-1 - count] == "decode":
+        count += 1
+    # A dense layer reads what all targets were before it.
+    return count + (layers[: len(layers) - count][-1:] == ("dense",))
+
+
+def _read(block: Block, stream: Tensor, memory: Memory) -> Tensor:
+    return torch.cat([block.read(part, memory) for part in torch.split(stream, ROWS, dim=1)], dim=1)

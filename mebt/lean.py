@@ -1,0 +1,66 @@
+"""Linear layers that keep little for the backward pass: what is cheap is computed again there."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _LinearAgain(torch.autograd.Function):
+    """`F.linear(made, weight, bias)` that keeps what `made` was made of: it is `again(*sources)`.
+
+    The caller makes it, so that autograd knows how gradients get from there to the sources.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        made: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        again: Callable[..., Tensor],
+        *sources: Tensor,
+    ) -> Tensor:
+        ctx.again = again
+        ctx.save_for_backward(weight, *sources)
+        return F.linear(made, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        weight, *sources = ctx.saved_tensors
+        grad_made = grad @ weight.to(grad.dtype)
+        made = ctx.again(*sources).to(grad.dtype)  # Under autocast products are of half precision.
+        rows = grad.flatten(0, -2)
+        return (
+            grad_made,
+            (rows.T @ made.flatten(0, -2)).to(weight.dtype),
+            rows.sum(0, dtype=weight.dtype),
+            None,
+            *(None for _ in sources),
+        )
+
+
+def _normalize(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], weight, bias)
+
+
+def linear_of_norm(
+    linear: nn.Linear,
+    norm: nn.LayerNorm,
+    x: Float[Tensor, "B N D"],
+    normed: Float[Tensor, "B N D"],
+) -> Float[Tensor, "B N E"]:
+    """Returns `linear(normed)`, where `normed` is `norm(x)`; only `x` is kept."""
+    made: Tensor = _LinearAgain.apply(
+        normed, linear.weight, linear.bias, _normalize, x, norm.weight, norm.bias
+    )
+    return made
+
+
+def linear_of_gelu(linear: nn.Linear, x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N D"]:
+    """Returns `linear(gelu(x))`; only `x` is kept."""
+    made: Tensor = _LinearAgain.apply(F.gelu(x), linear.weight, linear.bias, F.gelu, x)
+    return made

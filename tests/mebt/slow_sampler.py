@@ -1,0 +1,131 @@
+"""The sampler as plainly as it can be said: whole probabilities, full sorts, nothing kept.
+
+One window at a time, from the published rules, for comparison with `mebt.sampling`.
+"""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from mebt import MeBT, SampleConfig
+from mebt.decoding import CONFIDENCE_SCHEDULES, RowNoise
+from mebt.masking import num_masked
+from mebt.sampling import sample_generator
+
+
+class SlowSampler:
+    """Draws one sample. Noise is asked for in the same order, but for all targets at once."""
+
+    def __init__(self, model: MeBT, config: SampleConfig, number: int) -> None:
+        self.model, self.config = model, config
+        self.noise = RowNoise([sample_generator(config.seed, number)])
+
+    def sample(self, given: Tensor | None = None, *, drafted: bool = False) -> Tensor:
+        """Returns [T h w]; `given` [t h w] keeps the latent frames that the config names."""
+        t, h, w = self.model.config.grid
+        total = self.config.total_frames or t
+        length = min(total, t)
+        tokens = [0] * (length * h * w)
+        kept: list[int] = []
+        if given is not None:
+            tokens = given[:length].flatten().tolist()
+            for frame in self.config.keep:
+                kept += range(frame * h * w, (frame + 1) * h * w)
+        made = self.fill(tokens, kept, whole=given is None, drafted=drafted)
+        known = self.config.context_frames * h * w
+        while len(made) < total * h * w:
+            window = [*made[-known:], *[0] * (t * h * w - known)]
+            made += self.fill(window, list(range(known)), whole=False)[known:]
+        return torch.tensor(made[: total * h * w]).reshape(total, h, w)
+
+    def fill(
+        self, tokens: list[int], kept: list[int], *, whole: bool, drafted: bool = False
+    ) -> list[int]:
+        tokens, context = list(tokens), list(kept)
+        targets = [position for position in range(len(tokens)) if position not in kept]
+        every = list(targets)
+        if not drafted:
+            for _ in range(min(self.config.bootstrap_steps, len(targets))):
+                targets = self.order(self.noise.normal(len(targets))[0].tolist(), targets, heat=0.0)
+                logits = self.logits(tokens, context, targets)
+                tokens[targets[0]] = self.choose(logits[:1])[0][0]
+                context.append(targets.pop(0))
+            self.draft(tokens, context, targets, len(tokens) if whole else len(targets))
+        for _ in range(self.config.revise_rounds):
+            self.revise(tokens, kept, every)
+        return tokens
+
+    def draft(self, tokens: list[int], context: list[int], targets: list[int], total: int) -> None:
+        config = self.config
+        for step in range(1, config.draft_steps + 1):
+            progress = step / config.draft_steps
+            count = len(targets) - num_masked(config.schedule, progress, total)
+            if count <= 0:
+                continue
+            drawn, scores = self.choose(
+                self.logits(tokens, context, targets),
+                temperature=config.temperature,
+                top_k=config.top_k,
+                top_p=config.top_p,
+            )
+            for position, token in zip(targets, drawn, strict=True):
+                tokens[position] = token
+            heat = config.confidence_temperature
+            heat *= CONFIDENCE_SCHEDULES[config.confidence_schedule](progress)
+            if config.strategy == "random":
+                scores, heat = self.noise.normal(len(targets))[0].tolist(), 0.0
+            targets[:] = self.order(scores, targets, heat=heat)
+            context += targets[:count]
+            del targets[:count]
+
+    def revise(self, tokens: list[int], kept: list[int], every: list[int]) -> None:
+        order = [every[i] for i in self.noise.permutations(len(every))[0].tolist()]
+        groups = self.config.revise_groups
+        edges = [len(order) * i // groups for i in range(groups + 1)]
+        for start, stop in itertools.pairwise(edges):
+            if start < stop:
+                context = [*kept, *order[stop:], *order[:start]]
+                logits = self.logits(tokens, context, order[start:stop])
+                drawn, _ = self.choose(logits, temperature=self.config.revise_temperature)
+                for position, token in zip(order[start:stop], drawn, strict=True):
+                    tokens[position] = token
+
+    def logits(self, tokens: list[int], context: list[int], targets: list[int]) -> Tensor:
+        known = torch.tensor([[tokens[position] for position in context]], dtype=torch.int64)
+        places = (torch.tensor([x], dtype=torch.int64) for x in (context, targets))
+        with torch.no_grad():
+            return self.model(known, *places)[0]
+
+    def choose(
+        self,
+        logits: Tensor,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> tuple[list[int], list[float]]:
+        exponential = self.noise.exponential(*logits.shape)[0]
+        tokens, scores = [], []
+        for row, noise in zip(logits / (temperature + 1e-8), exponential, strict=True):
+            if top_k is not None:
+                row = torch.where(row < row.sort(descending=True).values[top_k - 1], -math.inf, row)
+            probs = row.softmax(0)
+            if top_p is not None:
+                mass = 0.0
+                kept = torch.zeros_like(probs)
+                for token in probs.argsort(descending=True).tolist():
+                    if mass < top_p:
+                        kept[token] = probs[token]
+                    mass += float(probs[token])
+                probs = kept / kept.sum()
+            tokens.append(int((probs / noise).argsort(descending=True)[0]))
+            scores.append(float(probs[tokens[-1]]))
+        return tokens, scores
+
+    def order(self, scores: list[float], targets: list[int], *, heat: float) -> list[int]:
+        noise = self.noise.exponential(len(targets))[0].tolist()
+        noisy = [s / sum(scores) / e**heat for s, e in zip(scores, noise, strict=True)]
+        best = sorted(range(len(targets)), key=lambda i: -noisy[i])
+        return [targets[i] for i in best]

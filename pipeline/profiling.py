@@ -13,6 +13,8 @@ WARM_UP, RECORDED = 3, 3
 """Steps that are left out, and steps that are recorded then."""
 TRACE, TABLE = "trace.json", "table.txt"
 MOST_ROWS = 40
+PART = "step: "
+"""Begins the names of a step's parts."""
 
 
 @contextmanager
@@ -31,8 +33,14 @@ def profiled(folder: Path | None) -> Iterator[Callable[[], None]]:
         make_folder(folder)
         with replacing(folder / TRACE) as temporary:
             found.export_chrome_trace(str(temporary))
-        table = found.key_averages().table(sort_by=order, row_limit=MOST_ROWS)
-        write_text(folder / TABLE, table)
+        averages = found.key_averages()
+        parts = "".join(
+            f"{part.key:24} {part.cpu_time_total / 1e3 / RECORDED:10.2f} ms a step on the CPU\n"
+            for part in averages
+            if part.key.startswith(PART)
+        )
+        table = averages.table(sort_by=order, row_limit=MOST_ROWS)
+        write_text(folder / TABLE, f"{parts}\n{table}\n")
 
     steps = schedule(wait=WARM_UP - 1, warmup=1, active=RECORDED, repeat=1)
     with profile(activities=activities, schedule=steps, on_trace_ready=write) as profiler:

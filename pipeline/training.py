@@ -27,7 +27,7 @@ from pipeline.checkpoint import (
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
 from pipeline.files import contents, lock, read_json, remove, write_json, write_text
-from pipeline.profiling import RECORDED, WARM_UP, profiled
+from pipeline.profiling import PART, RECORDED, WARM_UP, profiled
 from pipeline.progress import progress
 from pipeline.sharding import gather, slice_like, slice_optimizer, whole
 from pipeline.signals import STOP_SIGNALS
@@ -357,16 +357,16 @@ def _one_step(
         group["lr"] = rate
     module.train()
     began = time.perf_counter()
-    with record_function("step: wait for data"):
+    with record_function(f"{PART}wait for data"):
         batches = task.batches(step)
     window.waited += time.perf_counter() - began
     total = torch.zeros((), device=fabric.device)
     for index, micro in enumerate(batches, start=1):
         last = index == len(batches)
         with fabric.no_backward_sync(module, enabled=not last):
-            with record_function("step: forward"):
+            with record_function(f"{PART}forward"):
                 loss, values = task.loss(module, micro, step)
-            with record_function("step: backward"):
+            with record_function(f"{PART}backward"):
                 fabric.backward(loss / config.accumulate)
         total += loss.detach() / config.accumulate
         window.add(values, 1 / config.accumulate)
@@ -386,7 +386,7 @@ def _one_step(
             f"the {what} is {value} at step {step + 1}, on {', '.join(task.names(step))}; the last "
             "checkpoint is intact. Lower the learning rate, or set clip_norm."
         )
-    with record_function("step: optimizer"):
+    with record_function(f"{PART}optimizer"):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     window.add({"loss": mean_loss, "grad_norm": grad_norm}, 1.0)

@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 MINUTES ?= 10
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow faults lint golden clean
+.PHONY: demo test test-slow faults lint bench clean
 
 demo: $(INSTALLED)  ## Fetch the footage, run every stage, say where the report is
 	python demo/fetch_footage.py data/fish
@@ -26,6 +26,10 @@ lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
 	mypy
+
+bench: $(INSTALLED)  ## Speed and memory beside the machine's limit, then how they grow with length
+	python -m benchmarks
+	python -m benchmarks.growth
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

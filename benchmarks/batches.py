@@ -24,16 +24,20 @@ WINDOW_BYTES = int(np.prod(GRID)) * (2 + 8)
 """Read as 16 bits a token, written as 64."""
 
 
-def make_store(root: Path, windows: int) -> TokenStore:
+def make_store(
+    root: Path, windows: int, grid: tuple[int, int, int] = GRID, codebook_size: int = CODEBOOK
+) -> TokenStore:
     """Writes a store of random tokens."""
     info = StoreInfo(
-        tokenizer=None, codebook_size=CODEBOOK, grid=GRID, source="", counts={"train": windows}
+        tokenizer=None, codebook_size=codebook_size, grid=grid, source="", counts={"train": windows}
     )
     writer = create_store(root, info, numbered_plan(info.counts, "w", info.shard_windows))
     generator = np.random.default_rng(0)
     for split, shard in info.shards():
         start, stop = info.shard_rows(split, shard)
-        writer.write_shard(split, shard, generator.integers(CODEBOOK, size=(stop - start, *GRID)))
+        writer.write_shard(
+            split, shard, generator.integers(codebook_size, size=(stop - start, *grid))
+        )
     return TokenStore(root)
 
 

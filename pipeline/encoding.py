@@ -1,4 +1,4 @@
-"""frames -> tokens: decode ahead, encode in batches that fit the memory, write shard by shard."""
+"""frames -> tokens: decode ahead, encode in batches that fit the memory, write shards behind."""
 
 import itertools
 import sys
@@ -19,6 +19,7 @@ from pipeline.errors import PipelineError
 from pipeline.frames import FrameFile, Video, read_frames
 from pipeline.token_store import StoreInfo, StoreWriter
 from pipeline.video import to_model
+from pipeline.writing import behind
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
 """Turns windows [B, T, H, W, 3] into tokens [B, t, h, w]."""
@@ -78,8 +79,9 @@ def encoder_of(model: nn.Module) -> Encode:
 
     @torch.inference_mode()
     def encode(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-        video = to_model(pixels).to(next(model.parameters()).device)
-        tokens: NDArray[np.int64] = cast(Any, model).encode(video).cpu().numpy()
+        # Bytes travel to a GPU, not floats: they are a quarter.
+        sent = torch.from_numpy(pixels).to(next(model.parameters()).device)
+        tokens: NDArray[np.int64] = cast(Any, model).encode(to_model(sent)).cpu().numpy()
         return tokens
 
     return encode
@@ -147,7 +149,7 @@ def encode_shards(
         for split, _, start, stop in spans
     )
     fitting = FittingEncoder(encode, batch_size)
-    with decoders(workers) as pool:
+    with decoders(workers) as pool, behind(writer.write_shard, at_most=1) as write:
         windows = decode_ahead(pool, pieces, size=size, ahead=2 * max(1, workers))
         for split, shard, start, stop in spans:
             parts = []
@@ -155,4 +157,4 @@ def encode_shards(
                 count = min(batch_size, stop - first)
                 parts.append(fitting(np.stack(list(itertools.islice(windows, count)))))
                 advance(count)
-            writer.write_shard(split, shard, np.concatenate(parts))
+            write(split, shard, np.concatenate(parts))

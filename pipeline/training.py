@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from pipeline.checkpoint import (
     last_step,
@@ -25,6 +26,7 @@ from pipeline.checkpoint import (
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
 from pipeline.files import contents, lock, read_json, remove, write_json
+from pipeline.profiling import PART, RECORDED, WARM_UP, profiled
 from pipeline.progress import progress
 from pipeline.run_log import FILE, MARK, Log, vouched
 from pipeline.sharding import gather, slice_like, slice_optimizer, whole
@@ -241,10 +243,12 @@ def run_loop(
     out: Path,
     *,
     init: Path | None = None,
+    profile: Path | None = None,
 ) -> int:
     """Trains to `config.max_steps`, from the last checkpoint of `out` if there is one.
 
-    A new run begins with the last checkpoint in the folder `init` if one is given.
+    A new run begins with the last checkpoint in the folder `init` if one is given. A few steps of
+    this call are recorded in the folder `profile` if one is given: see `profiled`.
     Returns the number of steps done in this call. On one CPU, n steps, a stop and n more are bit
     for bit 2n steps: every draw is seeded by its step. Raises StoppedError after a signal, and
     PipelineError on a loss that is not finite.
@@ -257,6 +261,11 @@ def run_loop(
     module, optimizer = fabric.setup(model, optimizer)
     average = Average(config.ema_decay)
     start, values = _restore(fabric, out, model, optimizer, average, init)
+    if profile and config.max_steps - start < WARM_UP + RECORDED:
+        raise ConfigError(
+            f"--profile records {RECORDED} steps after the first {WARM_UP}, but only "
+            f"{max(0, config.max_steps - start)} are left to do; raise max_steps."
+        )
     if start >= config.max_steps:
         weights = gather(fabric, average.tensors or model.state_dict())
         if fabric.is_global_zero and not task.result.exists():  # The checkpoint still has it.
@@ -270,11 +279,13 @@ def run_loop(
         progress(
             task.name, config.max_steps, "step", done=start, shown=fabric.is_global_zero
         ) as advance,
+        profiled(profile if fabric.is_global_zero else None) as step_done,
     ):
         window = _Window(task, config)
         for step in range(start, config.max_steps):
             torch.manual_seed(step_seed(config.seed, step, fabric.global_rank))
             _one_step(fabric, module, optimizer, task, config, step, window)
+            step_done()
             if config.ema_decay:
                 average.update(model)
             done = step + 1
@@ -312,14 +323,17 @@ def _one_step(
         group["lr"] = rate
     module.train()
     began = time.perf_counter()
-    batches = task.batches(step)
+    with record_function(f"{PART}wait for data"):
+        batches = task.batches(step)
     window.waited += time.perf_counter() - began
     total = torch.zeros((), device=fabric.device)
     for index, micro in enumerate(batches, start=1):
         last = index == len(batches)
         with fabric.no_backward_sync(module, enabled=not last):
-            loss, values = task.loss(module, micro, step)
-            fabric.backward(loss / config.accumulate)
+            with record_function(f"{PART}forward"):
+                loss, values = task.loss(module, micro, step)
+            with record_function(f"{PART}backward"):
+                fabric.backward(loss / config.accumulate)
         total += loss.detach() / config.accumulate
         window.add(values, 1 / config.accumulate)
     norm = fabric.clip_gradients(
@@ -338,7 +352,8 @@ def _one_step(
             f"the {what} is {value} at step {step + 1}, on {', '.join(task.names(step))}; the last "
             "checkpoint is intact. Lower the learning rate, or set clip_norm."
         )
-    optimizer.step()
+    with record_function(f"{PART}optimizer"):
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     window.add({"loss": mean_loss, "grad_norm": grad_norm}, 1.0)
     window.latest = {"learning_rate": rate}

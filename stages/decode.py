@@ -1,7 +1,7 @@
 """tokens -> videos: an mp4 of each, a contact sheet, exact frames on request."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from pipeline.progress import progress
 from pipeline.storage import Place
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes, write_mp4, write_sheet
+from pipeline.writing import behind
 from stages.options import (
     FILE,
     OUT,
@@ -109,6 +110,29 @@ class Outputs:
             or (exact and not self.exact(row).exists())
         )
 
+    def writer(self, fps: float, *, exact: bool) -> Callable[[int, NDArray[np.uint8]], None]:
+        """Returns what writes whatever is still to be made of a row, from its frames.
+
+        It is to be called with every row that is needed, in order.
+        """
+        sheet: list[NDArray[np.uint8]] = []
+        array: zarr.Array[Any] | None = None
+
+        def write(row: int, frames: NDArray[np.uint8]) -> None:
+            nonlocal array
+            if exact:
+                array = _open_exact(self.out, self.count, frames) if array is None else array
+                array[row] = frames
+            if not self.video(row).exists():
+                write_mp4(self.video(row), frames, fps=fps)
+            if row < self.on_sheet and not self.sheet.exists():
+                sheet.append(frames)
+                if len(sheet) == self.on_sheet:
+                    write_sheet(self.sheet, sheet, columns=self.columns, fps=fps)
+                    sheet.clear()
+
+        return write
+
 
 def decode(
     tokens: Place,
@@ -124,7 +148,7 @@ def decode(
 ) -> Decoded:
     """Decodes a split of a token store; goes on where an earlier call was cut off.
 
-    Holds one batch and the videos of the sheet in memory, whatever the number of windows. Raises
+    Holds two batches and the videos of the sheet in memory, whatever the number of windows. Raises
     PipelineError if the tokenizer is not the one that made the tokens, or `out` holds videos of
     something else.
     """
@@ -147,20 +171,12 @@ def decode(
         _prepare(out, made_from, overwrite=overwrite)
         rows = [row for row in range(count) if files.needed(row, exact=exact)]
         written = sum(not files.video(row).exists() for row in rows)
-        sheet: list[NDArray[np.uint8]] = []
-        array: zarr.Array[Any] | None = None
-        with progress("decode", len(rows), "video") as advance:
+        with (
+            progress("decode", len(rows), "video") as advance,
+            behind(files.writer(config.fps, exact=exact), at_most=config.batch_size) as write,
+        ):
             for row, frames in _decoded(store, split, count, rows, model, config.batch_size):
-                if exact:
-                    array = _open_exact(out, count, frames) if array is None else array
-                    array[row] = frames
-                if not files.video(row).exists():
-                    write_mp4(files.video(row), frames, fps=config.fps)
-                if row < files.on_sheet and not files.sheet.exists():
-                    sheet.append(frames)
-                    if len(sheet) == files.on_sheet:
-                        write_sheet(files.sheet, sheet, columns=files.columns, fps=config.fps)
-                        sheet = []
+                write(row, frames)
                 advance(1)
     return Decoded(count, written, files.on_sheet, files.sheet)
 

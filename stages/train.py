@@ -32,6 +32,7 @@ from pipeline.checkpoint import last_sha256, last_step, user_errors
 from pipeline.config import as_dict, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart, replacing
+from pipeline.profiling import RECORDED, TABLE, TRACE, WARM_UP
 from pipeline.sharding import shard
 from pipeline.storage import Place
 from pipeline.token_store import TokenStore, read_rows
@@ -45,7 +46,7 @@ from stages.options import (
     sharding_options,
 )
 
-RESULT, CHECKPOINTS = "model.safetensors", "checkpoints"
+RESULT, CHECKPOINTS, PROFILE = "model.safetensors", "checkpoints", "profile"
 VALIDATION_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 BUCKETS = 5
 """Equal ranges of the mask ratio whose losses are logged apart."""
@@ -129,9 +130,10 @@ def bucket(ratio: float) -> str:
     return f"mask_{low:02d}_{low + width:02d}"
 
 
-def _loss(
+def objective(
     module: nn.Module, micro: Micro, step: int, model: MeBTConfig, config: TrainConfig
 ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+    """Returns the loss of a micro-batch, masked as this step draws it, and what to log of it."""
     tokens, order = micro
     split = draw_split(
         order,
@@ -228,13 +230,15 @@ def train(
     *,
     fabric: Fabric,
     init: Path | None = None,
+    profile: bool = False,
     overwrite: bool = False,
 ) -> Trained:
     """Trains MeBT on the train split of a token store; resumes if `out` has checkpoints.
 
     A new run begins with `init`: with the weights, the optimizer's state and the step of a run's
-    folder, or with the weights of a model file, at step 0. Raises PipelineError if the store is
-    damaged, or not the one that `out` was begun with, or if `init` does not fit.
+    folder, or with the weights of a model file, at step 0. `profile` records where the time of a
+    few steps goes. Raises PipelineError if the store is damaged, or not the one that `out` was
+    begun with, or if `init` does not fit.
     """
     try:
         shape.check_trainable()
@@ -317,7 +321,7 @@ def train(
             name="train",
             batches=batches,
             names=stream.names,
-            loss=lambda module, micro, step: _loss(module, micro, step, model_config, config),
+            loss=lambda module, micro, step: objective(module, micro, step, model_config, config),
             validate=lambda model: _validate(model, validation, config),
             export=export,
             result=out / RESULT,
@@ -326,7 +330,11 @@ def train(
         )
         other = init / CHECKPOINTS if init and init.is_dir() else None
         try:
-            steps = run_loop(fabric, model, optimizer, task, config, out, init=other)
+            steps = run_loop(
+                *(fabric, model, optimizer, task, config, out),
+                init=other,
+                profile=out / PROFILE if profile else None,
+            )
         except TorchDynamoException as error:
             reason = " ".join(str(error).split("\n\n")[0].split())
             raise ConfigError(
@@ -345,6 +353,11 @@ def train(
     type=click.Path(exists=True, path_type=Path),
     help="Begin a new run with this run's last checkpoint, or with a model.safetensors.",
 )
+@click.option(
+    "--profile",
+    is_flag=True,
+    help=f"Record where the time of {RECORDED} steps goes, after {WARM_UP} more, in OUT/{PROFILE}.",
+)
 @params_options
 @sharding_options
 @overwrite_option
@@ -352,6 +365,7 @@ def command(
     tokens: Place,
     out: Path,
     init: Path | None,
+    profile: bool,
     params: Path,
     overrides: tuple[str, ...],
     launch: Launch,
@@ -377,8 +391,19 @@ def command(
     shape = load_section(params, "model", MeBTShape, overrides)
     config = load_section(params, "train", TrainConfig, overrides)
     fabric = launch(config.precision)
-    made = train(tokens, out, shape, config, fabric=fabric, init=init, overwrite=overwrite)
+    made = train(
+        *(tokens, out, shape, config),
+        fabric=fabric,
+        init=init,
+        profile=profile,
+        overwrite=overwrite,
+    )
     if fabric.is_global_zero:
+        if profile:
+            click.echo(
+                f"{out / PROFILE}: {TABLE} says where the time goes; {TRACE} opens in a browser at "
+                "chrome://tracing or ui.perfetto.dev"
+            )
         done = f"{made.steps} steps" if made.steps else "nothing to do"
         click.echo(
             f"{made.path}: {done}, {made.parameters:,} parameters, identity {made.identity[:12]}"

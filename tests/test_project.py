@@ -32,9 +32,8 @@ OWNERS = {
 }
 PLUMBING = ["stages/options.py", *(f"pipeline/{n}.py" for n in ("config", "errors", "files"))]
 PLUMBING += [
-    "pipeline/progress.py",
-    "pipeline/signals.py",
-    "pipeline/storage.py",
+    *("pipeline/profiling.py", "pipeline/progress.py"),
+    *("pipeline/signals.py", "pipeline/storage.py", "pipeline/writing.py"),
 ]  # None of these has a say in what a stage makes.
 PARAMS_FILES = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
 

@@ -332,3 +332,24 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on(
     monkeypatch.undo()
     flow.ok("train", out="full")
     assert_same_run(flow.root / "full", flow.root / "run", RESULTS["train"])
+
+
+def test_a_profile_says_where_the_time_goes_and_changes_nothing(flow: Flow) -> None:
+    said = flow.ok("train", "--profile", out="profiled")
+    folder = flow.root / "profiled" / "profile"
+    assert str(folder) in said
+    flow.ok("train", out="plain")
+    assert_same_run(flow.root / "profiled", flow.root / "plain", RESULTS["train"])
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    table = (folder / "table.txt").read_text()
+    for part in ("wait for data", "forward", "backward", "optimizer"):
+        assert re.search(rf"^step: {part} +\d+\.\d\d ms", table, re.MULTILINE)
+        times = [event for event in events if event["name"] == f"step: {part}"]
+        assert len([event for event in times if event["cat"] == "user_annotation"]) == 3
+
+
+def test_too_few_steps_to_profile_are_refused(flow: Flow) -> None:
+    words = ["--profile", "--set", "train.max_steps=5"]
+    assert "records 3 steps after the first 3, but only 5 are left" in flow.refused(
+        "train", *words, out="short"
+    )

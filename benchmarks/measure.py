@@ -1,0 +1,100 @@
+"""Measures one case in this process, so that its memory is its own: `python -m benchmarks.measure`.
+
+Prints one line of JSON, for `python -m benchmarks` to collect.
+"""
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.cases import CASES, GROWTH
+from benchmarks.machine import (
+    COPIED_BYTES,
+    SIDE,
+    copy_rate,
+    finish,
+    kind,
+    memory_now,
+    memory_peak,
+    product_rate,
+    seconds_of,
+)
+from benchmarks.work import Case, Setting
+
+ROOT = Path(__file__).parent.parent
+MOST_ROUNDS, MOST_SECONDS = 5, 30.0
+"""The best of so many rounds counts; no new one begins after so many seconds, but for a second."""
+
+
+def best_seconds(action: Callable[[], object], device: torch.device) -> float:
+    """Returns the fewest seconds of several rounds."""
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < MOST_ROUNDS and sum(times) < MOST_SECONDS):
+        times.append(seconds_of(action, device))
+    return min(times)
+
+
+def measure(case: Case, device: torch.device, *, small: bool = False) -> dict[str, Any]:
+    """Returns a case's row: its seconds, the limit's, memory, and both rates of the machine."""
+    side, copied = (64, 1 << 16) if small else (SIDE, COPIED_BYTES)
+    products = [product_rate(device, side)]
+    with tempfile.TemporaryDirectory() as folder:
+        work = case.prepare(Setting(device=device, folder=Path(folder), small=small))
+        work.first()
+        before = memory_now(device)
+        work.run()
+        finish(device)
+        extra = memory_peak(device) - before
+        seconds = best_seconds(work.run, device)
+        beside = best_seconds(work.beside, device) if work.beside else 0.0
+    products.append(product_rate(device, side))
+    copies = copy_rate(device, copied)  # Only now: its memory would hide that of small work.
+    limit = beside or work.operations / max(products) or work.bytes / copies
+    return {
+        "name": case.name,
+        "factor": round(seconds if case.in_seconds else seconds / limit, 4),
+        "target": case.target,
+        "extra_gb": round(extra / 1e9, 3),
+        "extra_gb_target": case.extra_gb_target,
+        "unit": "seconds" if case.in_seconds else "times the limit",
+        "seconds": round(seconds, 6),
+        "limit_seconds": round(limit, 6),
+        "gflops": round(max(products) / 1e9, 1),
+        "gb_per_second": round(copies / 1e9, 1),
+        "machine": kind(device),
+    }
+
+
+def in_own_process(case: Case, device: str, *, small: bool = False) -> dict[str, Any]:
+    """Returns what `measure` returns, in a new process. What goes wrong there is shown as it is."""
+    command = [sys.executable, "-m", "benchmarks.measure", case.name, "--device", device]
+    command += ["--small"] if small else []
+    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    row: dict[str, Any] = json.loads(made.stdout.splitlines()[-1])
+    return row
+
+
+def main() -> None:
+    """Prints one row."""
+    cases = {case.name: case for case in itertools.chain(CASES, *GROWTH.values())}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", choices=cases, metavar="case", help="a name in benchmarks/cases.py")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--small", action="store_true", help="tiny models, to try it out")
+    options = parser.parse_args()
+    # As the models are used without asking for less: float32 stays float32.
+    torch.backends.cudnn.allow_tf32 = False
+    device = torch.device(options.device)
+    print(json.dumps(measure(cases[options.case], device, small=options.small)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The two models at work: training, sampling, encoding, decoding."""
+
+import torch
+from torch import Generator, Tensor
+
+from benchmarks import operations
+from benchmarks.work import Setting, Work
+from mebt import MeBTConfig, SampleConfig, bootstrap, sample
+from mebt.decoding import Canvas, RowNoise
+from mebt.masking import draw_order, draw_split
+from mebt.optim import make_optimizer
+from mebt.sampling import sample_generator
+from pipeline.training import step_seed
+from stages.train import MASK_DRAW, TrainConfig, objective
+
+STEPS_TRIED = 100_000
+
+
+def half_masked_step(config: MeBTConfig) -> int:
+    """Returns the first training step whose draw masks half of the window."""
+    order = torch.arange(config.num_tokens)[None]
+    for step in range(STEPS_TRIED):
+        generator = Generator().manual_seed(step_seed(TrainConfig.seed, step, MASK_DRAW))
+        split = draw_split(order, grid=config.grid, step=step, generator=generator)
+        if 2 * split.num_masked == config.num_tokens:
+            return step
+    raise AssertionError("one in N steps masks half")
+
+
+def orders(config: MeBTConfig, batch: int) -> Tensor:
+    """Draws the order of positions of each window of a batch, as `mebt train` does."""
+    return draw_order(range(batch), config.num_tokens, step_seed=lambda row: row)
+
+
+def training_operations(config: MeBTConfig, batch: int) -> int:
+    """Counts the operations of a training pass that masks half."""
+    half = config.num_tokens // 2
+    return 2 * operations.TRAINING * batch * operations.forward(config, half, half)
+
+
+def training(
+    setting: Setting,
+    *,
+    frames: int,
+    batch: int,
+    width: int = 1024,
+    activation_checkpointing: bool = False,
+) -> Work:
+    """Forward and backward of the loss that `mebt train` reduces; gradients stand beforehand."""
+    model = setting.model(frames, width, activation_checkpointing=activation_checkpointing).train()
+    config, train_config = model.config, TrainConfig()
+    step = half_masked_step(config)
+    tokens = torch.randint(config.codebook_size, (batch, config.num_tokens))
+    micro = (tokens.to(setting.device), orders(config, batch).to(setting.device))
+
+    def make_gradients() -> None:
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    def run() -> None:
+        loss, _ = objective(model, micro, step, config, train_config)
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+
+    return Work(run=run, operations=training_operations(config, batch), first=make_gradients)
+
+
+def adamw(setting: Setting) -> Work:
+    """A step reads weight, gradient and two averages, and writes all but the gradient."""
+    model = setting.model(16)
+    optimizer = make_optimizer(model, learning_rate=1e-4, weight_decay=0.01)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    return Work(run=optimizer.step, bytes=7 * size, first=optimizer.step)
+
+
+def forward(setting: Setting, *, frames: int) -> Work:
+    """One pass over a window, half of it masked."""
+    model = setting.model(frames)
+    size, half = model.config.num_tokens, model.config.num_tokens // 2
+    order = torch.randperm(size, device=setting.device)[None]
+    tokens = torch.randint(model.config.codebook_size, (1, half), device=setting.device)
+
+    @torch.inference_mode()
+    def run() -> None:
+        model(tokens, order[:, :half], order[:, half:])
+
+    return Work(run=run, operations=2 * operations.forward(model.config, half, half))
+
+
+def drafting(
+    setting: Setting, *, frames: int, steps: int, width: int = 1024, top_k: int | None = None
+) -> Work:
+    """A draft by confidence of an empty window."""
+    model = setting.model(frames, width)
+    config = SampleConfig(draft_steps=steps, revise_rounds=0, top_k=top_k)
+    size, device = model.config.num_tokens, setting.device
+    passes = operations.draft_passes(size, steps)
+
+    def run() -> None:
+        sample(model, size, config, numbers=[0], device=device)
+
+    return Work(run=run, operations=2 * operations.total(model.config, passes))
+
+
+def revising(setting: Setting, *, frames: int, groups: int) -> Work:
+    """One round of revision of a whole window."""
+    model = setting.model(frames)
+    config = SampleConfig(revise_rounds=1, revise_groups=groups)
+    size, device = model.config.num_tokens, setting.device
+    tokens = torch.randint(model.config.codebook_size, (1, size))
+    given = (tokens, torch.zeros(1, 0, dtype=torch.int64))
+    passes = operations.revise_passes(size, groups)
+
+    def run() -> None:
+        sample(model, size, config, numbers=[0], given=given, drafted=True, device=device)
+
+    return Work(run=run, operations=2 * operations.total(model.config, passes))
+
+
+def bootstrapping(setting: Setting, *, frames: int, steps: int) -> Work:
+    """The first steps of a bootstrap, each of which fixes one token of an empty window."""
+    model = setting.model(frames)
+    size = model.config.num_tokens
+    passes = operations.bootstrap_passes(size, steps)
+
+    @torch.inference_mode()
+    def run() -> None:
+        canvas = Canvas.empty((1, size), setting.device)
+        noise = RowNoise([sample_generator(0, 0, setting.device)])
+        bootstrap(model, canvas, num_steps=steps, noise=noise)
+
+    return Work(run=run, operations=2 * operations.total(model.config, passes))
+
+
+def encoding(setting: Setting) -> Work:
+    """16 frames to tokens."""
+    model = setting.tokenizer()
+    video = torch.rand(1, 3, 16, setting.side, setting.side, device=setting.device) - 0.5
+
+    @torch.inference_mode()
+    def run() -> None:
+        model.encode(video)
+
+    return Work(run=run, operations=2 * operations.encode(model.config, 16, setting.side))
+
+
+def decoding(setting: Setting) -> Work:
+    """Tokens to 16 frames."""
+    model = setting.tokenizer()
+    grid = model.config.grid(16, setting.side, setting.side)
+    tokens = torch.randint(model.config.codebook_size, (1, *grid), device=setting.device)
+
+    @torch.inference_mode()
+    def run() -> None:
+        model.decode(tokens)
+
+    return Work(run=run, operations=2 * operations.decode(model.config, 16, setting.side))

@@ -29,7 +29,7 @@ class _LinearAgain(torch.autograd.Function):
         return F.linear(made, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *sources = ctx.saved_tensors
         grad_made = grad @ weight.to(grad.dtype)
         made = ctx.again(*sources).to(grad.dtype)  # Under autocast products are of half precision.
@@ -54,7 +54,7 @@ def linear_of_norm(
     normed: Float[Tensor, "B N D"],
 ) -> Float[Tensor, "B N E"]:
     """Returns `linear(normed)`, where `normed` is `norm(x)`; only `x` is kept."""
-    made: Tensor = _LinearAgain.apply(
+    made: Tensor = _LinearAgain.apply(  # type: ignore[no-untyped-call]
         normed, linear.weight, linear.bias, _normalize, x, norm.weight, norm.bias
     )
     return made
@@ -62,5 +62,7 @@ def linear_of_norm(
 
 def linear_of_gelu(linear: nn.Linear, x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N D"]:
     """Returns `linear(gelu(x))`; only `x` is kept."""
-    made: Tensor = _LinearAgain.apply(F.gelu(x), linear.weight, linear.bias, F.gelu, x)
+    made: Tensor = _LinearAgain.apply(  # type: ignore[no-untyped-call]
+        F.gelu(x), linear.weight, linear.bias, F.gelu, x
+    )
     return made

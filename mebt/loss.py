@@ -24,7 +24,7 @@ def summed_cross_entropy(
     Also returns how many tokens are the likeliest one. Only a few rows of logits exist at a time;
     since those would be needed again for the gradient, it is computed along with the loss.
     """
-    total, right = _CrossEntropy.apply(
+    total, right = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden.flatten(0, 1), weight, tokens.flatten(), label_smoothing, torch.is_grad_enabled()
     )
     return total, right
@@ -44,7 +44,9 @@ class _CrossEntropy(torch.autograd.Function):
         right = torch.zeros((), dtype=torch.int64, device=hidden.device)
         grads: list[Tensor] = []
         grad_weight: Tensor | None = None
-        for rows, wanted in zip(hidden.split(ROWS), tokens[:, None].split(ROWS), strict=True):
+        for rows, wanted in zip(
+            torch.split(hidden, ROWS), torch.split(tokens[:, None], ROWS), strict=True
+        ):
             logits = F.linear(rows, weight)
             precision = logits.dtype
             loss, hits, grad = _of_logits(logits.float(), wanted, label_smoothing)
@@ -63,7 +65,7 @@ class _CrossEntropy(torch.autograd.Function):
         return total, right
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         of_hidden, of_weight = ctx.gradients
         del ctx.gradients  # Scaled where they are: a second backward pass fails.
         return of_hidden.mul_(grad), of_weight.mul_(grad), None, None, None

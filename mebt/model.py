@@ -106,6 +106,7 @@ class Block(nn.Module):
         )
         query = normed + read
         widen, _, narrow, dropout = self.mlp
+        assert isinstance(widen, nn.Linear) and isinstance(narrow, nn.Linear)
         hidden = linear_of_norm(widen, self.norm_mlp, query, self.norm_mlp(query))
         out: Tensor = query + dropout(linear_of_gelu(narrow, hidden))
         return out

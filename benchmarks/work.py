@@ -28,7 +28,7 @@ class Setting:
         """Returns the published model for so many frames, or a small one for as many."""
         if self.small:
             return MeBTConfig(
-                width=8, num_heads=2, num_latents=5, codebook_size=24, grid=(frames // 4, 2, 2)
+                width=8, num_heads=2, num_latents=5, codebook_size=40, grid=(frames // 4, 2, 2)
             )
         return MeBTConfig(
             width=width, num_heads=width // 64, codebook_size=16_384, grid=(frames // 4, 16, 16)
@@ -45,7 +45,7 @@ class Setting:
     def tokenizer(self) -> VQGAN:
         """Makes a VQGAN with random weights."""
         if self.small:
-            config = VQGANConfig(width=4, codebook_size=24, embedding_dim=4, norm="batch")
+            config = VQGANConfig(width=4, codebook_size=40, embedding_dim=4, norm="batch")
         else:
             config = VQGANConfig(norm="batch")
         return VQGAN(config).eval().to(self.device)

@@ -152,11 +152,11 @@ def test_the_table_has_one_row_for_each_case_and_marks_what_is_missed(
     assert row["machine"] in machine
     assert {"name", "factor", "target", "extra_gb", "extra_gb_target"} <= set(row)
     reached = {**row, "factor": 1.25, "target": 1.5, "extra_gb": 0.7, "extra_gb_target": 0.8}
-    assert "1.250      1.5" in bench.show(reached)
+    assert "1.250     1.5" in bench.show(reached)
     assert "!" not in bench.show(reached)
     missed = {**reached, "factor": 1.75, "extra_gb": 0.9}
-    assert "1.750!     1.5" in bench.show(missed)
-    assert "0.90!     0.8" in bench.show(missed)
+    assert "1.750!    1.5" in bench.show(missed)
+    assert "0.90!    0.8" in bench.show(missed)
 
 
 def test_growth_is_told_from_a_line() -> None:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 DECAY = 0.99
 COMMITMENT_WEIGHT = 0.25
 LAPLACE = 1e-7
-CHUNK_ENTRIES = 1 << 25
-"""Distances held at once: 128 MB of float32."""
+CHUNK_ENTRIES = 1 << 22
+"""Distances held at once: 16 MB of float32, which a processor's cache can hold."""
 
 
 class Quantized(NamedTuple):
@@ -72,13 +72,15 @@ class Codebook(nn.Module):
         self.register_buffer("sums", embeddings.clone())
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
 
+    @torch.no_grad()
     def nearest(self, rows: Float[Tensor, "R D"]) -> Int[Tensor, " R"]:
         """Returns the token of the nearest vector, in float32; of equally near ones the first."""
         norms = self.embeddings.square().sum(1)
         tokens = []
         for part in torch.split(rows, max(1, CHUNK_ENTRIES // len(self.embeddings))):
-            distances = part.square().sum(1, keepdim=True) - 2 * part @ self.embeddings.t() + norms
-            tokens.append(distances.argmin(1))
+            products = 2 * part @ self.embeddings.t()
+            distances = torch.sub(part.square().sum(1, keepdim=True), products, out=products)
+            tokens.append(distances.add_(norms).argmin(1))
         return torch.cat(tokens)
 
     @torch.no_grad()

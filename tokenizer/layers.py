@@ -1,5 +1,7 @@
 """Convolutions that pad as published, and the blocks made of them."""
 
+import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +18,16 @@ def _pads(kernel: int, strides: Triple) -> list[int]:
         total = kernel - stride
         pads += [total - total // 2, total // 2]
     return pads
+
+
+def _only_computed(x: Tensor) -> bool:
+    """Says whether to lay out and compute `x` as is fastest on a CPU; training gained nothing."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def channels_last(x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
+    """Lays each place's channels side by side if that is faster; all layers that follow keep it."""
+    return x.contiguous(memory_format=torch.channels_last_3d) if _only_computed(x) else x
 
 
 class Conv3d(nn.Conv3d):
@@ -39,6 +51,22 @@ class Conv3d(nn.Conv3d):
         return super().forward(F.pad(x, self.pads, self.mode) if any(self.pads) else x)
 
 
+class Stem(Conv3d):
+    """A convolution of few channels, which libraries for CPUs are slow at in three dimensions."""
+
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D T H W"]:
+        """Convolves; as flat pictures, each with its neighbours in time as further channels."""
+        if not _only_computed(x):
+            return super().forward(x)
+        padded = F.pad(x, self.pads, self.mode).unfold(2, self.kernel_size[0], 1)
+        pictures = rearrange(padded, "b c t h w k -> (b t) (c k) h w")
+        weight = rearrange(self.weight, "d c k h w -> d (c k) h w")
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        return rearrange(
+            F.conv2d(pictures, weight, self.bias), "(b t) d h w -> b d t h w", b=len(x)
+        )
+
+
 class Upsample3d(nn.ConvTranspose3d):
     """A transposed convolution that makes an axis of n one of n * stride."""
 
@@ -58,6 +86,11 @@ def make_norm(kind: str, channels: int) -> nn.Module:
     return nn.BatchNorm3d(channels)
 
 
+def activate(x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
+    """Returns the SiLU of what nobody else needs; in its place, unless there will be gradients."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ResidualBlock(nn.Module):
     """Norm, SiLU, 3x3x3 convolution, twice, added to the input."""
 
@@ -70,9 +103,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
         """Adds a correction to `x`."""
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        correction: Tensor = self.conv2(F.silu(self.norm2(hidden)))
-        return x + correction
+        hidden = self.conv1(activate(self.norm1(x)))
+        correction: Tensor = self.conv2(activate(self.norm2(hidden)))
+        return correction.add_(x)
 
 
 class Encoder(nn.Module):
@@ -81,7 +114,7 @@ class Encoder(nn.Module):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         width = config.width
-        self.stem = Conv3d(config.in_channels, width, 3, padding=config.padding)
+        self.stem = Stem(config.in_channels, width, 3, padding=config.padding)
         self.stages = nn.ModuleList()
         for strides in config.strides:
             down = Conv3d(width, 2 * width, 4, strides, padding=config.padding)
@@ -91,11 +124,10 @@ class Encoder(nn.Module):
 
     def forward(self, video: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
         """Encodes pixels in -0.5 … 0.5."""
-        x = self.stem(video)
+        x = channels_last(self.stem(video))
         for stage in self.stages:
             x = stage(x)
-        features: Tensor = F.silu(self.norm(x))
-        return features
+        return activate(self.norm(x))
 
 
 class Decoder(nn.Module):
@@ -121,7 +153,7 @@ class Decoder(nn.Module):
 
     def forward(self, features: Float[Tensor, "B D t h w"]) -> Float[Tensor, "B C T H W"]:
         """Decodes to pixels around -0.5 … 0.5, not clamped."""
-        x = F.silu(self.norm(features))
+        x = activate(self.norm(channels_last(features)))
         for stage in self.stages:
             x = stage(x)
         video: Tensor = self.head(x)

@@ -59,6 +59,27 @@ def test_a_window_does_not_depend_on_its_batch() -> None:
 
 
 @pytest.mark.parametrize(
+    ("norm", "padding"),
+    [("batch", "replicate"), ("group", "zeros"), ("batch", "reflect"), ("batch", "circular")],
+)
+def test_what_is_only_computed_is_computed_faster_and_the_same(norm: str, padding: str) -> None:
+    config = VQGANConfig(
+        codebook_size=11, embedding_dim=5, width=16, downsample=(2, 4, 2), norm=norm,
+        padding=padding,
+    )  # type: ignore[arg-type]  # fmt: skip
+    model = VQGAN(config).eval()
+    video = torch.rand(2, 3, 8, 16, 6) - 0.5
+    tokens = torch.randint(11, (2, 4, 4, 3))
+    embeddings = model.codebook.embeddings[tokens].movedim(-1, 1)
+    features = model.features(video)
+    pictures = model.decoder(model.from_embedding(embeddings))
+    assert features.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(model.features(video), features.detach(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.decode(tokens), pictures.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("size", "message"),
     [
         ((3, 8, 8), "3 frames does not divide into tokens of 2"),

@@ -102,7 +102,7 @@ def token_probabilities(
     if top_k is not None:
         if top_k > logits.shape[-1]:
             raise ValueError(f"top_k is {top_k}, but there are {logits.shape[-1]} tokens.")
-        smallest = logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+        smallest = logits.topk(top_k, dim=-1).values[..., -1:]
         logits.masked_fill_(logits < smallest, -torch.inf)
     probs = logits.softmax(-1)
     if probs[..., 0].isnan().any():  # One logit that is no number spoils its whole row.

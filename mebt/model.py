@@ -22,7 +22,10 @@ Memory = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """The weights of multi-head attention, and what is done after queries, keys and values."""
+    """Multi-head attention of queries on a memory; whoever calls it applies the first weights.
+
+    `query`, `key` and `value` read normalised streams, which `Block` need not keep.
+    """
 
     def __init__(self, width: int, num_heads: int, dropout: float, residual_dropout: float) -> None:
         super().__init__()
@@ -101,10 +104,8 @@ class Block(nn.Module):
     def read(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
         """Returns the new query stream: each row depends on that row and the memory alone."""
         normed = self.norm(query)
-        read = self.attention(
-            linear_of_norm(self.attention.query, self.norm, query, normed), memory
-        )
-        query = normed + read
+        asked = linear_of_norm(self.attention.query, self.norm, query, normed)
+        query = normed + self.attention(asked, memory)
         widen, _, narrow, dropout = self.mlp
         assert isinstance(widen, nn.Linear) and isinstance(narrow, nn.Linear)
         hidden = linear_of_norm(widen, self.norm_mlp, query, self.norm_mlp(query))

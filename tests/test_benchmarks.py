@@ -110,7 +110,7 @@ def test_every_case_can_be_measured(case: Case) -> None:
 
 def test_the_factor_is_the_time_beside_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"run": 6.0, "beside": 4.0}
-    monkeypatch.setattr(measure, "best_seconds", lambda action, device: seconds[action()])
+    monkeypatch.setattr(measure, "seconds_of", lambda action, device: seconds[action()])
     monkeypatch.setattr(measure, "product_rate", lambda device, side: 5e9)
     monkeypatch.setattr(measure, "copy_rate", lambda device, size: 2e9)
 

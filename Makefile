@@ -1,14 +1,18 @@
 # Two commands do all the set-up a fresh machine needs: `make demo` and `make test`.
 PYTHON ?= python3
 VENV := .venv
+# What the demo needs, and what all of the development needs.
+DEMO := $(VENV)/.demo
 INSTALLED := $(VENV)/.installed
+PIP := python -m pip install --quiet --no-compile -c constraints.txt
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 MINUTES ?= 10
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONDONTWRITEBYTECODE :=  # Compiled modules are kept; the stages start sooner.
 
 .PHONY: demo test test-slow faults lint bench clean
 
-demo: $(INSTALLED)  ## Fetch the footage, run every stage, say where the report is
+demo: $(DEMO)  ## Fetch the footage, run every stage, say where the report is
 	python demo/fetch_footage.py data/fish
 	dvc repro
 	@echo "Done. Open $(CURDIR)/report.html in a browser."
@@ -31,11 +35,17 @@ bench: $(INSTALLED)  ## Speed and memory beside the machine's limit, then how th
 	python -m benchmarks
 	python -m benchmarks.growth
 
-$(INSTALLED): pyproject.toml constraints.txt
+# Modules are compiled when they are first imported: to compile them all, most of them never used,
+# takes pip longer than everything else.
+$(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	# torch first and by exact version: a range would fetch a CUDA build of several gigabytes.
-	python -m pip install --quiet -c constraints.txt torch
-	python -m pip install --quiet -c constraints.txt -e '.[dev,tensorboard]'
+	$(PIP) torch
+	$(PIP) -e '.[dvc]'
+	touch $@
+
+$(INSTALLED): $(DEMO)
+	$(PIP) -e '.[dev]'
 	touch $@
 
 clean:  ## Delete everything that the stages made

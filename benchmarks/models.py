@@ -10,7 +10,7 @@ from mebt.decoding import Canvas, RowNoise
 from mebt.masking import draw_order, draw_split
 from mebt.optim import make_optimizer
 from mebt.sampling import sample_generator
-from pipeline.training import step_seed
+from pipeline.seeds import step_seed
 from stages.train import MASK_DRAW, TrainConfig, objective
 
 STEPS_TRIED = 100_000

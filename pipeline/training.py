@@ -29,6 +29,7 @@ from pipeline.files import contents, lock, read_json, remove, write_json
 from pipeline.profiling import PART, RECORDED, WARM_UP, profiled
 from pipeline.progress import progress
 from pipeline.run_log import FILE, MARK, Log, vouched
+from pipeline.seeds import step_seed
 from pipeline.sharding import gather, slice_like, slice_optimizer, whole
 from pipeline.signals import STOP_SIGNALS
 
@@ -226,12 +227,6 @@ def learning_rate(step: int, config: LoopConfig) -> float:
         return config.learning_rate
     done = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
     return config.learning_rate / 2 * (1 + math.cos(math.pi * done))
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Mixes what a random draw stands for into one seed."""
-    mixed = (seed * 1_000_003 + step) * 1_000_003 + rank
-    return mixed % (1 << 63)
 
 
 def run_loop(

@@ -34,9 +34,9 @@ from pipeline.foreign import load_content, state_tensors
 from pipeline.frames import scan_frames
 from pipeline.fvd import KEYS, PROTOCOLS, fvd_protocol, measure_fvd, open_i3d, plan_runs
 from pipeline.i3d import HOW_TO_GET
+from pipeline.seeds import step_seed
 from pipeline.storage import Place
 from pipeline.token_store import TokenStore
-from pipeline.training import step_seed
 from pipeline.video import to_bytes, to_model
 from stages.options import FILE, FOLDER, OUT, STORE, device_option, params_options
 from tokenizer import VQGAN, identity, load_tokenizer

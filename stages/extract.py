@@ -124,15 +124,12 @@ def cut_in_time(num_frames: int, config: ExtractConfig) -> Iterator[tuple[str, i
             yield split, first, min(first + length, stop)
 
 
-def _cut_out(frame: Frame, box: tuple[int, int, int, int], size: int) -> Frame:
+def _save(path: Path, frame: Frame, box: tuple[int, int, int, int], size: int) -> None:
+    """Writes a tile of a frame, resized."""
     left, top, right, bottom = box
-    return np.asarray(crop_resize(Image.fromarray(frame[top:bottom, left:right]), size))
-
-
-def _save(path: Path, frame: Frame) -> None:
     # PNG level 1: frames are read more often than they are sent anywhere.
     settings = {"quality": 95} if path.suffix == ".jpg" else {"compress_level": 1}
-    Image.fromarray(frame).save(path, **settings)
+    crop_resize(Image.fromarray(frame[top:bottom, left:right]), size).save(path, **settings)
 
 
 def _extract_video(source: Source, out: Path, config: ExtractConfig) -> dict[str, Any]:
@@ -159,6 +156,7 @@ def _extract_video(source: Source, out: Path, config: ExtractConfig) -> dict[str
                 numbers = range(start, min(start + (config.clip_frames or WHOLE_CLIP_BUFFER), stop))
                 pixels = list(itertools.islice(frames, len(numbers)))
                 moves = motion(pixels) if config.min_motion else np.ones((height, width), np.bool_)
+                writes = []
                 for suffix, box in boxes.items():
                     name = source.name + suffix + moment
                     left, top, right, bottom = box
@@ -167,13 +165,17 @@ def _extract_video(source: Source, out: Path, config: ExtractConfig) -> dict[str
                         reason = f"still: {moved:.4f} of its pixels move"
                         rejected.append((f"{split}/{name}", reason))
                         continue
-                    clip = list(pool.map(lambda f, box=box: _cut_out(f, box, config.size), pixels))
                     folder = out / split / name
                     folder.mkdir(parents=True, exist_ok=True)
                     paths = [folder / f"{name}_{n:05d}.{config.image}" for n in numbers]
-                    list(pool.map(_save, paths, clip))
+                    writes += [
+                        pool.submit(_save, path, frame, box, config.size)
+                        for path, frame in zip(paths, pixels, strict=True)
+                    ]
                     files = [str(path.relative_to(out)) for path in paths]
                     kept.append({"split": split, "name": name, "frames": files})
+                for write in writes:
+                    write.result()
     return {"kept": kept, "rejected": rejected}
 
 

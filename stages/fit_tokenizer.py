@@ -18,15 +18,15 @@ from pipeline.errors import CheckpointError, ConfigError
 from pipeline.files import keep_apart, replacing, sha256_file
 from pipeline.foreign import load_content, state_tensors
 from pipeline.frames import scan_frames, source_fingerprint
-from pipeline.training import LoopConfig, Task, open_run, run_loop, step_seed
+from pipeline.seeds import step_seed
+from pipeline.training import LoopConfig, Task, open_run, run_loop
 from pipeline.window_source import WindowSource
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
+from stages.launch import Launch, fabric_options
 from stages.options import (
     FILE,
     FOLDER,
     OUT,
-    Launch,
-    fabric_options,
     overwrite_option,
     params_options,
 )

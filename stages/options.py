@@ -1,27 +1,17 @@
-"""Options and start-up that several commands share."""
+"""Options that several commands share."""
 
-import functools
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
-from lightning_fabric.strategies import ParallelStrategy
-from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-from lightning_fabric.utilities import rank_zero_only
 
-from pipeline.errors import ConfigError, StoppedError
+from pipeline.errors import ConfigError
 from pipeline.storage import Place, is_remote
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-Launch = Callable[..., Fabric]
-"""Starts Fabric where the command line says; the one argument is the precision."""
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -131,111 +121,3 @@ def spare_cores(device: str, processes: int = 1) -> int:
     if torch.device(device).type == "cpu":
         return 0
     return max(0, min(8, (os.cpu_count() or 1) // processes - 1))
-
-
-def sharding_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of `fabric_options`, with `fsdp` as a further strategy."""
-    return fabric_options(command, strategies=("auto", "ddp", "fsdp"))
-
-
-def fabric_options(
-    command: Callable[..., Any], *, strategies: Sequence[str] = ("auto", "ddp")
-) -> Callable[..., Any]:
-    """Adds where to run: `--accelerator`, `--devices`, `--nodes`, `--strategy`.
-
-    The command gets them as one argument `launch`, to call with the precision.
-    """
-
-    @functools.wraps(command)
-    def run(*, accelerator: str, devices: str, nodes: int, strategy: str, **rest: Any) -> Any:
-        where = {"devices": devices, "num_nodes": nodes, "strategy": strategy}
-        try:
-            return command(launch=functools.partial(_launch, accelerator, where), **rest)
-        except StoppedError:
-            # Rank 0 speaks for all: when another process leaves with a code that is not 0, Fabric
-            # kills rank 0 before it could say "run me again".
-            if rank_zero_only.rank:
-                return None
-            raise
-
-    for option in (
-        click.option(
-            "--strategy",
-            type=click.Choice(strategies),
-            default="auto",
-            show_default=True,
-            help="How processes share the work; auto: ddp if there are several."
-            + (" fsdp: each keeps a slice of the model." if "fsdp" in strategies else ""),
-        ),
-        click.option(
-            "--nodes",
-            type=click.IntRange(min=1),
-            default=1,
-            show_default=True,
-            help="Number of machines.",
-        ),
-        click.option(
-            "--devices",
-            default="1",
-            show_default=True,
-            help="Devices per machine: a number, a list such as 0,1, or auto for all.",
-        ),
-        click.option(
-            "--accelerator",
-            type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-            default="auto",
-            show_default=True,
-        ),
-    ):
-        run = option(run)
-    return run
-
-
-def _launch(accelerator: str, where: dict[str, Any], precision: str = "32-true") -> Fabric:
-    """Starts Fabric, which reads torchrun's and SLURM's variables by itself."""
-    devices = where["devices"]
-    if not re.fullmatch(r"auto|[1-9][0-9]{0,5}|[0-9]{1,6}(,[0-9]{1,6})+", devices):
-        raise ConfigError(f"--devices {devices!r}: give a number, a list such as 0,1, or auto.")
-    options = {**where, "devices": int(devices) if devices.isdigit() else devices}
-    if precision == "16-mixed":
-        _check_half_precision(accelerator, where["strategy"])
-    if options["strategy"] == "fsdp":
-        # Fabric's own "fsdp" is FSDP1, for GPUs only; this is FSDP2, and `shard` applies it.
-        options["strategy"] = ModelParallelStrategy(lambda model, _: model)
-    try:
-        fabric = Fabric(accelerator=accelerator, precision=precision, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"cannot start on --accelerator {accelerator} --devices {devices}: {error}"
-        ) from None
-    except KeyError as error:  # A variable that srun sets and salloc does not.
-        raise ConfigError(
-            f"{error.args[0]} is not set; inside a SLURM job start with srun."
-        ) from None
-    _check_started(fabric, where["num_nodes"])
-    fabric.launch()
-    return fabric
-
-
-def _check_half_precision(accelerator: str, strategy: str) -> None:
-    """Refuses float16 where Fabric has no scaler for it, or would use another precision unasked."""
-    kind = resolve_device("auto") if accelerator == "auto" else accelerator
-    if kind == "cpu" or strategy == "fsdp":
-        where = "on a CPU" if kind == "cpu" else "with --strategy fsdp"
-        raise ConfigError(f"precision 16-mixed does not work {where}; use bf16-mixed.")
-
-
-def _check_started(fabric: Fabric, nodes: int) -> None:
-    """Refuses another number of processes than the command line asks for."""
-    parallel = isinstance(fabric.strategy, ParallelStrategy)
-    asked = nodes * (len(fabric.strategy.parallel_devices or ()) if parallel else 1)
-    started = fabric.world_size
-    if TorchElasticEnvironment.detect():
-        started = TorchElasticEnvironment().world_size()
-    elif tasks := os.environ.get("SLURM_STEP_NUM_TASKS"):  # Set by srun only.
-        started = int(tasks)
-    if started != asked:
-        raise ConfigError(
-            f"{started} processes were started, but --devices and --nodes ask for {asked}; let "
-            "them agree, and inside a SLURM job start with srun."
-        )

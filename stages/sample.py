@@ -26,13 +26,12 @@ from pipeline.files import keep_apart
 from pipeline.sharing import share_out
 from pipeline.storage import Place
 from pipeline.token_store import StoreInfo, TokenStore, numbered_plan
+from stages.launch import Launch, fabric_options
 from stages.options import (
     FOLDER,
     STORE,
     STORE_OUT,
-    Launch,
     choose_split,
-    fabric_options,
     overwrite_option,
     params_options,
 )

@@ -21,12 +21,11 @@ from pipeline.storage import Place
 from pipeline.token_store import StoreInfo, TokenStore
 from pipeline.video import to_bytes
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
+from stages.launch import Launch, fabric_options
 from stages.options import (
     FILE,
     FOLDER,
     STORE_OUT,
-    Launch,
-    fabric_options,
     overwrite_option,
     params_options,
     spare_cores,

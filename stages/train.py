@@ -33,17 +33,17 @@ from pipeline.config import as_dict, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart, replacing
 from pipeline.profiling import RECORDED, TABLE, TRACE, WARM_UP
+from pipeline.seeds import step_seed
 from pipeline.sharding import shard
 from pipeline.storage import Place
 from pipeline.token_store import TokenStore, read_rows
-from pipeline.training import LoopConfig, Task, open_run, run_loop, step_seed
+from pipeline.training import LoopConfig, Task, open_run, run_loop
+from stages.launch import Launch, sharding_options
 from stages.options import (
     OUT,
     STORE,
-    Launch,
     overwrite_option,
     params_options,
-    sharding_options,
 )
 
 RESULT, CHECKPOINTS, PROFILE = "model.safetensors", "checkpoints", "profile"

@@ -30,7 +30,8 @@ OWNERS = {
     "decode": "stages.decode.DecodeConfig",
     "evaluate": "stages.evaluate.EvaluateConfig",
 }
-PLUMBING = ["stages/options.py", *(f"pipeline/{n}.py" for n in ("config", "errors", "files"))]
+PLUMBING = ["stages/launch.py", "stages/options.py"]
+PLUMBING += [*(f"pipeline/{n}.py" for n in ("config", "errors", "files"))]
 PLUMBING += [
     *("pipeline/profiling.py", "pipeline/progress.py"),
     *("pipeline/signals.py", "pipeline/storage.py", "pipeline/writing.py"),

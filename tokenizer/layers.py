@@ -10,6 +10,8 @@ from tokenizer.config import VQGANConfig
 
 Triple = tuple[int, int, int]
 
+HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
 
 def _pads(kernel: int, strides: Triple) -> list[int]:
     """Pads that turn an axis of n into n / stride, last axis first; an odd one goes in front."""
@@ -48,7 +50,14 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
         """Pads, then convolves."""
-        return super().forward(F.pad(x, self.pads, self.mode) if any(self.pads) else x)
+        if any(self.pads):
+            x = F.pad(x, self.pads, self.mode)
+        if len(x) == 1 and x.dtype == torch.float32 and _only_computed(x) and HAS_ONEDNN:
+            # One short clip by itself torch would keep from oneDNN, and take ten times as long.
+            return torch.mkldnn_convolution(
+                x, self.weight, self.bias, (0, 0, 0), self.stride, self.dilation, self.groups
+            )
+        return super().forward(x)
 
 
 class Stem(Conv3d):

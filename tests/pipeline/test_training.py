@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.checkpoint import load_last
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import write_text
+from pipeline.seeds import step_seed
 from pipeline.training import (
     Average,
     LoopConfig,
@@ -18,7 +19,6 @@ from pipeline.training import (
     learning_rate,
     prepare_run,
     run_loop,
-    step_seed,
 )
 
 

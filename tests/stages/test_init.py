@@ -14,8 +14,8 @@ from mebt import MeBT, MeBTConfig, load_model, model_metadata
 from mebt.loss import masked_token_loss
 from mebt.masking import draw_order, draw_split
 from pipeline.batches import Batches
+from pipeline.seeds import step_seed
 from pipeline.token_store import TokenStore
-from pipeline.training import step_seed
 from stages.__main__ import cli
 from stages.train import MASK_DRAW, ORDER_DRAW
 from tests.stages.foreign_files import (

@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.errors import ConfigError
 from stages.__main__ import show_thread_error
-from stages.options import _launch, resolve_device
+from stages.launch import _launch
+from stages.options import resolve_device
 
 
 @pytest.mark.parametrize("devices", ["-1", "abc", "", "1.5", "²", "cuda", "0", "1,", "0,0,0,x"])

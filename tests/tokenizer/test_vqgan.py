@@ -77,6 +77,8 @@ def test_what_is_only_computed_is_computed_faster_and_the_same(norm: str, paddin
     with torch.no_grad():
         torch.testing.assert_close(model.features(video), features.detach(), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(model.decode(tokens), pictures.detach(), atol=1e-5, rtol=1e-5)
+        alone = torch.cat([model.decode(clip) for clip in tokens.split(1)])
+        torch.testing.assert_close(alone, pictures.detach(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

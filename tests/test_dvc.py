@@ -36,11 +36,11 @@ SMALL = {
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     code = ("pipeline", "stages", "mebt", "tokenizer")
-    for name in (*code, "models", "examples", "dvc.yaml", ".dvc/config"):
-        source, target = ROOT / name, root / name
-        target.parent.mkdir(exist_ok=True)
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, target)
+    for name in (*code, "models", "examples"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / ".dvc").mkdir()
+    for name in ("dvc.yaml", ".dvc/config", ".dvcignore"):
+        shutil.copy(ROOT / name, root / name)
     params = YAML().load((ROOT / "params.yaml").read_text())
     for section, values in SMALL.items():
         params[section] |= values
@@ -58,7 +58,12 @@ def repro(root: Path, *words: str) -> list[str]:
     result = subprocess.run(
         [str(here / "dvc"), "repro", *words],
         cwd=root,
-        env={**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"},
+        env={
+            **os.environ,
+            "PATH": f"{here}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(root),
+            "PYTHONDONTWRITEBYTECODE": "",  # Compiled modules appear beside the code that is read.
+        },
         capture_output=True,
         text=True,
         check=False,

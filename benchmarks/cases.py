@@ -56,8 +56,8 @@ CASES = (
         target=1.15,
     ),
     Case(
-        name="bootstrap, 128 frames, 4 steps",
-        prepare=partial(bootstrapping, frames=128, steps=4),
+        name="bootstrap, 128 frames, 2 steps",
+        prepare=partial(bootstrapping, frames=128, steps=2),
         target=0.9,
         extra_gb_target=0.8,
     ),

@@ -7,6 +7,7 @@ from benchmarks import operations
 from benchmarks.work import Setting, Work
 from mebt import MeBTConfig, SampleConfig, bootstrap, sample
 from mebt.decoding import Canvas, RowNoise
+from mebt.incremental import Incremental
 from mebt.masking import draw_order, draw_split
 from mebt.optim import make_optimizer
 from mebt.sampling import sample_generator
@@ -129,7 +130,7 @@ def bootstrapping(setting: Setting, *, frames: int, steps: int) -> Work:
     def run() -> None:
         canvas = Canvas.empty((1, size), setting.device)
         noise = RowNoise([sample_generator(0, 0, setting.device)])
-        bootstrap(model, canvas, num_steps=steps, noise=noise)
+        bootstrap(Incremental(model), canvas, num_steps=steps, noise=noise)
 
     return Work(run=run, operations=2 * operations.total(model.config, passes))
 

@@ -79,6 +79,13 @@ def _last(folder: Path) -> str | None:
     return name
 
 
+def mend_pointer(folder: Path) -> None:
+    """Writes which checkpoint is the last if a failure has left it unsaid."""
+    name = _last(folder)
+    if name and not (folder / POINTER).exists():
+        write_text(folder / POINTER, name + "\n")
+
+
 def last_step(folder: Path) -> int:
     """Returns the step of the last checkpoint, or 0 if there is none yet."""
     return int((_last(folder) or "step-0").removeprefix("step-"))

@@ -19,6 +19,7 @@ from torch.profiler import record_function
 from pipeline.checkpoint import (
     last_step,
     load_last,
+    mend_pointer,
     optimizer_tensors,
     restore_optimizer,
     save_checkpoint,
@@ -263,8 +264,10 @@ def run_loop(
         )
     if start >= config.max_steps:
         weights = gather(fabric, average.tensors or model.state_dict())
-        if fabric.is_global_zero and not task.result.exists():  # The checkpoint still has it.
-            task.export(weights, start)
+        if fabric.is_global_zero:
+            mend_pointer(out / "checkpoints")
+            if not task.result.exists():  # The checkpoint still has it.
+                task.export(weights, start)
         return 0
     log = None
     if fabric.is_global_zero:

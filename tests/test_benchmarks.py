@@ -133,7 +133,7 @@ def test_memory_is_what_the_work_needs(monkeypatch: pytest.MonkeyPatch) -> None:
         held.append(torch.ones(100_000_000))
 
     case = Case(name="x", prepare=lambda setting: Work(run=grow, beside=list))
-    monkeypatch.setattr(measure, "best_seconds", lambda action, device: 1.0)
+    monkeypatch.setattr(measure, "best_seconds", lambda *_: 1.0)
     extra = measure.measure(case, CPU, small=True)["extra_gb"]
     held.clear()
     assert extra == pytest.approx(0.8, abs=0.1)

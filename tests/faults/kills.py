@@ -37,8 +37,15 @@ def finish(trial: Trial, stage: str, out: Path, *more: str) -> Ended:
 
 
 def must_be_undisturbed(trial: Trial, stage: str, out: Path) -> None:
-    """Raises WrongDataError, naming where, if an artefact is not that of the undisturbed stage."""
-    found, wanted = result(stage, out), trial.world.results[stage]
+    """Raises WrongDataError, naming where, if an artefact is not that of the undisturbed stage.
+
+    And DataLostError if a file is not there by which its result is known.
+    """
+    wanted = trial.world.results[stage]
+    try:
+        found = result(stage, out)
+    except FileNotFoundError as error:
+        raise DataLostError(f"{stage} ended without {error.filename}") from error
     different = [key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)]
     if different:
         raise WrongDataError(f"{stage} ended with another {min(different)}")

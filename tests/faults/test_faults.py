@@ -59,6 +59,9 @@ def test_some_faults_break_no_promise(world: World) -> None:
         must_be_undisturbed(
             Trial(other, world.root, random.Random(0)), "tokenize", world.root / "tokens"
         )
+    other.results = world.results
+    with pytest.raises(DataLostError, match=r"train ended without .*last"):
+        must_be_undisturbed(Trial(other, world.root, random.Random(0)), "train", world.root / "no")
 
 
 @pytest.mark.slow

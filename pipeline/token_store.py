@@ -5,6 +5,7 @@ what each row is, `SPLIT.zarr` holds the tokens in shards, and `manifest/SPLIT-0
 commits one finished shard.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -185,6 +186,8 @@ class TokenStore:
         try:
             return parse_json(self.files.read(INFO), path, TokenStoreError, "token store")
         except FileNotFoundError:
+            if PLAN in self.files.names():
+                raise TokenStoreError(f"{path} is missing; {_REDO}.") from None
             raise TokenStoreError(f"{path} is missing, so {self.root} is no token store.") from None
         except NotADirectoryError:
             raise TokenStoreError(f"{self.root} is a file, not a token store.") from None
@@ -364,17 +367,10 @@ class TokenStore:
 
     def part(self, split: str, shard: int) -> dict[str, Any]:
         """Returns what commits a shard: see `PART_SCHEMA`."""
-        name = f"{MANIFEST}/{_part_name(split, shard)}"
-        path = self.files.place(name)
-        try:
-            (part,) = _from_parquet(self.files.read(name), rows=1).cast(PART_SCHEMA).to_pylist()
-        except FileNotFoundError:
-            raise TokenStoreError(f"{path} is missing; {_REDO}.") from None
-        except (pa.ArrowException, ValueError, OSError):
-            raise TokenStoreError(f"{path} is damaged; {_REDO}.") from None
-        wanted = {"split": split, "shard": shard, "fingerprint": self.fingerprint}
-        self._compare(path, part, **wanted)
-        return dict(part)
+        part = _read_part(self.files, _part_name(split, shard))
+        path = self.files.place(MANIFEST, _part_name(split, shard))
+        self._compare(path, part, split=split, shard=shard, fingerprint=self.fingerprint)
+        return part
 
     def _compare(self, path: Place, part: Mapping[str, Any], **found: Any) -> None:
         for key, value in found.items():
@@ -395,6 +391,19 @@ def store_fingerprint(info: StoreInfo, plan_hash: str) -> str:
 
 def _shard_name(split: str, shard: int) -> str:
     return f"{split}.zarr/c/{shard}/0/0/0"
+
+
+def _read_part(files: Storage, name: str) -> dict[str, Any]:
+    """Reads what commits a shard. Raises TokenStoreError, naming the file, if it is damaged."""
+    path = files.place(MANIFEST, name)
+    try:
+        data = files.read(f"{MANIFEST}/{name}")
+        (part,) = _from_parquet(data, rows=1).cast(PART_SCHEMA).to_pylist()
+    except FileNotFoundError:
+        raise TokenStoreError(f"{path} is missing; {_REDO}.") from None
+    except (pa.ArrowException, ValueError, OSError):
+        raise TokenStoreError(f"{path} is damaged; {_REDO}.") from None
+    return dict(part)
 
 
 def _header_name(split: str) -> str:
@@ -502,19 +511,21 @@ def create_store(
 ) -> StoreWriter:
     """Makes an empty store, or opens the unfinished or finished one of the same content.
 
-    Call it under the lock of its storage. Raises TokenStoreError, naming the first difference, if
-    `root` holds another store, unless `overwrite` allows to delete it, or something else.
+    That one may have lost its store.json: what commits its shards tells that they are of it. Call
+    it under the lock of its storage. Raises TokenStoreError, naming the first difference, if `root`
+    holds another store, unless `overwrite` allows to delete it, or something else.
     """
     files = open_storage(root)
     plan_hash = _plan_hash(plan)
     wanted = store_fingerprint(info, plan_hash)
     others = files.names()
     if others and INFO not in others:
-        raise TokenStoreError(
-            f"{files.root} holds {others[0]} but no {INFO}, so it is no token store; choose "
-            "another --out."
-        )
-    if others and _found_fingerprint(files) != wanted:
+        if _committed_fingerprints(files) != {wanted}:
+            raise TokenStoreError(
+                f"{files.root} holds {others[0]} but no {INFO} that says what it is; delete it "
+                "yourself, or choose another --out."
+            )
+    elif others and _found_fingerprint(files) != wanted:
         if not overwrite:
             raise TokenStoreError(
                 f"{files.root} was made with {_difference(files, info)}; choose another --out, or "
@@ -536,6 +547,15 @@ def _found_fingerprint(files: Storage) -> str | None:
         return TokenStore(files, allow_partial=True).fingerprint
     except TokenStoreError:
         return None
+
+
+def _committed_fingerprints(files: Storage) -> set[str]:
+    """Says which stores the shards are of; what is damaged says nothing."""
+    found = set()
+    for name in files.names(MANIFEST):
+        with contextlib.suppress(TokenStoreError):
+            found.add(_read_part(files, name)["fingerprint"])
+    return found
 
 
 def _difference(files: Storage, info: StoreInfo) -> str:

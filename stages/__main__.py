@@ -96,7 +96,8 @@ def show_thread_error(error: threading.ExceptHookArgs) -> None:
     problem = error.exc_value
     if isinstance(problem, OSError) and problem.errno in OUTSIDE_CAUSES:
         _, where, what = _outside_cause(problem)
-        print(f"{where}{what}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{where}{what}\n")  # At once: the main thread says something, too.
+        sys.stderr.flush()
     else:
         threading.__excepthook__(error)
 

@@ -91,9 +91,11 @@ def _changed(event: str, arguments: tuple[Any, ...]) -> str | None:
         return os.fsdecode(path) if writes and not isinstance(path, int) else None
     if event not in FOLDER_DESCRIPTOR:
         return None
-    path, descriptor = os.fsdecode(arguments[0]), arguments[FOLDER_DESCRIPTOR[event]]
+    name, descriptor = os.fsdecode(arguments[0]), arguments[FOLDER_DESCRIPTOR[event]]
     folder = "" if descriptor == -1 else Path(f"/proc/self/fd/{descriptor}").readlink()
-    return str(Path(folder, path))
+    path = Path(folder, name)
+    in_vain = path.is_dir() if event == "os.mkdir" else not os.path.lexists(path)
+    return None if in_vain else str(path)
 
 
 @dataclass(frozen=True)

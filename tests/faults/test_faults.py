@@ -136,7 +136,7 @@ def test_the_readme_gets_the_table(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Changes:
-    """A process that makes three changes below a folder, and one elsewhere."""
+    """A process that makes three changes below a folder, two in vain, and one elsewhere."""
 
     folder: Path
     arm: Arm
@@ -144,6 +144,8 @@ class Changes:
     def __call__(self, arguments: list[str], environment: dict[str, str]) -> None:
         self.arm()
         (self.folder.parent / "elsewhere").touch()
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "none").unlink(missing_ok=True)
         (self.folder / "a").write_bytes(b"")
         with suppress(OSError):
             (self.folder / "a").rename(self.folder / "b")

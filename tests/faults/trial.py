@@ -136,11 +136,13 @@ class Trial:
         """Copies an artefact of the undisturbed flow into the trial's folder.
 
         Files are `linked` unless a trial changes them in place: commands only ever replace files.
+        But a lock that is linked would be that of other trials, too.
         """
         source, target = self.world.root / name, self.folder / name
         copy = os.link if linked else shutil.copy2
         if source.is_dir():
-            shutil.copytree(source, target, copy_function=copy)
+            no_lock = shutil.ignore_patterns(".lock")
+            shutil.copytree(source, target, copy_function=copy, ignore=no_lock)
         else:
             copy(source, target)
         return target

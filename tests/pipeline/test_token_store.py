@@ -1,5 +1,6 @@
 """Token stores as such: round trips, hostile headers, what readers of other kinds find."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import TokenStoreError
 from pipeline.token_store import StoreInfo, TokenStore, create_store, numbered_plan
+from tests.stages.small import content
 
 
 def make(root: Path, tokens: np.ndarray, codebook_size: int, *, shard: int, chunk: int) -> Path:
@@ -171,6 +173,26 @@ def test_a_folder_of_something_else_is_never_deleted(tmp_path: Path) -> None:
     with pytest.raises(TokenStoreError, match=r"holds manifest but no store\.json"):
         create_store(root, info, numbered_plan(info.counts, "w", 8), overwrite=True)
     assert (root / "manifest").exists()
+
+
+def test_a_store_that_lost_its_record_is_known_by_its_shards(tmp_path: Path) -> None:
+    info = StoreInfo(
+        tokenizer="t", codebook_size=9, grid=(1, 2, 2), source="s", counts={"train": 5, "test": 3},
+        shard_windows=4, chunk_windows=4,
+    )  # fmt: skip
+    plan = numbered_plan(info.counts, "w", 4)
+    writer = create_store(tmp_path, info, plan)
+    writer.write_shard("train", 0, np.ones((4, 1, 2, 2), np.int64))
+    whole = content(tmp_path)
+    (tmp_path / "store.json").unlink()
+    with pytest.raises(TokenStoreError, match=r"store\.json is missing; run the command"):
+        TokenStore(tmp_path)
+    other = dataclasses.replace(info, source="another")
+    with pytest.raises(TokenStoreError, match=r"no store\.json that says what it is"):
+        create_store(tmp_path, other, plan, overwrite=True)
+    again = create_store(tmp_path, info, plan)
+    assert content(tmp_path) == whole
+    assert again.unfinished() == [("train", 1), ("test", 0)]
 
 
 def test_tokens_beyond_the_codebook_are_not_written(tmp_path: Path) -> None:

@@ -35,11 +35,13 @@ SCHEMA = 1
 INFO, PLAN, MANIFEST = "store.json", "plan.parquet", "manifest"
 SMALL_CODEBOOK = 65_535
 """Below so many codes tokens are stored as uint16, whose largest value marks a missing token."""
-LARGEST_WINDOW = 1 << 28
+LARGEST_WINDOW = 1 << 24
 """Tokens of one window beyond which a store.json is not believed."""
 LARGEST_SHARD = 1 << 30
 """Bytes of the tokens of one shard, which is held in memory as a whole."""
 MOST_SHARDS = 1 << 20
+MOST_SHRUNK = 1 << 15
+"""Times that zstd can shrink bytes: a block of 128 KiB, all the same, takes 4 bytes."""
 HEADER_KEYS = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
 """What a zarr.json must say for other readers of the array to find the same tokens."""
 
@@ -260,6 +262,12 @@ class TokenStore:
 
     def _decode(self, split: str, shard: int, data: bytes) -> NDArray[np.unsignedinteger[Any]]:
         path, (start, stop) = self.shard_file(split, shard), self.shard_rows(split, shard)
+        claimed = math.prod((stop - start, *self.grid, self.info.dtype.itemsize))
+        if claimed > MOST_SHRUNK * len(data):  # Before that much memory is asked for.
+            raise TokenStoreError(
+                f"{path} cannot be decoded: {len(data):,} bytes never hold {stop - start} windows "
+                f"of {self.grid} tokens; {_REDO}."
+            )
         try:
             tokens = _decode(self.info, split, shard, data)
         except (ValueError, RuntimeError, KeyError) as error:

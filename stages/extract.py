@@ -261,14 +261,15 @@ def _write_tars(
 
 def _write_part(part: Path, record: dict[str, Any]) -> None:
     """Writes that a video, or a group of videos, is done."""
+    record = {**record, "part": part.stem}  # So that no record passes for another's.
     write_json(part, {**record, "fingerprint": fingerprint(record)})
 
 
 def _read_part(part: Path) -> dict[str, Any]:
     """Reads what `_write_part` wrote. Raises FrameError if it was changed."""
     record = read_json(part, FrameError, "frame folder")
-    seal = record.pop("fingerprint", None)  # Of the first versions there is none.
-    if seal not in (None, fingerprint(record)):
+    seal = record.pop("fingerprint", None)  # Of the first versions there is neither.
+    if seal not in (None, fingerprint(record)) or record.pop("part", part.stem) != part.stem:
         raise FrameError(f"{part} is damaged; delete it to have its frames made again.")
     return record
 

@@ -8,6 +8,7 @@ of them, do not fall on the very same instruction.
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # Before torch: sums depend on it in their last bits.
+os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"  # Who is killed leaves semaphores to it.
 
 import itertools
 import sys

@@ -169,6 +169,7 @@ def store_claim(trial: Trial) -> None:
             {"counts": {"train": many}},
             {"counts": {"train": many}, "shard_windows": many, "chunk_windows": many},
             {"grid": [2, 4096, 4096]},
+            {"grid": [1, 4096, 4096]},
             {"grid": [1 << 28, 1, 1], "counts": {"train": 16, "test": 16}},
             {"shard_windows": 1 << 40, "chunk_windows": 1 << 40},
         ]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import TokenStoreError
-from pipeline.token_store import StoreInfo, TokenStore, create_store, numbered_plan
+from pipeline.token_store import MOST_SHRUNK, StoreInfo, TokenStore, create_store, numbered_plan
 from tests.stages.small import content
 
 
@@ -144,6 +144,18 @@ def test_a_header_of_another_array_is_never_obeyed(tmp_path: Path) -> None:
     store = TokenStore(root)
     np.testing.assert_array_equal(store.read("train"), tokens)
     assert any("zarr.json" in line for line in store.verify())
+
+
+def test_a_shard_of_equal_tokens_is_read_but_none_that_claims_more(tmp_path: Path) -> None:
+    equal = np.full((64, 8, 64, 64), 7)  # Shrinks most.
+    root = make(tmp_path, equal, 9, shard=64, chunk=64)
+    store = TokenStore(root)
+    size = store.shard_file("train", 0).stat().st_size
+    assert (store.read_shard("train", 0) == 7).all()
+    assert MOST_SHRUNK / 4 < equal.nbytes / 4 / size < MOST_SHRUNK
+    store.info = dataclasses.replace(store.info, grid=(32, 64, 64))
+    with pytest.raises(TokenStoreError, match=r"0/0/0 cannot be decoded: \d+ bytes never hold 64"):
+        store._decode("train", 0, bytes(size))
 
 
 @pytest.mark.parametrize("name", ["plan.parquet", "manifest/train-00000.parquet"])

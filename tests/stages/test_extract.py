@@ -208,6 +208,9 @@ def test_a_changed_record_of_a_video_is_refused_by_name(flow: Flow) -> None:
     record.write_text(record.read_text().replace("train", "trajn"))
     before = content(flow.root / "frames")
     assert f"{record} is damaged; delete it" in flow.refused("extract")
+    (other,) = [path for path in records if path.name not in ("made_from.json", record.name)][:1]
+    record.write_bytes(other.read_bytes())
+    assert f"{record} is damaged; delete it" in flow.refused("extract")
     record.unlink()
     flow.ok("extract")
     after = content(flow.root / "frames")

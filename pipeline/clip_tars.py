@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.errors import FrameError
 from pipeline.files import parse_json, to_json
+from pipeline.storage import Place
 from pipeline.tars import Member, add, new_tar, read_samples
 
 SUFFIX = ".tar"
@@ -56,7 +57,7 @@ def write_clips(
     return written
 
 
-def read_clips(tar: Path, splits: Sequence[str]) -> Iterator[tuple[str, list[TarFrame]]]:
+def read_clips(tar: Place, splits: Sequence[str]) -> Iterator[tuple[str, list[TarFrame]]]:
     """Yields split and frames of every clip of a tar.
 
     Raises FrameError, naming the place, if it is no tar of clips or would lead anywhere else.

@@ -28,6 +28,7 @@ from pipeline.metrics import (
     token_counts,
     total_variation,
 )
+from pipeline.storage import Place
 from pipeline.token_store import TokenStore, read_rows
 from pipeline.windows import TokenizeConfig, WindowReader
 
@@ -295,7 +296,7 @@ def check_tokenizer(store: TokenStore, path: Path, identity: str) -> None:
         )
 
 
-def check_source(store: TokenStore, videos: Sequence[Video], folder: Path) -> None:
+def check_source(store: TokenStore, videos: Sequence[Video], folder: Place) -> None:
     """Raises FrameError unless the tokens were made of these videos."""
     if source_fingerprint(videos, folder) != store.info.source:
         raise FrameError(
@@ -304,7 +305,7 @@ def check_source(store: TokenStore, videos: Sequence[Video], folder: Path) -> No
         )
 
 
-def window_reader(videos: Sequence[Video], folder: Path, store: TokenStore) -> WindowReader:
+def window_reader(videos: Sequence[Video], folder: Place, store: TokenStore) -> WindowReader:
     """Reads the windows that tokens were made of. Raises FrameError if they are of other frames."""
     check_source(store, videos, folder)
     info = store.info

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,15 +12,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from pipeline.clip_tars import SUFFIX, TarFrame, read_clips
 from pipeline.config import fingerprint
 from pipeline.errors import FrameError
+from pipeline.storage import Bucket, Place, open_storage
+from pipeline.tars import read_members
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 RAW = (".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 """Images that can keep their size in bytes whatever they show."""
 SPLITS = ("train", "test")
+REQUESTS = 8
+"""Tars that are looked into at once: a bucket takes its time to answer."""
 LARGEST_SIDE = 4096
 """Side in pixels beyond which a wanted size is not believed: a frame would be 50 MB."""
 
@@ -163,17 +169,36 @@ def _found(root: Path, split: str | None) -> tuple[list[Path], list[Rejected]]:
     return paths, rejected
 
 
-def _tarred(root: Path) -> tuple[dict[str, list[TarFrame]], list[Rejected]]:
-    """Lists the frames in the tars of `root`, by split, and what lies beside them unused."""
+def _tarred(
+    files: Iterable[tuple[Place, str | None]],
+) -> tuple[dict[str, list[TarFrame]], list[Rejected]]:
+    """Lists the frames in those `files` that are tars, by split, and what beside them is unused."""
     frames: dict[str, list[TarFrame]] = {}
-    rejected = []
-    for path, reason in files_below(root, root, suffixes=(SUFFIX,)):
-        if path.suffix.lower() == SUFFIX and not reason:
-            for split, clip in read_clips(path, SPLITS):
-                frames.setdefault(split, []).extend(clip)
-        elif reason or path.suffix.lower() in IMAGES:
+    tars, rejected = [], []
+    for path, reason in files:
+        suffix = Path(path).suffix.lower()
+        if suffix == SUFFIX and not reason:
+            tars.append(path)
+        elif reason or suffix in IMAGES:
             rejected.append(Rejected(str(path), reason or "beside tars, which are read instead"))
+    pool = ThreadPoolExecutor(REQUESTS)
+    try:
+        found = pool.map(lambda tar: list(read_clips(tar, SPLITS)), tars)
+        for clips in tqdm(found, "look into tars", len(tars), leave=False, disable=None):
+            for split, clip in clips:
+                frames.setdefault(split, []).extend(clip)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return frames, rejected
+
+
+def _objects_below(root: str) -> Iterator[tuple[str, None]]:
+    """Yields the URL of every object below a place of a bucket, as `files_below` does files."""
+    bucket = open_storage(root)
+    assert isinstance(bucket, Bucket)
+    for name in sorted(bucket.sizes()):
+        if not any(part.startswith(".") for part in name.split("/")):
+            yield bucket.place(name), None
 
 
 def _beside(root: Path, folders: Sequence[str]) -> list[Rejected]:
@@ -194,8 +219,8 @@ def _merged(
     return {split: paths for split, (paths, _) in found.items()}, rejected
 
 
-def scan_frames(root: Path) -> FrameFolder:
-    """Finds the videos of a frame folder.
+def scan_frames(root: Place) -> FrameFolder:
+    """Finds the videos of a frame folder, or of the tars below a prefix of a bucket.
 
     With `train.txt` or `test.txt`, one path a line (absolute, or relative to the list), only what
     they name is read. Otherwise, if there are `.tar` files, the clips in these: what
@@ -204,6 +229,8 @@ def scan_frames(root: Path) -> FrameFolder:
     beside them are rejected. Raises FrameError if there is not one video, or a tar holds anything
     that it should not.
     """
+    if isinstance(root, str):
+        return _grouped(*_tarred(_objects_below(root)), root)
     if not root.is_dir():
         raise FrameError(f"{root} is not a folder of frames.")
     lists = [split for split in SPLITS if (root / f"{split}.txt").is_file()]
@@ -212,28 +239,35 @@ def scan_frames(root: Path) -> FrameFolder:
     if lists:
         files, rejected = _merged({split: _listed(root, split) for split in lists})
     elif any(root.rglob(f"*{SUFFIX}")):
-        files, rejected = _tarred(root)
+        files, rejected = _tarred(files_below(root, root, suffixes=(SUFFIX,)))
     elif folders:
         files, rejected = _merged({split: _found(root, split) for split in folders})
         rejected += _beside(root, folders)
     else:
         files, rejected = _merged({"train": _found(root, None)})
+    return _grouped(files, rejected, root)
+
+
+def _grouped(
+    files: Mapping[str, Sequence[Path | TarFrame]], rejected: list[Rejected], root: Place
+) -> FrameFolder:
     num_files = len(rejected) + sum(map(len, files.values()))
     videos: list[Video] = []
     for split in filter(files.get, SPLITS):
-        made, foreign = group_frames(files[split], split=split, root=root)
+        made, foreign = group_frames(files[split], split=split, root=Path(root))
         videos += made
         rejected += foreign
     if not videos:
         why = f"; for example {rejected[0].name}: {rejected[0].reason}" if rejected else ""
         raise FrameError(
             f"{root} holds no video: {num_files} files, none usable{why}. Name frames "
-            "[VIDEO_ID]_[FRAME_NUM].png, list them in train.txt, or make them with `mebt extract`."
+            "[VIDEO_ID]_[FRAME_NUM].png, list them in train.txt, or make them with `mebt extract`; "
+            "in a bucket, only tars are read."
         )
     return FrameFolder(videos, rejected, num_files)
 
 
-def source_fingerprint(videos: Sequence[Video], root: Path) -> str:
+def source_fingerprint(videos: Sequence[Video], root: Place) -> str:
     """Returns a hash of which frames there are, of their sizes in bytes, and of the bytes of `RAW`.
 
     Cheap and the same on every machine; a compressed frame repainted to the very same number of
@@ -293,12 +327,21 @@ def to_rgb(image: Image.Image, path: FrameFile) -> Image.Image:
     return image.convert("RGB")
 
 
-def _open_image(path: FrameFile) -> Image.Image:
+def _read_files(paths: Sequence[FrameFile]) -> Iterator[bytes]:
+    """Yields the bytes of each image; those of neighbours in one tar are read at once."""
+    for _, group in itertools.groupby(paths, lambda p: isinstance(p, TarFrame) and p.member.tar):
+        files = list(group)
+        if members := [file.member for file in files if isinstance(file, TarFrame)]:
+            yield from read_members(members)
+        else:
+            yield from (Path(str(file)).read_bytes() for file in files)
+
+
+def _open_image(data: bytes) -> Image.Image:
     """Opens an image. Raises SyntaxError if the checksums of a PNG say that it was changed.
 
     Pillow looks at those of its pixels only when it is asked to, and cannot read on afterwards.
     """
-    data = path.member.read() if isinstance(path, TarFrame) else Path(path).read_bytes()
     image = Image.open(BytesIO(data))
     if image.format != "PNG":
         return image
@@ -313,9 +356,10 @@ def read_frames(paths: Sequence[FrameFile], *, size: int) -> NDArray[np.uint8]:
     """
     frames = np.empty((len(paths), size, size, 3), dtype=np.uint8)
     first: tuple[int, int] | None = None
+    files = _read_files(paths)
     for index, path in enumerate(paths):
         try:
-            with _open_image(path) as image:
+            with _open_image(next(files)) as image:
                 first = first or image.size
                 if image.size != first:
                     raise FrameError(

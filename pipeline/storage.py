@@ -1,15 +1,17 @@
-"""Where a token store lies: a folder, or a prefix of an S3 bucket. Whole files in and out."""
+"""Where token stores and frame tars lie: a folder, or a prefix of an S3 bucket."""
 
+import functools
+import io
 import re
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.errors import TokenStoreError
 from pipeline.files import contents, lock, remove, write_bytes
@@ -20,6 +22,8 @@ Place = Path | str
 REMOTE = "s3://"
 LOCK = ".lock"
 RETRIES = 8
+READ_AHEAD = 1 << 22
+"""Bytes of an object that come at once: a tar is looked through in few requests."""
 LEASE_SECONDS = 30.0
 """A run that has not renewed its lock on a bucket for so long is taken for dead."""
 
@@ -98,6 +102,25 @@ class Bucket:
         """Returns a whole object. Raises FileNotFoundError if there is none."""
         with self._clear("read", name):
             return bytes(self._store.get(name).bytes())
+
+    def read_parts(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Returns parts (first byte, bytes) of an object; neighbours come in one request."""
+        asked = [span for span in spans if span[1]]  # The server refuses those of no bytes.
+        starts, lengths = [start for start, _ in asked], [length for _, length in asked]
+        with self._clear("read", name):
+            parts = iter(self._store.get_ranges(name, starts=starts, lengths=lengths))
+        return [bytes(next(parts)) if length else b"" for _, length in spans]
+
+    def sizes(self) -> dict[str, int]:
+        """Lists all objects below the prefix, and how many bytes each has."""
+        with self._clear("listed"):
+            return {item["path"]: item["size"] for chunk in self._store.list() for item in chunk}
+
+    def open(self, name: str) -> BinaryIO:
+        """Opens an object to be read from any place in it."""
+        with self._clear("read", name):
+            size = self._store.head(name)["size"]
+        return io.BufferedReader(_Object(self, name, size), READ_AHEAD)
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a whole object, or leaves the old one untouched."""
@@ -207,6 +230,32 @@ class Bucket:
             ) from None
 
 
+class _Object(io.RawIOBase):
+    """An object as a file."""
+
+    def __init__(self, bucket: Bucket, name: str, size: int) -> None:
+        self.bucket, self.name, self.size = bucket, name, size
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        begin = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        self.position = begin + offset
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self.size - self.position))
+        if count:
+            (buffer[:count],) = self.bucket.read_parts(self.name, [(self.position, count)])
+            self.position += count
+        return count
+
+
 Storage = Folder | Bucket
 
 
@@ -220,6 +269,36 @@ def open_storage(place: Place | Storage) -> Storage:
     if isinstance(place, Folder | Bucket):
         return place
     return Bucket(str(place)) if is_remote(place) else Folder(Path(place))
+
+
+def open_file(place: Place) -> BinaryIO:
+    """Opens a file, or an object of a bucket, to be read from any place in it."""
+    if not is_remote(place):
+        return Path(place).open("rb")
+    bucket, name = _object(str(place))
+    return bucket.open(name)
+
+
+def read_parts(place: Place, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Returns parts (first byte, bytes) of a file or an object; of a short file less."""
+    if is_remote(place):
+        bucket, name = _object(str(place))
+        return bucket.read_parts(name, spans)
+    parts = []
+    with Path(place).open("rb") as file:
+        for start, length in spans:
+            file.seek(start)
+            parts.append(file.read(length))
+    return parts
+
+
+def _object(url: str) -> tuple[Bucket, str]:
+    prefix, _, name = url.rpartition("/")
+    return _bucket(prefix), name
+
+
+_bucket = functools.cache(Bucket)
+"""One connection of a process to each place."""
 
 
 def _stamp() -> bytes:

@@ -5,14 +5,15 @@ Nothing is ever unpacked: names only say what is what, and bytes are read where 
 
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
+from pipeline.storage import Place, open_file, read_parts
 
 NAME = re.compile(r"([\w-]+)\.([\w.]+)", re.ASCII)
 """A key and an extension. WebDataset cuts at the first dot, so a key has none."""
@@ -25,6 +26,7 @@ class Member:
     """One file inside a tar: where its bytes are."""
 
     tar: str
+    """Its path, or URL."""
     name: str
     offset: int
     size: int
@@ -34,15 +36,19 @@ class Member:
 
     def read(self) -> bytes:
         """Returns its bytes; fewer if the tar has become shorter."""
-        with Path(self.tar).open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        (data,) = read_members([self])
+        return data
 
     def read_text(self, error: type[PipelineError]) -> bytes:
         """Returns its bytes, which must be few. Raises `error` if they are not."""
         if self.size > LARGEST_TEXT:
             raise error(f"{self} claims {self.size:,} bytes, too many for such a file.")
         return self.read()
+
+
+def read_members(members: Sequence[Member]) -> list[bytes]:
+    """Returns the bytes of members of one tar."""
+    return read_parts(members[0].tar, [(member.offset, member.size) for member in members])
 
 
 @contextmanager
@@ -67,7 +73,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes | Path) -> None:
         tar.addfile(entry, BytesIO(data))
 
 
-def read_samples(path: Path, error: type[PipelineError]) -> Iterator[dict[str, Member]]:
+def read_samples(path: Place, error: type[PipelineError]) -> Iterator[dict[str, Member]]:
     """Yields the samples of a tar, each as its members by extension, in their order.
 
     Raises `error`, naming tar and member, for what no sample can hold: folders, links, devices,
@@ -91,10 +97,10 @@ def read_samples(path: Path, error: type[PipelineError]) -> Iterator[dict[str, M
         yield sample
 
 
-def _members(path: Path, error: type[PipelineError]) -> Iterator[Member]:
-    end = path.stat().st_size
+def _members(path: Place, error: type[PipelineError]) -> Iterator[Member]:
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            end = file.seek(0, SEEK_END)
             position = -1
             for entry in tar:
                 shown = f"{path}: {entry.name[:200]!r}"

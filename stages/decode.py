@@ -26,7 +26,7 @@ from pipeline.writing import behind
 from stages.options import (
     FILE,
     OUT,
-    STORE,
+    PLACE,
     choose_split,
     device_option,
     overwrite_option,
@@ -256,7 +256,7 @@ def _open_exact(out: Path, count: int, frames: NDArray[np.uint8]) -> "zarr.Array
 
 
 @click.command("decode")
-@click.option("--tokens", type=STORE, required=True, help="Any token store.")
+@click.option("--tokens", type=PLACE, required=True, help="Any token store.")
 @click.option("--tokenizer", type=FILE, required=True, help="Tokenizer that made the tokens.")
 @click.option("--out", type=OUT, required=True, help="Folder of videos to make or to go on with.")
 @click.option("--split", help="Split to decode; needed if there is more than one.")

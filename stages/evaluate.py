@@ -38,7 +38,7 @@ from pipeline.seeds import step_seed
 from pipeline.storage import Place
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes, to_model
-from stages.options import FILE, FOLDER, OUT, STORE, device_option, params_options
+from stages.options import FILE, FOLDER, OUT, PLACE, device_option, params_options
 from tokenizer import VQGAN, identity, load_tokenizer
 from tokenizer.perceptual import HOW_TO_GET as HOW_TO_GET_LPIPS
 from tokenizer.perceptual import LPIPS, SMALLEST, load_lpips
@@ -110,7 +110,7 @@ def evaluate(
     samples: Place | None = None,
     run: Path | None = None,
     tokenizer: Path | None = None,
-    frames: Path | None = None,
+    frames: Place | None = None,
     i3d: Path | None = None,
     lpips: Sequence[Path] = (),
     cache: Path | None = None,
@@ -272,11 +272,11 @@ def _features(tokenizer: VQGAN, videos: Videos) -> np.ndarray:
 
 
 @click.command("evaluate")
-@click.option("--tokens", type=STORE, required=True, help="Token store of the real videos.")
-@click.option("--samples", type=STORE, help="Token store of samples.")
+@click.option("--tokens", type=PLACE, required=True, help="Token store of the real videos.")
+@click.option("--samples", type=PLACE, help="Token store of samples.")
 @click.option("--run", type=FOLDER, help="Run whose model is measured on held-out tokens.")
 @click.option("--tokenizer", type=FILE, help="Tokenizer that made the tokens, .safetensors.")
-@click.option("--frames", type=FOLDER, help="Frame folder that the tokens were made from.")
+@click.option("--frames", type=PLACE, help="Frame folder that the tokens were made from.")
 @click.option("--i3d", type=FILE, help="Published I3D weights (i3d_pretrained_400.pt), for FVD.")
 @click.option(
     "--lpips",
@@ -302,7 +302,7 @@ def command(
     samples: Place | None,
     run: Path | None,
     tokenizer: Path | None,
-    frames: Path | None,
+    frames: Place | None,
     i3d: Path | None,
     lpips: tuple[Path, ...],
     cache: Path | None,

@@ -19,14 +19,15 @@ from pipeline.files import keep_apart, replacing, sha256_file
 from pipeline.foreign import load_content, state_tensors
 from pipeline.frames import scan_frames, source_fingerprint
 from pipeline.seeds import step_seed
+from pipeline.storage import Place
 from pipeline.training import LoopConfig, Task, open_run, run_loop
 from pipeline.window_source import WindowSource
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 from stages.launch import Launch, fabric_options
 from stages.options import (
     FILE,
-    FOLDER,
     OUT,
+    PLACE,
     overwrite_option,
     params_options,
 )
@@ -236,7 +237,7 @@ def objective(config: FitTokenizerConfig, lpips: LPIPS | None, rank: int) -> Obj
 
 
 def fit_tokenizer(
-    frames: Path,
+    frames: Place,
     out: Path,
     shape: VQGANConfig,
     windows: TokenizeConfig,
@@ -325,7 +326,7 @@ def fit_tokenizer(
 
 
 @click.command("fit-tokenizer")
-@click.option("--frames", type=FOLDER, required=True, help="Frame folder to train on.")
+@click.option("--frames", type=PLACE, required=True, help="Frame folder to train on.")
 @click.option("--out", type=OUT, required=True, help="Folder of the run to make or to go on with.")
 @click.option("--init", type=FILE, help="Tokenizer whose weights to begin from, .safetensors.")
 @click.option(
@@ -338,7 +339,7 @@ def fit_tokenizer(
 @fabric_options
 @overwrite_option
 def command(
-    frames: Path,
+    frames: Place,
     out: Path,
     init: Path | None,
     lpips: tuple[Path, ...],

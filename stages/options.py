@@ -18,10 +18,10 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUT = click.Path(path_type=Path)
 
 
-class StorePlace(click.ParamType):
-    """A token store: a folder, or `s3://bucket/prefix`."""
+class PlaceType(click.ParamType):
+    """A folder, or `s3://bucket/prefix`."""
 
-    name = "store"
+    name = "place"
 
     def __init__(self, folder: click.Path) -> None:
         self.folder = folder
@@ -33,7 +33,7 @@ class StorePlace(click.ParamType):
         return str(value) if is_remote(value) else self.folder.convert(value, param, ctx)
 
 
-STORE, STORE_OUT = StorePlace(FOLDER), StorePlace(OUT)
+PLACE, PLACE_OUT = PlaceType(FOLDER), PlaceType(OUT)
 
 
 def params_options(command: Command) -> Command:

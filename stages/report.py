@@ -16,17 +16,18 @@ from pipeline.checkpoint import user_errors
 from pipeline.config import load_params
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.evaluation import check_tokenizer, real_halves, window_reader
-from pipeline.files import keep_apart, read_json, write_text
+from pipeline.files import keep_apart, parse_json, read_json, write_text
 from pipeline.frames import FrameFolder, Rejected, scan_frames, source_fingerprint
 from pipeline.report import Artefact, Clip, Contents, Pair, make_report
 from pipeline.run_log import FILE as LOG
 from pipeline.run_log import read_log
-from pipeline.storage import Place
+from pipeline.storage import Place, open_storage
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes
-from stages.options import FILE, FOLDER, OUT, STORE
+from stages.options import FILE, FOLDER, OUT, PLACE
 from tokenizer import VQGAN, identity, load_tokenizer, tokenizer_metadata
 
+EXTRACTED = "extract.json"
 SHOWN_PAIRS = 8
 SHOWN_SAMPLES = 32
 """Samples shown, those beside the pairs included."""
@@ -44,7 +45,7 @@ MEASURED = {
 def collect(
     tokens: Place,
     *,
-    frames: Path | None = None,
+    frames: Place | None = None,
     samples: Place | None = None,
     run: Path | None = None,
     tokenizer: Path | None = None,
@@ -136,7 +137,7 @@ def _decode(model: VQGAN, tokens: np.ndarray) -> list[Clip]:
 
 
 def _pairs(
-    model: VQGAN, frames: Path, found: FrameFolder, store: TokenStore, split: str
+    model: VQGAN, frames: Place, found: FrameFolder, store: TokenStore, split: str
 ) -> list[Pair]:
     """Decodes windows of as many different videos as there are."""
     reader = window_reader(found.videos, frames, store)
@@ -181,10 +182,18 @@ def _lede(store: TokenStore, drawn: TokenStore | None) -> str:
     )
 
 
-def _frame_artefacts(folder: Path, found: FrameFolder) -> Iterator[Artefact]:
-    record = folder / "extract.json"
-    if record.exists():
-        made = read_json(record, PipelineError, "frame folder")
+def _extract_record(frames: Place) -> dict[str, Any]:
+    """Reads what extract said of the frames that it made; nothing if others made them."""
+    files = open_storage(frames)
+    try:
+        data = files.read(EXTRACTED)
+    except FileNotFoundError:
+        return {}
+    return parse_json(data, files.place(EXTRACTED), PipelineError, "frame folder")
+
+
+def _frame_artefacts(frames: Place, found: FrameFolder) -> Iterator[Artefact]:
+    if made := _extract_record(frames):
         kept = ", ".join(f"{count:,} {split}" for split, count in made["clips"].items())
         yield Artefact(
             name="Videos",
@@ -198,20 +207,19 @@ def _frame_artefacts(folder: Path, found: FrameFolder) -> Iterator[Artefact]:
         name="Frames",
         about=f"{sum(len(video.frames) for video in found.videos):,} pictures in order.",
         facts=[(f"{split} videos", f"{count:,}") for split, count in splits.items()],
-        identity=source_fingerprint(found.videos, folder),
+        identity=source_fingerprint(found.videos, frames),
     )
 
 
-def _all_rejected(folder: Path, found: FrameFolder, store: TokenStore) -> list[Rejected]:
-    record = folder / "extract.json"
-    earlier = read_json(record, PipelineError, "frame folder") if record.exists() else {}
+def _all_rejected(frames: Place, found: FrameFolder, store: TokenStore) -> list[Rejected]:
     used = {name for s in store.splits for name in store.plan(s)["video"].unique().to_pylist()}
     short = (
         Rejected(f"{video.split}/{video.name}", f"{len(video.frames)} frames, too few for a window")
         for video in found.videos
         if video.name not in used
     )
-    return [*(Rejected(**item) for item in earlier.get("rejected", [])), *found.rejected, *short]
+    earlier = [Rejected(**item) for item in _extract_record(frames).get("rejected", [])]
+    return [*earlier, *found.rejected, *short]
 
 
 def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
@@ -275,9 +283,9 @@ def _sample_artefact(drawn: TokenStore) -> Artefact:
 
 
 @click.command("report")
-@click.option("--tokens", type=STORE, required=True, help="Token store of the real videos.")
-@click.option("--frames", type=FOLDER, help="Frame folder that the tokens were made from.")
-@click.option("--samples", type=STORE, help="Token store of samples.")
+@click.option("--tokens", type=PLACE, required=True, help="Token store of the real videos.")
+@click.option("--frames", type=PLACE, help="Frame folder that the tokens were made from.")
+@click.option("--samples", type=PLACE, help="Token store of samples.")
 @click.option("--run", type=FOLDER, help="Run that trained the model.")
 @click.option("--tokenizer", type=FILE, help="Tokenizer that made the tokens, .safetensors.")
 @click.option("--tokenizer-log", type=FILE, help="The metrics.jsonl of fit-tokenizer.")

@@ -29,8 +29,8 @@ from pipeline.token_store import StoreInfo, TokenStore, numbered_plan
 from stages.launch import Launch, fabric_options
 from stages.options import (
     FOLDER,
-    STORE,
-    STORE_OUT,
+    PLACE,
+    PLACE_OUT,
     choose_split,
     overwrite_option,
     params_options,
@@ -205,9 +205,9 @@ def _store_info(
 
 @click.command("sample")
 @click.option("--run", type=FOLDER, required=True, help="Run whose model is sampled.")
-@click.option("--out", type=STORE_OUT, required=True, help="Token store to make or to go on with.")
-@click.option("--given", "kept", type=STORE, help="Token store whose frames sample.keep are kept.")
-@click.option("--draft", type=STORE, help="Token store of drafts: revise them, draw none.")
+@click.option("--out", type=PLACE_OUT, required=True, help="Token store to make or to go on with.")
+@click.option("--given", "kept", type=PLACE, help="Token store whose frames sample.keep are kept.")
+@click.option("--draft", type=PLACE, help="Token store of drafts: revise them, draw none.")
 @click.option("--split", help="Split of --given or --draft; needed if there is more than one.")
 @params_options
 @fabric_options

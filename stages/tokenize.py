@@ -24,8 +24,8 @@ from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 from stages.launch import Launch, fabric_options
 from stages.options import (
     FILE,
-    FOLDER,
-    STORE_OUT,
+    PLACE,
+    PLACE_OUT,
     overwrite_option,
     params_options,
     spare_cores,
@@ -50,7 +50,7 @@ class Tokenized:
 
 
 def tokenize(
-    frames: Path,
+    frames: Place,
     tokenizer: Path,
     out: Place,
     config: TokenizeConfig,
@@ -137,15 +137,15 @@ def _check_pictures(store: TokenStore, model: VQGAN, reader: WindowReader) -> fl
 
 
 @click.command("tokenize")
-@click.option("--frames", type=FOLDER, required=True, help="Frame folder to encode.")
+@click.option("--frames", type=PLACE, required=True, help="Frame folder to encode.")
 @click.option("--tokenizer", type=FILE, required=True, help="Frozen tokenizer, .safetensors.")
-@click.option("--out", type=STORE_OUT, required=True, help="Token store to make or to go on with.")
+@click.option("--out", type=PLACE_OUT, required=True, help="Token store to make or to go on with.")
 @params_options
 @fabric_options
 @workers_option
 @overwrite_option
 def command(
-    frames: Path,
+    frames: Place,
     tokenizer: Path,
     out: Place,
     params: Path,

@@ -23,10 +23,9 @@ from pipeline.token_tars import export_tars, restore_tars
 from pipeline.windows import TokenizeConfig, plan_windows
 from stages.options import (
     FILE,
-    FOLDER,
     OUT,
-    STORE,
-    STORE_OUT,
+    PLACE,
+    PLACE_OUT,
     choose_split,
     device_option,
     overwrite_option,
@@ -50,7 +49,7 @@ def command() -> None:
 
 
 @command.command("info")
-@click.argument("store", type=STORE)
+@click.argument("store", type=PLACE)
 def info(store: Place) -> None:
     """Say what STORE holds and how its codebook is used.
 
@@ -88,7 +87,7 @@ def info(store: Place) -> None:
 
 
 @command.command("verify")
-@click.argument("store", type=STORE)
+@click.argument("store", type=PLACE)
 def verify(store: Place) -> None:
     """Re-hash every file of STORE; exit code 1 and a list if anything is wrong.
 
@@ -107,12 +106,12 @@ def verify(store: Place) -> None:
 
 
 @command.command("repair")
-@click.argument("store", type=STORE)
-@click.option("--frames", type=FOLDER, required=True, help="Frames that its tokens were made of.")
+@click.argument("store", type=PLACE)
+@click.option("--frames", type=PLACE, required=True, help="Frames that its tokens were made of.")
 @click.option("--tokenizer", type=FILE, required=True, help="Tokenizer that made its tokens.")
 @workers_option
 @device_option
-def repair(store: Place, frames: Path, tokenizer: Path, workers: int | None, device: str) -> None:
+def repair(store: Place, frames: Place, tokenizer: Path, workers: int | None, device: str) -> None:
     """Encode anew what `verify` finds broken in STORE, and nothing else.
 
     All values are those that STORE was made with. Imported and sampled tokens have no frames: run
@@ -191,7 +190,7 @@ def _open_ids(path: Path, codebook_size: int) -> NDArray[np.integer]:
 @click.argument("ids", type=click.Path(exists=True, path_type=Path))
 @click.option("--codebook-size", type=click.IntRange(min=1), help="Of an .npy: ids are below it.")
 @click.option("--test", "test", type=FILE, help="Ids of held-out windows, of the same grid.")
-@click.option("--out", type=STORE_OUT, required=True, help="Token store to make.")
+@click.option("--out", type=PLACE_OUT, required=True, help="Token store to make.")
 @overwrite_option
 def import_ids(
     ids: Path, codebook_size: int | None, test: Path | None, out: Place, overwrite: bool
@@ -256,7 +255,7 @@ def import_ids(
 
 
 @command.command("export")
-@click.argument("store", type=STORE)
+@click.argument("store", type=PLACE)
 @click.option("--split", help="Split to take out; needed if there is more than one.")
 @click.option(
     "--format",

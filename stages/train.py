@@ -41,7 +41,7 @@ from pipeline.training import LoopConfig, Task, open_run, run_loop
 from stages.launch import Launch, sharding_options
 from stages.options import (
     OUT,
-    STORE,
+    PLACE,
     overwrite_option,
     params_options,
 )
@@ -346,7 +346,7 @@ def train(
 
 
 @click.command("train")
-@click.option("--tokens", type=STORE, required=True, help="Token store to train on.")
+@click.option("--tokens", type=PLACE, required=True, help="Token store to train on.")
 @click.option("--out", type=OUT, required=True, help="Folder of the run to make or to go on with.")
 @click.option(
     "--init",

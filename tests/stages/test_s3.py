@@ -5,6 +5,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -13,6 +14,7 @@ from moto.server import ThreadedMotoServer
 from pipeline import storage
 from pipeline.errors import TokenStoreError
 from pipeline.storage import Bucket
+from pipeline.tars import Member, read_members
 from pipeline.token_store import TokenStore
 from stages.__main__ import cli
 from tests.stages.small import Flow, content
@@ -101,6 +103,65 @@ def test_every_command_reads_tokens_from_there(flow: Flow, bucket: Bucket) -> No
             assert result.exit_code == 0, result.output
             made.append((flow.root / name).read_bytes())
         assert made[0] == made[1]
+
+
+FRAMES = "s3://tokens/frames"
+
+
+def upload(folder: Path, url: str) -> Bucket:
+    bucket = Bucket(url)
+    for name, data in content(folder).items():
+        bucket.write(name, data)
+    return bucket
+
+
+def test_frames_in_tars_of_a_bucket_make_the_same_tokens_and_tokenizer(flow: Flow) -> None:
+    flow.ok("extract", "--format", "webdataset", out="tars")
+    bucket = upload(flow.root / "tars", FRAMES)
+    bucket.write("deeper/1.png", b"no tar")
+    flow.ok("tokenize", "--frames", str(flow.root / "tars"), out="here")
+    said = flow.ok("tokenize", "--frames", FRAMES, "--workers", "1", out="there")
+    assert f"rejected {FRAMES}/deeper/1.png: beside tars" in said
+    assert content(flow.root / "here") == content(flow.root / "there")
+    broken = flow.root / "there" / "train.zarr" / "c" / "1" / "0" / "0" / "0"
+    broken.unlink()
+    given = ("--frames", FRAMES, "--tokenizer", flow.root / "tokenizer.safetensors")
+    assert tokens("repair", flow.root / "there", *given, "--device", "cpu").exit_code == 0
+    assert content(flow.root / "here") == content(flow.root / "there")
+    for out, frames in (("fit-here", str(flow.root / "tars")), ("fit-there", FRAMES)):
+        flow.ok("fit-tokenizer", "--frames", frames, out=out)
+    made = [flow.root / out / "tokenizer.safetensors" for out in ("fit-here", "fit-there")]
+    assert made[0].read_bytes() == made[1].read_bytes()
+    pages = []
+    for frames in (flow.root / "tars", FRAMES):
+        words = ["report", "--frames", frames, "--tokens", flow.root / "here", *given[2:]]
+        page = flow.root / "report.html"
+        result = CliRunner().invoke(cli, list(map(str, [*words, "--out", page])))
+        assert result.exit_code == 0, result.output
+        pages.append(page.read_text().replace("<tr><td>deeper", ""))
+    assert "given, cut into clips" in pages[1]
+    assert f"{FRAMES}/deeper/1.png" in pages[1]
+
+
+def test_frames_of_a_bucket_that_cannot_be_read_are_named(flow: Flow) -> None:
+    line = flow.refused("tokenize", "--frames", FRAMES, out="there")
+    assert f"{FRAMES} holds no video: 0 files" in line
+    assert "in a bucket, only tars are read" in line
+    flow.ok("extract", "--format", "webdataset", out="tars")
+    bucket = upload(flow.root / "tars", FRAMES)
+    name = next(name for name in bucket.sizes() if name.startswith("train"))
+    tar = bucket.read(name)
+    bucket.write(name, tar[: len(tar) // 2])
+    assert f"{FRAMES}/{name}" in flow.refused("tokenize", "--frames", FRAMES, out="there")
+    bucket.write(name, tar)
+    spans = ((1024, 512), (0, 512), (9, 0))
+    members = [Member(f"{FRAMES}/{name}", "x", *span) for span in spans]
+    assert read_members(members) == [tar[1024:1536], tar[:512], b""]
+    with pytest.raises(TokenStoreError, match=rf"{name} cannot be read"):
+        Member(f"{FRAMES}/{name}", "x", len(tar) + 512, 512).read()
+    bucket.remove(name)
+    with pytest.raises(FileNotFoundError):
+        read_members(members)
 
 
 def test_stopped_and_run_again_the_objects_are_the_same(

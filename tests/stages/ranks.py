@@ -3,7 +3,9 @@
     python -m tests.stages.ranks FOLDER PHASES WORDS...
 
 A phase such as `3`, `2@5` or `2@5!0` says on how many processes, and that after so many finished
-shards all of them, or only the one named, are killed. Torch is imported once and forked.
+shards all of them, or only the one named, are killed. One of those is finished in that phase: who
+is killed before the processes have met is waited for until torch gives up, unless what started
+them, torchrun or SLURM, ends the others. Torch is imported once and forked.
 """
 
 import os
@@ -43,6 +45,14 @@ def start_rank(rank: int, world_size: int, port: int, words: list[str]) -> int:
     raise AssertionError("click exits")
 
 
+def num_finished(folder: Path) -> int:
+    return len(list((folder / "manifest").glob("*.parquet")))
+
+
+def has_ended(rank: int) -> bool:
+    return os.waitid(os.P_PID, rank, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def run_phase(folder: Path, phase: str, words: list[str]) -> list[int]:
     """Returns the exit codes of the ranks; those of killed ones are negative."""
     size, _, moment = phase.partition("@")
@@ -50,10 +60,8 @@ def run_phase(folder: Path, phase: str, words: list[str]) -> list[int]:
     port = free_port()
     ranks = [start_rank(rank, int(size), port, words) for rank in range(int(size))]
     if shards:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if len(list((folder / "manifest").glob("*.parquet"))) >= int(shards):
-                break
+        enough = max(int(shards), num_finished(folder) + 1)
+        while num_finished(folder) < enough and not all(map(has_ended, ranks)):
             time.sleep(0.002)
         for rank in [ranks[int(only)]] if only else ranks:
             os.kill(rank, signal.SIGKILL)

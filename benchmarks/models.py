@@ -100,7 +100,7 @@ def drafting(
     passes = operations.draft_passes(size, steps)
 
     def run() -> None:
-        sample(model, size, config, numbers=[0], device=device)
+        sample(Incremental(model), size, config, numbers=[0], device=device)
 
     return Work(run=run, operations=2 * operations.total(model.config, passes))
 
@@ -115,7 +115,15 @@ def revising(setting: Setting, *, frames: int, groups: int) -> Work:
     passes = operations.revise_passes(size, groups)
 
     def run() -> None:
-        sample(model, size, config, numbers=[0], given=given, drafted=True, device=device)
+        sample(
+            Incremental(model),
+            size,
+            config,
+            numbers=[0],
+            given=given,
+            drafted=True,
+            device=device,
+        )
 
     return Work(run=run, operations=2 * operations.total(model.config, passes))
 

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mebt.model import Block, MeBT, Memory
+from mebt.products import linear
 
 ROWS = 512
 """Targets that go through a layer at once: bounds memory, and changes no number."""
@@ -29,8 +30,7 @@ class LazyLogits:
         targets = self.targets[part]
         for block, memory in self.last:
             targets = _read(block, targets, memory)
-        logits: Tensor = self.model.head(self.model.norm(targets))
-        return logits
+        return linear(self.model.norm(targets), self.model.head.weight)
 
 
 class Incremental:

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mebt.products import linear, product
+
 
 class _LinearAgain(torch.autograd.Function):
     """`F.linear(made, weight, bias)` that keeps what `made` was made of: it is `again(*sources)`.
@@ -26,14 +28,14 @@ class _LinearAgain(torch.autograd.Function):
     ) -> Tensor:
         ctx.again = again
         ctx.save_for_backward(weight, *sources)
-        return F.linear(made, weight, bias)
+        return linear(made, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *sources = ctx.saved_tensors
-        grad_made = grad @ weight.to(grad.dtype)
-        made = ctx.again(*sources).to(grad.dtype)  # Under autocast products are of half precision.
         rows = grad.flatten(0, -2)
+        grad_made = product(rows, weight.to(grad.dtype)).view(*grad.shape[:-1], -1)
+        made = ctx.again(*sources).to(grad.dtype)  # Under autocast products are of half precision.
         return (
             grad_made,
             (rows.T @ made.flatten(0, -2)).to(weight.dtype),
@@ -48,21 +50,21 @@ def _normalize(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def linear_of_norm(
-    linear: nn.Linear,
+    layer: nn.Linear,
     norm: nn.LayerNorm,
     x: Float[Tensor, "B N D"],
     normed: Float[Tensor, "B N D"],
 ) -> Float[Tensor, "B N E"]:
-    """Returns `linear(normed)`, where `normed` is `norm(x)`; only `x` is kept."""
+    """Returns `layer(normed)`, where `normed` is `norm(x)`; only `x` is kept."""
     made: Tensor = _LinearAgain.apply(  # type: ignore[no-untyped-call]
-        normed, linear.weight, linear.bias, _normalize, x, norm.weight, norm.bias
+        normed, layer.weight, layer.bias, _normalize, x, norm.weight, norm.bias
     )
     return made
 
 
-def linear_of_gelu(linear: nn.Linear, x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N D"]:
-    """Returns `linear(gelu(x))`; only `x` is kept."""
+def linear_of_gelu(layer: nn.Linear, x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N D"]:
+    """Returns `layer(gelu(x))`; only `x` is kept."""
     made: Tensor = _LinearAgain.apply(  # type: ignore[no-untyped-call]
-        F.gelu(x), linear.weight, linear.bias, F.gelu, x
+        F.gelu(x), layer.weight, layer.bias, F.gelu, x
     )
     return made

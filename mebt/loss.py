@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from mebt.masking import split_positions
+from mebt.products import linear
 
 ROWS = 1024
 """Targets whose logits are in memory at once."""
@@ -47,7 +47,7 @@ class _CrossEntropy(torch.autograd.Function):
         for rows, wanted in zip(
             torch.split(hidden, ROWS), torch.split(tokens[:, None], ROWS), strict=True
         ):
-            logits = F.linear(rows, weight)
+            logits = linear(rows, weight)
             precision = logits.dtype
             loss, hits, grad = _of_logits(logits.float(), wanted, label_smoothing)
             total += loss

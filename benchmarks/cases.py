@@ -9,6 +9,7 @@ from benchmarks.models import (
     drafting,
     encoding,
     forward,
+    products,
     revising,
     training,
 )
@@ -23,6 +24,7 @@ from benchmarks.pipelines import (
 from benchmarks.work import Case
 
 CASES = (
+    Case(name="matrix products alone, 24", prepare=products),
     Case(
         name="train forward + backward, 16 frames, batch 2",
         prepare=partial(training, frames=16, batch=2),

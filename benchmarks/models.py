@@ -4,6 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from benchmarks import operations
+from benchmarks.machine import SIDE
 from benchmarks.work import Setting, Work
 from mebt import MeBTConfig, SampleConfig, bootstrap, sample
 from mebt.decoding import Canvas, RowNoise
@@ -15,6 +16,24 @@ from pipeline.seeds import step_seed
 from stages.train import MASK_DRAW, TrainConfig, objective
 
 STEPS_TRIED = 100_000
+PRODUCTS = 24
+"""Some ten seconds of them on two cores, as other rows take."""
+
+
+def products(setting: Setting) -> Work:
+    """The very products that the limit is made of, but many: the limit is the best of few.
+
+    What else runs on a machine slows down long work, and seldom all of three products.
+    """
+    side = 64 if setting.small else SIDE
+    left, right = torch.randn(2, side, side, device=setting.device)
+    out = torch.empty_like(left)
+
+    def run() -> None:
+        for _ in range(PRODUCTS):
+            torch.mm(left, right, out=out)
+
+    return Work(run=run, operations=2 * PRODUCTS * side**3)
 
 
 def half_masked_step(config: MeBTConfig) -> int:

@@ -34,7 +34,7 @@ class _LinearAgain(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *sources = ctx.saved_tensors
         rows = grad.flatten(0, -2)
-        grad_made = product(rows, weight.to(grad.dtype)).view(*grad.shape[:-1], -1)
+        grad_made = product(rows, weight.to(grad.dtype)).view(*grad.shape[:-1], weight.shape[1])
         made = ctx.again(*sources).to(grad.dtype)  # Under autocast products are of half precision.
         return (
             grad_made,

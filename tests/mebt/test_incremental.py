@@ -114,7 +114,7 @@ def test_only_new_context_and_only_rows_that_are_read_are_computed() -> None:
         part.register_forward_hook(lambda _, inputs, out: seen.append(out.shape[1]))
 
     count(embedded, model.token_embedding)
-    count(headed, model.head)
+    count(headed, model.norm)  # Before the head.
     config = SampleConfig(bootstrap_steps=3, draft_steps=1, revise_rounds=1, revise_groups=3)
     sample_frames(Incremental(model), GRID, config, numbers=[0])
     # A token is new to the context when it has been fixed, or drawn anew and not the same again.

@@ -3,6 +3,9 @@
 A factor is the time taken over the time at the limit: that of the published model's own
 multiply-adds at the rate of this machine's matrix products, that of the bytes moved at the rate of
 its copies, or that of the model alone. Below 1 means that some of the work was not needed.
+
+The rate is the best of a few products, as short work gets it now and then where others share the
+processor. `steady` puts the time beside the mean of those products instead.
 """
 
 import argparse
@@ -16,7 +19,7 @@ from benchmarks.measure import in_own_process
 RESULTS = Path(__file__).parent / "results.json"
 Row = dict[str, Any]
 HEADER = (
-    f"{'':46} {'seconds':>8} {'limit':>8} {'factor':>7} {'target':>7} "
+    f"{'':46} {'seconds':>8} {'limit':>8} {'factor':>7} {'target':>7} {'steady':>7} "
     f"{'extra GB':>8} {'target':>7} {'GFLOP/s':>8} {'GB/s':>6}"
 )
 
@@ -32,7 +35,8 @@ def show(row: Row) -> str:
     memory = beside(row["extra_gb"], row["extra_gb_target"], "8.2f")
     times = f"{row['seconds']:8.3f} {row['limit_seconds']:8.3f}"
     machine = f"{row['gflops']:8.0f} {row['gb_per_second']:6.1f}"
-    return f"{row['name']:46} {times} {factor:15} {memory:16} {machine}"
+    steady = "" if row["steady"] is None else f"{row['steady']:.3f}"
+    return f"{row['name']:46} {times} {factor:15} {steady:>7} {memory:16} {machine}"
 
 
 def main() -> None:

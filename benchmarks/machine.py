@@ -31,12 +31,12 @@ def seconds_of(action: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def product_rate(device: torch.device, side: int = SIDE) -> float:
-    """Returns the operations a second of the best of several matrix products in float32."""
+def product_rates(device: torch.device, side: int = SIDE) -> list[float]:
+    """Returns the operations a second of each of several matrix products in float32."""
     left, right = torch.randn(2, side, side, device=device)
     out = torch.empty_like(left)
     times = [seconds_of(lambda: torch.mm(left, right, out=out), device) for _ in range(ROUNDS)]
-    return 2 * side**3 / min(times)
+    return [2 * side**3 / time for time in times]
 
 
 def copy_rate(device: torch.device, size: int = COPIED_BYTES) -> float:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from benchmarks.machine import (
     kind,
     memory_now,
     memory_peak,
-    product_rate,
+    product_rates,
     seconds_of,
 )
 from benchmarks.work import Case, Setting
@@ -47,7 +48,7 @@ def best_seconds(
 def measure(case: Case, device: torch.device, *, small: bool = False) -> dict[str, Any]:
     """Returns a case's row: its seconds, the limit's, memory, and both rates of the machine."""
     side, copied = (64, 1 << 16) if small else (SIDE, COPIED_BYTES)
-    products = [product_rate(device, side)]
+    rates = product_rates(device, side)
     with tempfile.TemporaryDirectory() as folder:
         work = case.prepare(Setting(device=device, folder=Path(folder), small=small))
         work.first()
@@ -56,19 +57,22 @@ def measure(case: Case, device: torch.device, *, small: bool = False) -> dict[st
         extra = memory_peak(device) - before
         seconds = best_seconds(work.run, device, (first,))
         beside = best_seconds(work.beside, device) if work.beside else 0.0
-    products.append(product_rate(device, side))
+    rates += product_rates(device, side)
     copies = copy_rate(device, copied)  # Only now: its memory would hide that of small work.
-    limit = beside or work.operations / max(products) or work.bytes / copies
+    limit = beside or work.operations / max(rates) or work.bytes / copies
+    usual = work.operations / harmonic_mean(rates)
     return {
         "name": case.name,
         "factor": round(seconds if case.in_seconds else seconds / limit, 4),
         "target": case.target,
+        "steady": round(seconds / usual, 4) if usual else None,
         "extra_gb": round(extra / 1e9, 3),
         "extra_gb_target": case.extra_gb_target,
         "unit": "seconds" if case.in_seconds else "times the limit",
         "seconds": round(seconds, 6),
         "limit_seconds": round(limit, 6),
-        "gflops": round(max(products) / 1e9, 1),
+        "gflops": round(max(rates) / 1e9, 1),
+        "mean_gflops": round(harmonic_mean(rates) / 1e9, 1),
         "gb_per_second": round(copies / 1e9, 1),
         "machine": kind(device),
     }

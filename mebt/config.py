@@ -15,7 +15,7 @@ PUBLISHED_LAYERS = (
 """The 24 layers of all published experiments."""
 
 
-MOST_TOKENS = 1 << 28
+MOST_TOKENS = 1 << 24
 """Tokens of one window beyond which a config is not believed."""
 
 

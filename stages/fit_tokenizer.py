@@ -326,7 +326,9 @@ def fit_tokenizer(
 
 
 @click.command("fit-tokenizer")
-@click.option("--frames", type=PLACE, required=True, help="Frame folder to train on.")
+@click.option(
+    "--frames", type=PLACE, required=True, help="Frame folder, or tars of frames in a bucket."
+)
 @click.option("--out", type=OUT, required=True, help="Folder of the run to make or to go on with.")
 @click.option("--init", type=FILE, help="Tokenizer whose weights to begin from, .safetensors.")
 @click.option(

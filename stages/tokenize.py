@@ -137,7 +137,9 @@ def _check_pictures(store: TokenStore, model: VQGAN, reader: WindowReader) -> fl
 
 
 @click.command("tokenize")
-@click.option("--frames", type=PLACE, required=True, help="Frame folder to encode.")
+@click.option(
+    "--frames", type=PLACE, required=True, help="Frame folder, or tars of frames in a bucket."
+)
 @click.option("--tokenizer", type=FILE, required=True, help="Frozen tokenizer, .safetensors.")
 @click.option("--out", type=PLACE_OUT, required=True, help="Token store to make or to go on with.")
 @params_options

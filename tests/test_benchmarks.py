@@ -4,6 +4,7 @@ import json
 import re
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -111,18 +112,19 @@ def test_every_case_can_be_measured(case: Case) -> None:
 def test_the_factor_is_the_time_beside_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"run": 6.0, "beside": 4.0}
     monkeypatch.setattr(measure, "seconds_of", lambda action, device: seconds[action()])
-    monkeypatch.setattr(measure, "product_rate", lambda device, side: 5e9)
+    monkeypatch.setattr(measure, "product_rates", lambda device, side: [5e9, 2.5e9])
     monkeypatch.setattr(measure, "copy_rate", lambda device, size: 2e9)
 
-    def factor(in_seconds: bool = False, **limit: object) -> float:
+    def row(in_seconds: bool = False, **limit: object) -> dict[str, Any]:
         work = Work(run=lambda: "run", **limit)  # type: ignore[arg-type]
         case = Case(name="x", prepare=lambda setting: work, in_seconds=in_seconds)
-        return float(measure.measure(case, CPU, small=True)["factor"])
+        return measure.measure(case, CPU, small=True)
 
-    assert factor(beside=lambda: "beside") == 1.5
-    assert factor(operations=10_000_000_000) == 3.0
-    assert factor(bytes=10_000_000_000) == 1.2
-    assert factor(bytes=10_000_000_000, in_seconds=True) == 6.0
+    assert row(beside=lambda: "beside")["factor"] == 1.5
+    assert row(bytes=10_000_000_000)["factor"] == 1.2
+    assert row(bytes=10_000_000_000, in_seconds=True)["factor"] == 6.0
+    of_products = row(operations=10_000_000_000)
+    assert (of_products["factor"], of_products["steady"]) == (3.0, 2.0)
 
 
 def test_memory_is_what_the_work_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +156,7 @@ def test_the_table_has_one_row_for_each_case_and_marks_what_is_missed(
     reached = {**row, "factor": 1.25, "target": 1.5, "extra_gb": 0.7, "extra_gb_target": 0.8}
     assert "1.250     1.5" in bench.show(reached)
     assert "!" not in bench.show(reached)
+    assert "1.250     1.5   1.125" in bench.show({**reached, "steady": 1.125})
     missed = {**reached, "factor": 1.75, "extra_gb": 0.9}
     assert "1.750!    1.5" in bench.show(missed)
     assert "0.90!    0.8" in bench.show(missed)

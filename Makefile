@@ -1,7 +1,7 @@
 # Two commands do all the set-up a fresh machine needs: `make demo` and `make test`.
 PYTHON ?= python3
 VENV := .venv
-# What the demo needs, and what all of the development needs.
+# What the demo and the benchmarks need, and what all of the development needs.
 DEMO := $(VENV)/.demo
 INSTALLED := $(VENV)/.installed
 PIP := python -m pip install --quiet --no-compile -c constraints.txt
@@ -31,7 +31,7 @@ lint: $(INSTALLED)
 	ruff format --check .
 	mypy
 
-bench: $(INSTALLED)  ## Speed and memory beside the machine's limit, then how they grow with length
+bench: $(DEMO)  ## Speed and memory beside the machine's limit, then how they grow with length
 	python -m benchmarks
 	python -m benchmarks.growth
 

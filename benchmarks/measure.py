@@ -46,7 +46,7 @@ def best_seconds(
 
 
 def measure(case: Case, device: torch.device, *, small: bool = False) -> dict[str, Any]:
-    """Returns a case's row: its seconds, the limit's, memory, and both rates of the machine."""
+    """Returns a case's row: its seconds, the limit's, memory, and the rates of the machine."""
     side, copied = (64, 1 << 16) if small else (SIDE, COPIED_BYTES)
     rates = product_rates(device, side)
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ PRODUCTS = 24
 def products(setting: Setting) -> Work:
     """The very products that the limit is made of, but many: the limit is the best of few.
 
-    What else runs on a machine slows down long work, and seldom all of three products.
+    What else runs on a machine slows down long work, and seldom every one of a few products.
     """
     side = 64 if setting.small else SIDE
     left, right = torch.randn(2, side, side, device=setting.device)

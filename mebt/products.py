@@ -18,7 +18,10 @@ def _in_blocks(left: Tensor, columns: int) -> bool:
 
 
 def product(left: Float[Tensor, "R D"], right: Float[Tensor, "D E"]) -> Float[Tensor, "R E"]:
-    """Returns `left @ right`. Without gradients: for use where those are computed by hand."""
+    """Returns `left @ right`, for use where gradients are computed by hand, or not at all.
+
+    Raises RuntimeError where autograd would have to record it.
+    """
     if not _in_blocks(left, right.shape[1]):
         return left @ right
     out = left.new_empty(left.shape[0], right.shape[1])
@@ -31,8 +34,8 @@ def product(left: Float[Tensor, "R D"], right: Float[Tensor, "D E"]) -> Float[Te
 def linear(
     x: Float[Tensor, "*R D"], weight: Float[Tensor, "E D"], bias: Float[Tensor, " E"] | None = None
 ) -> Float[Tensor, "*R E"]:
-    """Returns `F.linear(x, weight, bias)`. Without gradients, as `product`."""
+    """Returns `F.linear(x, weight, bias)`; autograd cannot record it, as `product`."""
     if not _in_blocks(x, len(weight)):
         return F.linear(x, weight, bias)
-    out = product(x.flatten(0, -2), weight.T).view(*x.shape[:-1], len(weight))
+    out = product(x.reshape(-1, x.shape[-1]), weight.T).view(*x.shape[:-1], len(weight))
     return out if bias is None else out.add_(bias)

@@ -19,6 +19,10 @@ class TokenStoreError(PipelineError):
     """A token store that is damaged, unfinished, or made for something else."""
 
 
+class StorageError(PipelineError):
+    """A bucket that cannot be reached or refuses: it says nothing of what is stored there."""
+
+
 class CheckpointError(PipelineError):
     """A tokenizer, model or checkpoint file that cannot be used."""
 

@@ -18,12 +18,14 @@ from pipeline.clip_tars import SUFFIX, TarFrame, read_clips
 from pipeline.config import fingerprint
 from pipeline.errors import FrameError
 from pipeline.storage import Bucket, Place, open_storage
-from pipeline.tars import read_members
+from pipeline.tars import Member, read_members
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 RAW = (".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 """Images that can keep their size in bytes whatever they show."""
 SPLITS = ("train", "test")
+TOGETHER = 1 << 24
+"""Most bytes of neighbouring images that are read together, unless one has more."""
 REQUESTS = 8
 """Tars that are looked into at once: a bucket takes its time to answer."""
 LARGEST_SIDE = 4096
@@ -174,13 +176,15 @@ def _tarred(
 ) -> tuple[dict[str, list[TarFrame]], list[Rejected]]:
     """Lists the frames in those `files` that are tars, by split, and what beside them is unused."""
     frames: dict[str, list[TarFrame]] = {}
-    tars, rejected = [], []
+    tars, beside = [], []
     for path, reason in files:
         suffix = Path(path).suffix.lower()
         if suffix == SUFFIX and not reason:
             tars.append(path)
         elif reason or suffix in IMAGES:
-            rejected.append(Rejected(str(path), reason or "beside tars, which are read instead"))
+            beside.append((str(path), reason))
+    unread = "beside tars, which are read instead" if tars else "in no tar, as a bucket's are to be"
+    rejected = [Rejected(path, reason or unread) for path, reason in beside]
     pool = ThreadPoolExecutor(REQUESTS)
     try:
         found = pool.map(lambda tar: list(read_clips(tar, SPLITS)), tars)
@@ -196,7 +200,7 @@ def _objects_below(root: str) -> Iterator[tuple[str, None]]:
     """Yields the URL of every object below a place of a bucket, as `files_below` does files."""
     bucket = open_storage(root)
     assert isinstance(bucket, Bucket)
-    for name in sorted(bucket.sizes()):
+    for name in sorted(bucket.below()):
         if not any(part.startswith(".") for part in name.split("/")):
             yield bucket.place(name), None
 
@@ -227,7 +231,7 @@ def scan_frames(root: Place) -> FrameFolder:
     `pipeline.clip_tars` writes. Otherwise each folder of images is a video, in the split of the
     top folder it lies in (`train/`, `test/`), or in `train` if there are no such folders; images
     beside them are rejected. Raises FrameError if there is not one video, or a tar holds anything
-    that it should not.
+    that it should not, and StorageError if a bucket cannot be read.
     """
     if isinstance(root, str):
         return _grouped(*_tarred(_objects_below(root)), root)
@@ -261,8 +265,8 @@ def _grouped(
         why = f"; for example {rejected[0].name}: {rejected[0].reason}" if rejected else ""
         raise FrameError(
             f"{root} holds no video: {num_files} files, none usable{why}. Name frames "
-            "[VIDEO_ID]_[FRAME_NUM].png, list them in train.txt, or make them with `mebt extract`; "
-            "in a bucket, only tars are read."
+            "[VIDEO_ID]_[FRAME_NUM].png, list them in train.txt, or make them with `mebt extract`"
+            f"{'; in a bucket only tars are read' if isinstance(root, str) else ''}."
         )
     return FrameFolder(videos, rejected, num_files)
 
@@ -275,10 +279,12 @@ def source_fingerprint(videos: Sequence[Video], root: Place) -> str:
     """
     record = []
     for video in videos:
-        try:
-            files = [_name_and_size(frame) for frame in video.frames]
-        except FileNotFoundError as error:
-            raise FrameError(f"{error.filename} is listed in {root} but missing.") from None
+        files = []
+        for frame in video.frames:
+            try:
+                files.append(_name_and_size(frame))
+            except FileNotFoundError:
+                raise FrameError(f"{frame} is listed in {root} but missing.") from None
         record.append([video.name, video.split, files])
     return fingerprint(record)
 
@@ -328,13 +334,19 @@ def to_rgb(image: Image.Image, path: FrameFile) -> Image.Image:
 
 
 def _read_files(paths: Sequence[FrameFile]) -> Iterator[bytes]:
-    """Yields the bytes of each image; those of neighbours in one tar are read at once."""
-    for _, group in itertools.groupby(paths, lambda p: isinstance(p, TarFrame) and p.member.tar):
-        files = list(group)
-        if members := [file.member for file in files if isinstance(file, TarFrame)]:
-            yield from read_members(members)
-        else:
-            yield from (Path(str(file)).read_bytes() for file in files)
+    """Yields the bytes of each image; those of neighbours in one tar are read together."""
+    run: list[Member] = []
+    for path in paths:
+        if not isinstance(path, TarFrame):
+            yield Path(path).read_bytes()
+            continue
+        size = sum(member.size for member in run) + path.member.size
+        if run and (size > TOGETHER or path.member.tar != run[0].tar):
+            yield from read_members(run)
+            run = []
+        run.append(path.member)
+    if run:
+        yield from read_members(run)
 
 
 def _open_image(data: bytes) -> Image.Image:

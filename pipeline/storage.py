@@ -13,17 +13,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import TokenStoreError
+from pipeline.errors import StorageError, TokenStoreError
 from pipeline.files import contents, lock, remove, write_bytes
 
 Place = Path | str
-"""A folder of this machine, or `s3://bucket/prefix`."""
+"""A folder or file of this machine, or `s3://bucket/prefix`."""
 
 REMOTE = "s3://"
 LOCK = ".lock"
 RETRIES = 8
 READ_AHEAD = 1 << 22
-"""Bytes of an object that come at once: a tar is looked through in few requests."""
+"""Bytes of an object that come at once: a tar of small files is looked through in few requests."""
 LEASE_SECONDS = 30.0
 """A run that has not renewed its lock on a bucket for so long is taken for dead."""
 
@@ -70,7 +70,7 @@ class Bucket:
     """Objects below a prefix of an S3 bucket, which replace one another whole.
 
     Endpoint, region and credentials come from the environment: AWS_ENDPOINT_URL, AWS_REGION,
-    AWS_ACCESS_KEY_ID and so on. Every method raises TokenStoreError, in one line, for what the
+    AWS_ACCESS_KEY_ID and so on. Every method raises StorageError, in one line, for what the
     server or the network refuses.
     """
 
@@ -79,11 +79,11 @@ class Bucket:
             import obstore
             from obstore.store import S3Store
         except ImportError:
-            raise TokenStoreError(f"{url} needs the extra `s3`: pip install 'mebt[s3]'.") from None
+            raise StorageError(f"{url} needs the extra `s3`: pip install 'mebt[s3]'.") from None
         self._errors = obstore.exceptions
         bucket, *folders = url.removeprefix(REMOTE).rstrip("/").split("/")
         if not bucket or {"", ".", ".."} & set(folders):
-            raise TokenStoreError(f"{url} is no place: write s3://bucket/prefix.")
+            raise StorageError(f"{url} is no place: write s3://bucket/prefix.")
         self.root = url.rstrip("/")
         with self._clear("opened"):
             self._store = S3Store(
@@ -104,20 +104,26 @@ class Bucket:
             return bytes(self._store.get(name).bytes())
 
     def read_parts(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Returns parts (first byte, bytes) of an object; neighbours come in one request."""
+        """Returns parts (first byte, bytes) of an object; neighbours come in one request.
+
+        Raises FileNotFoundError if there is no such object, StorageError if it is shorter.
+        """
         asked = [span for span in spans if span[1]]  # The server refuses those of no bytes.
         starts, lengths = [start for start, _ in asked], [length for _, length in asked]
         with self._clear("read", name):
             parts = iter(self._store.get_ranges(name, starts=starts, lengths=lengths))
-        return [bytes(next(parts)) if length else b"" for _, length in spans]
+        found = [bytes(next(parts)) if length else b"" for _, length in spans]
+        if any(len(part) < length for part, (_, length) in zip(found, spans, strict=True)):
+            raise StorageError(f"{self.place(name)} is shorter than it was; run it again.")
+        return found
 
-    def sizes(self) -> dict[str, int]:
-        """Lists all objects below the prefix, and how many bytes each has."""
+    def below(self) -> list[str]:
+        """Lists all objects below the prefix, in whatever folder."""
         with self._clear("listed"):
-            return {item["path"]: item["size"] for chunk in self._store.list() for item in chunk}
+            return [item["path"] for chunk in self._store.list() for item in chunk]
 
     def open(self, name: str) -> BinaryIO:
-        """Opens an object to be read from any place in it."""
+        """Opens an object to be read from any place in it. Raises as `read_parts` does."""
         with self._clear("read", name):
             size = self._store.head(name)["size"]
         return io.BufferedReader(_Object(self, name, size), READ_AHEAD)
@@ -125,7 +131,7 @@ class Bucket:
     def write(self, name: str, data: bytes) -> None:
         """Writes a whole object, or leaves the old one untouched."""
         if self._robbed:
-            raise TokenStoreError(
+            raise StorageError(
                 f"{self.root} was taken over by another run, because this one had not renewed its "
                 f"lock for {LEASE_SECONDS:.0f} seconds. What was finished is kept."
             )
@@ -184,7 +190,7 @@ class Bucket:
                 return self._put(LOCK, _stamp(), mode={"e_tag": now} if now else "create")
             except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
                 pass
-        raise TokenStoreError(
+        raise StorageError(
             f"{self.root} is being written by another process. Wait for it, or stop it."
         )
 
@@ -199,7 +205,7 @@ class Bucket:
         while not over.wait(LEASE_SECONDS / 5):
             try:
                 tag = self._put(LOCK, _stamp(), mode={"e_tag": tag})
-            except TokenStoreError:
+            except StorageError:
                 continue  # The network may come back. Another run that came first is seen then.
             except self._errors.PreconditionError:
                 self._robbed = True
@@ -211,7 +217,7 @@ class Bucket:
                 # In one piece: the parts of an upload that is killed would stay, unseen.
                 return str(self._store.put(name, data, mode=mode, use_multipart=False)["e_tag"])
             except FileNotFoundError:
-                raise TokenStoreError(f"{self.root} is in no bucket that exists.") from None
+                raise StorageError(f"{self.root} is in no bucket that exists.") from None
 
     @contextmanager
     def _clear(self, done: str, name: str = "") -> Iterator[None]:
@@ -224,7 +230,7 @@ class Bucket:
         except (errors.BaseError, ValueError) as error:
             code = re.search(r"<Code>(\w+)</Code>", str(error))
             said = code[1] if code else str(error).splitlines()[0].rpartition(" - ")[2]
-            raise TokenStoreError(
+            raise StorageError(
                 f"{self.place(name)} cannot be {done}: {said.rstrip('.')}; check the place, the "
                 "network, AWS_ENDPOINT_URL, AWS_REGION and the AWS keys."
             ) from None
@@ -265,14 +271,17 @@ def is_remote(place: object) -> bool:
 
 
 def open_storage(place: Place | Storage) -> Storage:
-    """Opens a folder or a bucket. Raises TokenStoreError if a bucket cannot be."""
+    """Opens a folder or a bucket. Raises StorageError if a bucket cannot be."""
     if isinstance(place, Folder | Bucket):
         return place
     return Bucket(str(place)) if is_remote(place) else Folder(Path(place))
 
 
 def open_file(place: Place) -> BinaryIO:
-    """Opens a file, or an object of a bucket, to be read from any place in it."""
+    """Opens a file, or an object of a bucket, to be read from any place in it.
+
+    Raises FileNotFoundError if there is none.
+    """
     if not is_remote(place):
         return Path(place).open("rb")
     bucket, name = _object(str(place))
@@ -280,7 +289,10 @@ def open_file(place: Place) -> BinaryIO:
 
 
 def read_parts(place: Place, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Returns parts (first byte, bytes) of a file or an object; of a short file less."""
+    """Returns parts (first byte, bytes) of a file or an object.
+
+    Of a file that is shorter there is less; for an object see `Bucket.read_parts`.
+    """
     if is_remote(place):
         bucket, name = _object(str(place))
         return bucket.read_parts(name, spans)
@@ -297,8 +309,8 @@ def _object(url: str) -> tuple[Bucket, str]:
     return _bucket(prefix), name
 
 
-_bucket = functools.cache(Bucket)
-"""One connection of a process to each place."""
+_bucket = functools.lru_cache(64)(Bucket)
+"""Buckets that were opened last, so that not every read connects anew."""
 
 
 def _stamp() -> bytes:

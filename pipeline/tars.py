@@ -7,9 +7,10 @@ import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import SEEK_END, BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
@@ -30,24 +31,31 @@ class Member:
     name: str
     offset: int
     size: int
+    text: bytes | None = field(default=None, repr=False, compare=False)
+    """Of a .json of few bytes, these: read as the tar is looked through."""
 
     def __str__(self) -> str:
-        return f"{self.tar}: {self.name}"
+        return f"{self.tar}: {printable(self.name)}"
 
     def read(self) -> bytes:
-        """Returns its bytes; fewer if the tar has become shorter."""
+        """Returns its bytes; see `pipeline.storage.read_parts`."""
         (data,) = read_members([self])
         return data
 
     def read_text(self, error: type[PipelineError]) -> bytes:
-        """Returns its bytes, which must be few. Raises `error` if they are not."""
-        if self.size > LARGEST_TEXT:
+        """Returns the bytes of a .json, which must be few. Raises `error` if they are not."""
+        if self.text is None:
             raise error(f"{self} claims {self.size:,} bytes, too many for such a file.")
-        return self.read()
+        return self.text
+
+
+def printable(name: str) -> str:
+    """Returns a name as it may stand in one line of a message, whoever made it up."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:200])
 
 
 def read_members(members: Sequence[Member]) -> list[bytes]:
-    """Returns the bytes of members of one tar."""
+    """Returns the bytes of members of one tar; see `pipeline.storage.read_parts`."""
     return read_parts(members[0].tar, [(member.offset, member.size) for member in members])
 
 
@@ -99,17 +107,35 @@ def read_samples(path: Place, error: type[PipelineError]) -> Iterator[dict[str, 
 
 def _members(path: Place, error: type[PipelineError]) -> Iterator[Member]:
     try:
-        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open_file(path) as file:
             end = file.seek(0, SEEK_END)
+            file.seek(0)
             position = -1
-            for entry in tar:
-                shown = f"{path}: {entry.name[:200]!r}"
-                if not entry.isreg() or entry.issparse():
-                    raise error(f"{shown} is no plain file, but a link, folder or worse; refused.")
-                if not position < entry.offset_data <= entry.offset_data + entry.size <= end:
-                    raise error(f"{shown} claims bytes that the tar does not have; refused.")
-                position = entry.offset_data
-                yield Member(str(path), entry.name, entry.offset_data, entry.size)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for entry in tar:
+                    _check(entry, position, end, path, error)
+                    position = entry.offset_data
+                    yield Member(str(path), entry.name, position, entry.size, _text(file, entry))
+    except FileNotFoundError:
+        raise error(f"{path} is missing.") from None
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as problem:
         said = str(problem).rstrip(".")
         raise error(f"{path} is damaged, or no uncompressed tar: {said}.") from None
+
+
+def _check(
+    entry: tarfile.TarInfo, after: int, end: int, path: Place, error: type[PipelineError]
+) -> None:
+    """Raises `error` unless an entry is a file whose bytes follow those of the one before."""
+    shown = f"{path}: {entry.name[:200]!r}"
+    if not entry.isreg() or entry.issparse():
+        raise error(f"{shown} is no plain file, but a link, folder or worse; refused.")
+    if not after < entry.offset_data <= entry.offset_data + entry.size <= end:
+        raise error(f"{shown} claims bytes that the tar does not have; refused.")
+
+
+def _text(file: BinaryIO, entry: tarfile.TarInfo) -> bytes | None:
+    if not entry.name.endswith(".json") or entry.size > LARGEST_TEXT:
+        return None
+    file.seek(entry.offset_data)
+    return file.read(entry.size)

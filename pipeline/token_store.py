@@ -188,7 +188,7 @@ class TokenStore:
         try:
             return parse_json(self.files.read(INFO), path, TokenStoreError, "token store")
         except FileNotFoundError:
-            if PLAN in self.files.names():
+            if self._part_names():
                 raise TokenStoreError(f"{path} is missing; {_REDO}.") from None
             raise TokenStoreError(f"{path} is missing, so {self.root} is no token store.") from None
         except NotADirectoryError:
@@ -231,9 +231,10 @@ class TokenStore:
         path = self.files.place(PLAN)
         try:
             data = self.files.read(PLAN)
-            table = _from_parquet(data, rows=sum(self.info.counts.values())).cast(PLAN_SCHEMA)
         except FileNotFoundError:
             raise TokenStoreError(f"{path} is missing; {_REDO}.") from None
+        try:
+            table = _from_parquet(data, rows=sum(self.info.counts.values())).cast(PLAN_SCHEMA)
         except (pa.ArrowException, ValueError, OSError) as error:
             problem = str(error).splitlines()[0]
             raise TokenStoreError(f"{path} is damaged: {problem}; delete it.") from None
@@ -406,9 +407,10 @@ def _read_part(files: Storage, name: str) -> dict[str, Any]:
     path = files.place(MANIFEST, name)
     try:
         data = files.read(f"{MANIFEST}/{name}")
-        (part,) = _from_parquet(data, rows=1).cast(PART_SCHEMA).to_pylist()
     except FileNotFoundError:
         raise TokenStoreError(f"{path} is missing; {_REDO}.") from None
+    try:
+        (part,) = _from_parquet(data, rows=1).cast(PART_SCHEMA).to_pylist()
     except (pa.ArrowException, ValueError, OSError):
         raise TokenStoreError(f"{path} is damaged; {_REDO}.") from None
     return dict(part)

@@ -276,7 +276,9 @@ def _features(tokenizer: VQGAN, videos: Videos) -> np.ndarray:
 @click.option("--samples", type=PLACE, help="Token store of samples.")
 @click.option("--run", type=FOLDER, help="Run whose model is measured on held-out tokens.")
 @click.option("--tokenizer", type=FILE, help="Tokenizer that made the tokens, .safetensors.")
-@click.option("--frames", type=PLACE, help="Frame folder that the tokens were made from.")
+@click.option(
+    "--frames", type=PLACE, help="Frames that the tokens were made from: a folder, or a bucket."
+)
 @click.option("--i3d", type=FILE, help="Published I3D weights (i3d_pretrained_400.pt), for FVD.")
 @click.option(
     "--lpips",

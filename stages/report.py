@@ -14,14 +14,14 @@ from safetensors import safe_open
 from mebt import model_metadata, weights_identity
 from pipeline.checkpoint import user_errors
 from pipeline.config import load_params
-from pipeline.errors import PipelineError, TokenStoreError
+from pipeline.errors import FrameError, PipelineError, TokenStoreError
 from pipeline.evaluation import check_tokenizer, real_halves, window_reader
 from pipeline.files import keep_apart, parse_json, read_json, write_text
 from pipeline.frames import FrameFolder, Rejected, scan_frames, source_fingerprint
 from pipeline.report import Artefact, Clip, Contents, Pair, make_report
 from pipeline.run_log import FILE as LOG
 from pipeline.run_log import read_log
-from pipeline.storage import Place, open_storage
+from pipeline.storage import Place, open_file
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes
 from stages.options import FILE, FOLDER, OUT, PLACE
@@ -182,23 +182,32 @@ def _lede(store: TokenStore, drawn: TokenStore | None) -> str:
     )
 
 
-def _extract_record(frames: Place) -> dict[str, Any]:
-    """Reads what extract said of the frames that it made; nothing if others made them."""
-    files = open_storage(frames)
+def _extracted(frames: Place) -> tuple[int, dict[str, int], list[Rejected]] | None:
+    """Reads how many videos extract was given, the clips kept, and what it rejected.
+
+    Nothing if others made the frames. Raises FrameError if the record is not what extract writes.
+    """
+    place = frames / EXTRACTED if isinstance(frames, Path) else f"{frames}/{EXTRACTED}"
     try:
-        data = files.read(EXTRACTED)
+        with open_file(place) as file:
+            made = parse_json(file.read(), place, FrameError, "frame folder")
     except FileNotFoundError:
-        return {}
-    return parse_json(data, files.place(EXTRACTED), PipelineError, "frame folder")
+        return None
+    try:
+        clips = {str(split): int(count) for split, count in made["clips"].items()}
+        return int(made["num_videos"]), clips, [Rejected(**item) for item in made["rejected"]]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise FrameError(f"{place} is not what `mebt extract` writes; delete it.") from None
 
 
 def _frame_artefacts(frames: Place, found: FrameFolder) -> Iterator[Artefact]:
-    if made := _extract_record(frames):
-        kept = ", ".join(f"{count:,} {split}" for split, count in made["clips"].items())
+    if made := _extracted(frames):
+        num_videos, clips, rejected = made
+        kept = ", ".join(f"{count:,} {split}" for split, count in clips.items())
         yield Artefact(
             name="Videos",
-            about=f"{made['num_videos']:,} given, cut into clips; train and test split by time.",
-            facts=[("clips kept", kept), ("rejected", f"{len(made['rejected']):,}")],
+            about=f"{num_videos:,} given, cut into clips; train and test split by time.",
+            facts=[("clips kept", kept), ("rejected", f"{len(rejected):,}")],
         )
     splits = {video.split: 0 for video in found.videos}
     for video in found.videos:
@@ -218,8 +227,8 @@ def _all_rejected(frames: Place, found: FrameFolder, store: TokenStore) -> list[
         for video in found.videos
         if video.name not in used
     )
-    earlier = [Rejected(**item) for item in _extract_record(frames).get("rejected", [])]
-    return [*earlier, *found.rejected, *short]
+    made = _extracted(frames)
+    return [*(made[2] if made else []), *found.rejected, *short]
 
 
 def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
@@ -284,7 +293,9 @@ def _sample_artefact(drawn: TokenStore) -> Artefact:
 
 @click.command("report")
 @click.option("--tokens", type=PLACE, required=True, help="Token store of the real videos.")
-@click.option("--frames", type=PLACE, help="Frame folder that the tokens were made from.")
+@click.option(
+    "--frames", type=PLACE, help="Frames that the tokens were made from: a folder, or a bucket."
+)
 @click.option("--samples", type=PLACE, help="Token store of samples.")
 @click.option("--run", type=FOLDER, help="Run that trained the model.")
 @click.option("--tokenizer", type=FILE, help="Tokenizer that made the tokens, .safetensors.")

@@ -107,7 +107,12 @@ def verify(store: Place) -> None:
 
 @command.command("repair")
 @click.argument("store", type=PLACE)
-@click.option("--frames", type=PLACE, required=True, help="Frames that its tokens were made of.")
+@click.option(
+    "--frames",
+    type=PLACE,
+    required=True,
+    help="Frames that its tokens were made of: a folder, or a bucket.",
+)
 @click.option("--tokenizer", type=FILE, required=True, help="Tokenizer that made its tokens.")
 @workers_option
 @device_option

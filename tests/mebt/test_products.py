@@ -21,12 +21,14 @@ def test_autocast_and_compilers_see_plain_products(monkeypatch: pytest.MonkeyPat
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(x, weight).dtype == torch.bfloat16
         assert product(x, weight.T).dtype == torch.bfloat16
-    assert linear(x.bfloat16(), weight.bfloat16()).dtype == torch.bfloat16
     blocks = []
     mm = torch.mm
     monkeypatch.setattr(torch, "mm", lambda *a, out: blocks.append(out.shape) or mm(*a, out=out))
     linear(x, weight)
     assert blocks == [(3, COLUMNS)] * 4
+    torch.testing.assert_close(linear(x[0], weight), F.linear(x[0], weight))
+    assert blocks[4:] == [(1, COLUMNS)] * 4
+    linear(x.bfloat16(), weight.bfloat16())
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     linear(x, weight)
-    assert len(blocks) == 4
+    assert len(blocks) == 8

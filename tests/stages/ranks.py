@@ -8,6 +8,7 @@ is killed before the processes have met is waited for until torch gives up, unle
 them, torchrun or SLURM, ends the others. Torch is imported once and forked.
 """
 
+import ctypes
 import os
 import signal
 import socket
@@ -18,6 +19,8 @@ from pathlib import Path
 import stages.sample
 import stages.tokenize  # noqa: F401  Before the fork.
 from stages.__main__ import cli
+
+PR_SET_PDEATHSIG = 1
 
 
 def free_port() -> int:
@@ -30,6 +33,7 @@ def start_rank(rank: int, world_size: int, port: int, words: list[str]) -> int:
     """Forks one process as torchrun would start it; returns its id."""
     if child := os.fork():
         return child
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # None outlives who started it.
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -61,8 +65,12 @@ def run_phase(folder: Path, phase: str, words: list[str]) -> list[int]:
     ranks = [start_rank(rank, int(size), port, words) for rank in range(int(size))]
     if shards:
         enough = max(int(shards), num_finished(folder) + 1)
+        deadline = time.monotonic() + 120
         while num_finished(folder) < enough and not all(map(has_ended, ranks)):
             time.sleep(0.002)
+            if time.monotonic() > deadline:
+                only = ""  # They hang, and all have to go.
+                break
         for rank in [ranks[int(only)]] if only else ranks:
             os.kill(rank, signal.SIGKILL)
     return [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]

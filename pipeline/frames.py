@@ -183,7 +183,7 @@ def _tarred(
             tars.append(path)
         elif reason or suffix in IMAGES:
             beside.append((str(path), reason))
-    unread = "beside tars, which are read instead" if tars else "in no tar, as a bucket's are to be"
+    unread = "beside tars, which are read instead" if tars else "in no tar"
     rejected = [Rejected(path, reason or unread) for path, reason in beside]
     pool = ThreadPoolExecutor(REQUESTS)
     try:
@@ -336,15 +336,17 @@ def to_rgb(image: Image.Image, path: FrameFile) -> Image.Image:
 def _read_files(paths: Sequence[FrameFile]) -> Iterator[bytes]:
     """Yields the bytes of each image; those of neighbours in one tar are read together."""
     run: list[Member] = []
+    size = 0
     for path in paths:
         if not isinstance(path, TarFrame):
             yield Path(path).read_bytes()
             continue
-        size = sum(member.size for member in run) + path.member.size
-        if run and (size > TOGETHER or path.member.tar != run[0].tar):
+        member = path.member
+        if run and (size + member.size > TOGETHER or member.tar != run[0].tar):
             yield from read_members(run)
-            run = []
-        run.append(path.member)
+            run, size = [], 0
+        run.append(member)
+        size += member.size
     if run:
         yield from read_members(run)
 

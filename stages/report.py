@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,9 @@ def collect(
     shown: list[Clip] = []
     if frames is not None:
         found = scan_frames(frames)
-        artefacts += _frame_artefacts(frames, found)
-        rejected = _all_rejected(frames, found, store)
+        extracted = _extracted(frames)
+        artefacts += _frame_artefacts(extracted, frames, found)
+        rejected = [*extracted.rejected, *found.rejected, *_too_short(found, store)]
         if model is not None:
             pairs = _pairs(model, frames, found, store, split)
     if tokenizer is not None and model is not None:
@@ -182,32 +184,40 @@ def _lede(store: TokenStore, drawn: TokenStore | None) -> str:
     )
 
 
-def _extracted(frames: Place) -> tuple[int, dict[str, int], list[Rejected]] | None:
-    """Reads how many videos extract was given, the clips kept, and what it rejected.
+@dataclass(frozen=True)
+class _Extracted:
+    """What extract says of the frames that it made; nothing if others made them."""
 
-    Nothing if others made the frames. Raises FrameError if the record is not what extract writes.
-    """
+    num_videos: int = 0
+    clips: dict[str, int] = field(default_factory=dict)
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+def _extracted(frames: Place) -> _Extracted:
+    """Reads the record of extract. Raises FrameError if that is not what extract writes."""
     place = frames / EXTRACTED if isinstance(frames, Path) else f"{frames}/{EXTRACTED}"
     try:
         with open_file(place) as file:
             made = parse_json(file.read(), place, FrameError, "frame folder")
     except FileNotFoundError:
-        return None
+        return _Extracted()
     try:
         clips = {str(split): int(count) for split, count in made["clips"].items()}
-        return int(made["num_videos"]), clips, [Rejected(**item) for item in made["rejected"]]
+        rejected = [Rejected(**item) for item in made["rejected"]]
+        return _Extracted(int(made["num_videos"]), clips, rejected)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise FrameError(f"{place} is not what `mebt extract` writes; delete it.") from None
 
 
-def _frame_artefacts(frames: Place, found: FrameFolder) -> Iterator[Artefact]:
-    if made := _extracted(frames):
-        num_videos, clips, rejected = made
-        kept = ", ".join(f"{count:,} {split}" for split, count in clips.items())
+def _frame_artefacts(
+    extracted: _Extracted, frames: Place, found: FrameFolder
+) -> Iterator[Artefact]:
+    if extracted.num_videos:
+        kept = ", ".join(f"{count:,} {split}" for split, count in extracted.clips.items())
         yield Artefact(
             name="Videos",
-            about=f"{num_videos:,} given, cut into clips; train and test split by time.",
-            facts=[("clips kept", kept), ("rejected", f"{len(rejected):,}")],
+            about=f"{extracted.num_videos:,} given, cut into clips; train and test split by time.",
+            facts=[("clips kept", kept), ("rejected", f"{len(extracted.rejected):,}")],
         )
     splits = {video.split: 0 for video in found.videos}
     for video in found.videos:
@@ -220,15 +230,13 @@ def _frame_artefacts(frames: Place, found: FrameFolder) -> Iterator[Artefact]:
     )
 
 
-def _all_rejected(frames: Place, found: FrameFolder, store: TokenStore) -> list[Rejected]:
+def _too_short(found: FrameFolder, store: TokenStore) -> list[Rejected]:
     used = {name for s in store.splits for name in store.plan(s)["video"].unique().to_pylist()}
-    short = (
+    return [
         Rejected(f"{video.split}/{video.name}", f"{len(video.frames)} frames, too few for a window")
         for video in found.videos
         if video.name not in used
-    )
-    made = _extracted(frames)
-    return [*(made[2] if made else []), *found.rejected, *short]
+    ]
 
 
 def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:

@@ -233,7 +233,7 @@ def claim(trial: Trial) -> None:
     trial.draw.choice(CLAIMS)(trial)
 
 
-NAMES = ("../outside.png", "/tmp/outside.png", "a/../../outside.00000.png", "0001.00000.png/x")
+NAMES = ("../outside.png", "/outside.png", "a/../../outside.00000.png", "0001.00000.png/x")
 
 
 @kind("tar members that lead outside")

@@ -94,7 +94,7 @@ def full() -> str:
 
 
 def test_page_is_well_formed(full):
-    Reader(full)
+    assert not Reader(full).open
 
 
 def test_nothing_is_fetched_and_nothing_runs(full):

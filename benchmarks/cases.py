@@ -48,6 +48,10 @@ CASES = (
         target=1.1,
     ),
     Case(
+        name="the same, first of a run",
+        prepare=partial(drafting, frames=16, steps=8, first=True),
+    ),
+    Case(
         name="revise, 16 frames, 2 groups",
         prepare=partial(revising, frames=16, groups=2),
         target=1.1,

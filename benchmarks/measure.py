@@ -28,7 +28,7 @@ from benchmarks.machine import (
     seconds_of,
 )
 from benchmarks.work import Case, Setting
-from pipeline.memory import give_back_large_blocks
+from pipeline.memory import tune_memory
 
 ROOT = Path(__file__).parent.parent
 MOST_ROUNDS, MOST_SECONDS = 5, 20.0
@@ -97,7 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     # As the models are used without asking for less: float32 stays float32.
     torch.backends.cudnn.allow_tf32 = False
-    give_back_large_blocks()  # As the commands do.
+    tune_memory()  # As the commands do.
     device = torch.device(options.device)
     print(json.dumps(measure(cases[options.case], device, small=options.small)))
 

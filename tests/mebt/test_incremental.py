@@ -118,12 +118,44 @@ def test_only_new_context_and_only_rows_that_are_read_are_computed() -> None:
     config = SampleConfig(bootstrap_steps=3, draft_steps=1, revise_rounds=1, revise_groups=3)
     sample_frames(Incremental(model), GRID, config, numbers=[0])
     # A token is new to the context when it has been fixed, or drawn anew and not the same again.
-    bootstrap, drafted, revised = embedded[:3], embedded[3], embedded[4:]
-    assert bootstrap == [0, 1, 1]
+    # Of an empty window nothing is embedded.
+    bootstrap, drafted, revised = embedded[:2], embedded[2], embedded[3:]
+    assert bootstrap == [1, 1]
     assert drafted == 1
     assert 17 <= revised[0] <= 20  # Of the bootstrap, 3 at most are in its first context.
     assert max(revised[1:]) <= 10
     assert headed == [1, 1, 1, 7, 7, 7, 6, *[7, 3] * 3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_window_is_predicted_once_for_all_batches(kind: str) -> None:
+    model = make(*KINDS[kind])
+    passes: list[int] = []
+    incremental = Incremental(model)
+    none = torch.zeros(3, 0, dtype=torch.int64)
+    in_order = torch.arange(30).expand(3, -1)
+    shuffled = torch.rand(3, 30).argsort(1)
+    for targets in (in_order, shuffled, in_order[:1], shuffled[:2]):
+        arguments = (none[: len(targets)], none[: len(targets)], targets)
+        expected = model(*arguments)
+        hook = model.blocks[0].norm_mlp.register_forward_hook(lambda *_: passes.append(1))
+        incremental.forget()
+        found = incremental(*arguments)[:, :30]
+        hook.remove()
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        if targets is in_order:
+            once = len(passes)
+    assert len(passes) == once > 0
+
+
+def test_empty_windows_of_other_positions_are_predicted_anew() -> None:
+    model = make(*KINDS["published"])
+    incremental = Incremental(model)
+    first, other = torch.arange(20).expand(2, -1), torch.arange(10, 30).expand(2, -1)
+    for targets in (first, other, torch.stack([first[0], other[0]]), first):
+        none = targets[:, :0]
+        found = incremental(none, none, targets)
+        torch.testing.assert_close(found[:, :20], model(none, none, targets), atol=1e-4, rtol=1e-4)
 
 
 def test_noise_is_exponential_and_no_zero() -> None:

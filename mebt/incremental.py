@@ -9,7 +9,7 @@ from torch import Tensor
 from mebt.model import Block, MeBT, Memory
 from mebt.products import linear
 
-ROWS = 512
+ROWS = 1024
 """Targets that go through a layer at once: bounds memory, and changes no number."""
 
 

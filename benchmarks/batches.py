@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from pipeline.batches import Batches
-from pipeline.token_store import StoreInfo, TokenStore, create_store, numbered_plan
+from pipeline.store_format import StoreInfo, numbered_plan
+from pipeline.token_store import TokenStore, create_store
 
 GRID, CODEBOOK = (4, 16, 16), 16_384
 ROUNDS = 5

@@ -17,7 +17,8 @@ from mebt.optim import make_optimizer
 from pipeline.batches import Batches
 from pipeline.encoding import encode_shards, encoder_of
 from pipeline.frames import scan_frames
-from pipeline.token_store import StoreInfo, create_store, numbered_plan
+from pipeline.store_format import StoreInfo, numbered_plan
+from pipeline.token_store import create_store
 from pipeline.video import moving_shapes, to_bytes
 from pipeline.window_source import WindowSource
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows

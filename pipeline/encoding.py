@@ -17,7 +17,8 @@ from torch import nn
 from pipeline.decoders import decoders
 from pipeline.errors import PipelineError
 from pipeline.frames import FrameFile, Video, read_frames
-from pipeline.token_store import StoreInfo, StoreWriter
+from pipeline.store_format import StoreInfo
+from pipeline.token_store import StoreWriter
 from pipeline.video import to_model
 from pipeline.writing import behind
 

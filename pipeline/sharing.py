@@ -11,7 +11,8 @@ from lightning_fabric import Fabric
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
 from pipeline.storage import Place, open_storage
-from pipeline.token_store import StoreInfo, StoreWriter, create_store
+from pipeline.store_format import StoreInfo
+from pipeline.token_store import StoreWriter, create_store
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.files import make_folder, parse_json, replacing, to_json
 from pipeline.storage import Place, open_storage
+from pipeline.store_format import INFO, PLAN
 from pipeline.tars import Member, add, new_tar, read_samples
-from pipeline.token_store import INFO, PLAN, StoreWriter, TokenStore, create_store
+from pipeline.token_store import StoreWriter, TokenStore, create_store
 
 
 def export_tars(store: TokenStore, out: Path, *, advance: Callable[[int], None]) -> None:

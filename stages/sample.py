@@ -25,7 +25,8 @@ from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart
 from pipeline.sharing import share_out
 from pipeline.storage import Place
-from pipeline.token_store import StoreInfo, TokenStore, numbered_plan
+from pipeline.store_format import StoreInfo, numbered_plan
+from pipeline.token_store import TokenStore
 from stages.launch import Launch, fabric_options
 from stages.options import (
     FOLDER,

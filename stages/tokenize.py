@@ -18,7 +18,8 @@ from pipeline.frames import Rejected, scan_frames, source_fingerprint
 from pipeline.metrics import CodebookUse, codebook_use, token_counts
 from pipeline.sharing import share_out
 from pipeline.storage import Place
-from pipeline.token_store import StoreInfo, TokenStore
+from pipeline.store_format import StoreInfo
+from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 from stages.launch import Launch, fabric_options

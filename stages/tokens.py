@@ -18,7 +18,8 @@ from pipeline.frames import Video, scan_frames
 from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
 from pipeline.storage import Place, open_storage
-from pipeline.token_store import INFO, StoreInfo, TokenStore, create_store, numbered_plan
+from pipeline.store_format import INFO, StoreInfo, numbered_plan
+from pipeline.token_store import TokenStore, create_store
 from pipeline.token_tars import export_tars, restore_tars
 from pipeline.windows import TokenizeConfig, plan_windows
 from stages.options import (

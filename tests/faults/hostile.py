@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import fingerprint
-from pipeline.token_store import PART_SCHEMA
+from pipeline.store_format import PART_SCHEMA
 from pipeline.windows import PLAN_SCHEMA
 from tests.faults.arms import MemoryLimit
 from tests.faults.trial import DataLostError, Trial, UnclearError, kind

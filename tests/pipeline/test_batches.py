@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.batches import Batches
-from pipeline.token_store import StoreInfo, TokenStore, create_store, numbered_plan
+from pipeline.store_format import StoreInfo, numbered_plan
+from pipeline.token_store import TokenStore, create_store
 from tests.memory_store import MemoryStore
 
 GRID = (1, 2, 2)

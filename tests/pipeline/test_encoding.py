@@ -17,7 +17,7 @@ from pipeline.decoders import decoders
 from pipeline.encoding import FittingEncoder, cut_pieces, decode_ahead
 from pipeline.errors import FrameError, PipelineError
 from pipeline.frames import scan_frames
-from pipeline.token_store import StoreInfo
+from pipeline.store_format import StoreInfo
 from pipeline.video import moving_shapes
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 

@@ -9,7 +9,8 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.sharing import share_out
-from pipeline.token_store import StoreInfo, TokenStore, numbered_plan
+from pipeline.store_format import StoreInfo, numbered_plan
+from pipeline.token_store import TokenStore
 
 INFO = StoreInfo(
     tokenizer="t",

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import TokenStoreError
-from pipeline.token_store import MOST_SHRUNK, StoreInfo, TokenStore, create_store, numbered_plan
+from pipeline.store_format import MOST_SHRUNK, StoreInfo, numbered_plan
+from pipeline.token_store import TokenStore, create_store
 from tests.stages.small import content
 
 

@@ -78,7 +78,7 @@ class StageGroup(click.Group):
             return super().invoke(ctx)
         except PipelineError as error:
             shown = click.ClickException(str(error))
-            shown.exit_code = error.exit_code
+            shown.exit_code = error.exit_code  # type: ignore[misc]  # As click's pages say.
             raise shown from error
         except (OSError, SafetensorError) as error:
             number, where, what = _outside_cause(error)

@@ -128,7 +128,7 @@ def _save(path: Path, frame: Frame, box: tuple[int, int, int, int], size: int) -
     """Writes a tile of a frame, resized."""
     left, top, right, bottom = box
     # PNG level 1: frames are read more often than they are sent anywhere.
-    settings = {"quality": 95} if path.suffix == ".jpg" else {"compress_level": 1}
+    settings: dict[str, Any] = {"quality": 95} if path.suffix == ".jpg" else {"compress_level": 1}
     crop_resize(Image.fromarray(frame[top:bottom, left:right]), size).save(path, **settings)
 
 

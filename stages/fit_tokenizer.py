@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,10 @@ from pipeline.errors import CheckpointError, ConfigError
 from pipeline.files import keep_apart, replacing, sha256_file
 from pipeline.foreign import load_content, state_tensors
 from pipeline.frames import scan_frames, source_fingerprint
+from pipeline.run_folder import open_run
 from pipeline.seeds import step_seed
 from pipeline.storage import Place
-from pipeline.training import LoopConfig, Task, open_run, run_loop
+from pipeline.training import LoopConfig, Task, run_loop
 from pipeline.window_source import WindowSource
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 from stages.launch import Launch, fabric_options
@@ -43,7 +45,7 @@ BETAS, ADVERSARIAL_BETAS = (0.9, 0.95), (0.5, 0.9)
 """Adam's momenta; those against discriminators are the published ones."""
 
 RESTART_DRAW, NOISE_DRAW = -1, -2
-"""Beside the ranks 0, 1, … what a seed is drawn for; the noise of rank r is NOISE_DRAW - r."""
+"""Beside the ranks 0, 1, … what a seed is drawn for; the noise of row i is NOISE_DRAW - i."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +115,8 @@ class Fitted:
     identity: str
 
 
-Batch = tuple[Tensor, Tensor]
-"""Clips as float32 [B, 3, T, H, W], and one frame number of each [B]."""
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Clips with noise and without, as float32 [B, 3, T, H, W], and one frame number of each [B]."""
 Objective = Callable[[nn.Module, Batch, int], tuple[Tensor, Mapping[str, Tensor | float]]]
 
 
@@ -143,15 +145,16 @@ def measure(model: VQGAN, held_out: WindowSource, config: FitTokenizerConfig) ->
     }
 
 
-def _with_noise(
-    video: Tensor, config: FitTokenizerConfig, step: int, rank: int
+def with_noise(
+    video: Float[Tensor, "B 3 T H W"], rows: range, config: FitTokenizerConfig, step: int
 ) -> Float[Tensor, "B 3 T H W"]:
-    if not config.noise:
-        return video
-    generator = torch.Generator().manual_seed(step_seed(config.seed, step, NOISE_DRAW - rank))
-    deviation = config.noise / 255 * torch.rand(len(video), 1, 1, 1, 1, generator=generator)
-    noise = deviation * torch.randn(video.shape, generator=generator)
-    return video + noise.to(video.device)
+    """Adds to each clip the noise of its row of the step's batch."""
+    noisy = video.clone()
+    for clip, row in zip(noisy, rows, strict=True):
+        generator = torch.Generator().manual_seed(step_seed(config.seed, step, NOISE_DRAW - row))
+        deviation = config.noise / 255 * torch.rand((), generator=generator)
+        clip += deviation * torch.randn(clip.shape, generator=generator)
+    return noisy
 
 
 def _open_init(path: Path, shape: VQGANConfig) -> VQGAN:
@@ -202,16 +205,16 @@ def new_model(
     return AdversarialVQGAN(vqgan, kinds, width=config.discriminator_width)
 
 
-def objective(config: FitTokenizerConfig, lpips: LPIPS | None, rank: int) -> Objective:
+def objective(config: FitTokenizerConfig, lpips: LPIPS | None) -> Objective:
     """Makes the function that returns what a step is to reduce, and what to log of it."""
 
     def loss(
         module: nn.Module, batch: Batch, step: int
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        video, frames = batch
+        noisy, video, frames = batch
         generator = torch.Generator().manual_seed(step_seed(config.seed, step, RESTART_DRAW))
         made, verdicts = module(
-            _with_noise(video, config, step, rank),
+            noisy,
             video,
             frames,
             judging=step >= config.discriminator_start,
@@ -234,6 +237,55 @@ def objective(config: FitTokenizerConfig, lpips: LPIPS | None, rank: int) -> Obj
         return total, {name: value.detach() for name, value in logged.items()}
 
     return loss
+
+
+def _draw(train: WindowSource, step: int, config: FitTokenizerConfig) -> tuple[list[int], Tensor]:
+    """Draws the windows of a step's batch, and the frame of each that discriminators see."""
+    generator = torch.Generator().manual_seed(step_seed(config.seed, step, 0))
+    rows = train.draw(config.batch_size, generator=generator)
+    return rows, torch.randint(train.reader.config.frames, (len(rows),), generator=generator)
+
+
+def _batches(
+    train: WindowSource, step: int, config: FitTokenizerConfig, fabric: Fabric
+) -> list[Batch]:
+    """Returns this process's part of a step's batch, in micro-batches."""
+    rows, frames = _draw(train, step, config)
+    share = config.batch_size // fabric.world_size
+    mine = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+    video = train.read(rows[mine.start : mine.stop])
+    clean, frames = (x.to(fabric.device) for x in (video, frames[mine.start : mine.stop]))
+    noisy = clean
+    if config.noise:
+        noisy = with_noise(video, mine, config, step).to(fabric.device)
+    chunks = (part.chunk(config.accumulate) for part in (noisy, clean, frames))
+    return list(zip(*chunks, strict=True))
+
+
+def _validate(
+    model: nn.Module, held_out: WindowSource, config: FitTokenizerConfig
+) -> dict[str, float]:
+    assert isinstance(model, AdversarialVQGAN)
+    return measure(as_half(model.vqgan) if config.half else model.vqgan, held_out, config)
+
+
+def _export(
+    path: Path,
+    shape: VQGANConfig,
+    config: FitTokenizerConfig,
+    source: str,
+    weights: Mapping[str, Tensor],
+    step: int,
+) -> None:
+    """Writes the trained tokenizer, without the discriminators."""
+    with torch.device("meta"):
+        whole = VQGAN(shape)
+    ours = {n.removeprefix("vqgan."): x for n, x in weights.items() if n.startswith("vqgan.")}
+    whole.load_state_dict(ours, assign=True)
+    with replacing(path) as temporary:
+        save_tokenizer(
+            temporary, whole, extra={"steps": str(step), "source": source}, half=config.half
+        )
 
 
 def fit_tokenizer(
@@ -267,10 +319,11 @@ def fit_tokenizer(
         raise ConfigError(f"{frames} has no window in its train split.")
     begin = None if init is None else _open_init(init, shape)
     perceptual = _open_lpips(lpips, config, windows.size, str(fabric.device))
+    source = source_fingerprint(found.videos, frames)
     made_from = {
         "tokenizer": as_dict(shape),
         "windows": {key: getattr(windows, key) for key in ("frames", "stride", "hop", "size")},
-        "source": source_fingerprint(found.videos, frames),
+        "source": source,
         "init": None if begin is None else identity(begin),
         "lpips": sorted(map(sha256_file, lpips)),
     }
@@ -279,44 +332,19 @@ def fit_tokenizer(
         model = new_model(shape, config, begin)
         # Processes on CPUs have no layer for it, and each normalises by its own batch.
         if fabric.world_size > 1 and fabric.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         optimizer = torch.optim.Adam(
             model.parameters(),
             lr=config.learning_rate,
             betas=ADVERSARIAL_BETAS if model.discriminators else BETAS,
         )
-        local = config.batch_size // fabric.world_size
-        mine = slice(fabric.global_rank * local, (fabric.global_rank + 1) * local)
-
-        def draw(step: int) -> tuple[list[int], Tensor]:
-            generator = torch.Generator().manual_seed(step_seed(config.seed, step, 0))
-            rows = train.draw(config.batch_size, generator=generator)
-            return rows, torch.randint(windows.frames, (len(rows),), generator=generator)
-
-        def batches(step: int) -> list[Batch]:
-            rows, drawn = draw(step)
-            parts = (train.read(rows[mine]), drawn[mine])
-            chunks = (part.to(fabric.device).chunk(config.accumulate) for part in parts)
-            return list(zip(*chunks, strict=True))
-
-        def export(weights: Mapping[str, Tensor], step: int) -> None:
-            with torch.device("meta"):
-                whole = VQGAN(shape)
-            ours = {n.removeprefix("vqgan."): x for n, x in weights.items() if n[:6] == "vqgan."}
-            whole.load_state_dict(ours, assign=True)
-            extra = {"steps": str(step), "source": str(made_from["source"])}
-            with replacing(out / RESULT) as temporary:
-                save_tokenizer(temporary, whole, extra=extra, half=config.half)
-
         task = Task(
             name="fit-tokenizer",
-            batches=batches,
-            names=lambda step: train.names(draw(step)[0]),
-            loss=objective(config, perceptual, fabric.global_rank),
-            validate=lambda model: measure(
-                as_half(model.vqgan) if config.half else model.vqgan, held_out, config
-            ),
-            export=export,
+            batches=lambda step: _batches(train, step, config, fabric),
+            names=lambda step: train.names(_draw(train, step, config)[0]),
+            loss=objective(config, perceptual),
+            validate=lambda model: _validate(model, held_out, config),
+            export=partial(_export, out / RESULT, shape, config, source),
             result=out / RESULT,
             rate_name="windows",
             rate_per_step=config.batch_size,

@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
-from lightning_fabric.strategies import ParallelStrategy
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.strategies.parallel import ParallelStrategy
 from lightning_fabric.utilities import rank_zero_only
 
 from pipeline.errors import ConfigError, StoppedError
+from pipeline.training import Precision
 from stages.options import resolve_device
 
 Launch = Callable[..., Fabric]
@@ -41,7 +42,7 @@ def fabric_options(
         except StoppedError:
             # Rank 0 speaks for all: when another process leaves with a code that is not 0, Fabric
             # kills rank 0 before it could say "run me again".
-            if rank_zero_only.rank:
+            if rank_zero_only.rank:  # type: ignore[attr-defined]
                 return None
             raise
 
@@ -78,7 +79,7 @@ def fabric_options(
     return run
 
 
-def _launch(accelerator: str, where: dict[str, Any], precision: str = "32-true") -> Fabric:
+def _launch(accelerator: str, where: dict[str, Any], precision: Precision = "32-true") -> Fabric:
     """Starts Fabric, which reads torchrun's and SLURM's variables by itself."""
     devices = where["devices"]
     if not re.fullmatch(r"auto|[1-9][0-9]{0,5}|[0-9]{1,6}(,[0-9]{1,6})+", devices):
@@ -114,8 +115,9 @@ def _check_half_precision(accelerator: str, strategy: str) -> None:
 
 def _check_started(fabric: Fabric, nodes: int) -> None:
     """Refuses another number of processes than the command line asks for."""
-    parallel = isinstance(fabric.strategy, ParallelStrategy)
-    asked = nodes * (len(fabric.strategy.parallel_devices or ()) if parallel else 1)
+    strategy = fabric.strategy
+    parallel = strategy.parallel_devices if isinstance(strategy, ParallelStrategy) else None
+    asked = nodes * len(parallel or (fabric.device,))
     started = fabric.world_size
     if TorchElasticEnvironment.detect():
         started = TorchElasticEnvironment().world_size()

@@ -18,7 +18,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUT = click.Path(path_type=Path)
 
 
-class PlaceType(click.ParamType):
+class PlaceType(click.ParamType):  # type: ignore[type-arg]
     """A folder, or `s3://bucket/prefix`."""
 
     name = "place"
@@ -30,7 +30,11 @@ class PlaceType(click.ParamType):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Place:
         """Returns the URL as it is, and a folder as a path."""
-        return str(value) if is_remote(value) else self.folder.convert(value, param, ctx)
+        if is_remote(value):
+            return str(value)
+        folder = self.folder.convert(value, param, ctx)
+        assert isinstance(folder, Path)
+        return folder
 
 
 PLACE, PLACE_OUT = PlaceType(FOLDER), PlaceType(OUT)
@@ -67,7 +71,7 @@ def choose_split(split: str | None, known: Sequence[str], tokens: Place) -> str:
     """Returns the split that `--split` names, or the only one of the store."""
     if split is None and len(known) == 1:
         return known[0]
-    if split not in known:
+    if split is None or split not in known:
         raise click.UsageError(f"give --split: {tokens} has {', '.join(known)}.")
     return split
 

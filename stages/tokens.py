@@ -236,7 +236,7 @@ def import_ids(
     digest = hashlib.sha256()
     for array in arrays.values():
         for start in range(0, len(array), SHARD_WINDOWS):
-            digest.update(np.ascontiguousarray(array[start : start + SHARD_WINDOWS], "<i8"))
+            digest.update(array[start : start + SHARD_WINDOWS].astype("<i8").tobytes())
     made = StoreInfo(
         tokenizer=None,
         codebook_size=codebook_size,
@@ -256,8 +256,8 @@ def import_ids(
                 if (split, shard) not in done:
                     writer.write_shard(split, shard, np.asarray(arrays[split][start:stop]))
                 advance(stop - start)
-    total = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    click.echo(f"{out}: {total} windows of {t}x{h}x{w} tokens, codebook {codebook_size}")
+    windows = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    click.echo(f"{out}: {windows} windows of {t}x{h}x{w} tokens, codebook {codebook_size}")
 
 
 @command.command("export")

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
+from jaxtyping import Int
 from lightning_fabric import Fabric
 from torch import Generator, Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
@@ -33,11 +35,12 @@ from pipeline.config import as_dict, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart, replacing
 from pipeline.profiling import RECORDED, TABLE, TRACE, WARM_UP
+from pipeline.run_folder import open_run
 from pipeline.seeds import step_seed
 from pipeline.sharding import shard
 from pipeline.storage import Place
 from pipeline.token_store import TokenStore, read_rows
-from pipeline.training import LoopConfig, Task, open_run, run_loop
+from pipeline.training import LoopConfig, Task, run_loop
 from stages.launch import Launch, sharding_options
 from stages.options import (
     OUT,
@@ -175,7 +178,7 @@ def _validate(model: nn.Module, tokens: Tensor, config: TrainConfig) -> dict[str
         percent = round(100 * ratio)
         generator = Generator().manual_seed(step_seed(config.seed, percent, MASK_DRAW))
         sums = np.zeros(2)
-        for part in tokens.split(size):
+        for part in torch.split(tokens, size):
             means = held_out_loss(model, part.to(device), mask_ratio=ratio, generator=generator)
             sums += np.asarray(means) * len(part)
         loss, right = sums / len(tokens)
@@ -222,6 +225,50 @@ def _beginning(
     return {"step": step, "sha256": last_sha256(init / CHECKPOINTS)}
 
 
+def _validation_windows(store: TokenStore, most: int) -> Int[Tensor, "B N"]:
+    """Reads windows evenly spread over the test split, or without one over the train split."""
+    held_out = "test" if "test" in store.splits else "train"
+    total = store.num_windows(held_out)
+    rows = np.linspace(0, total - 1, min(most, total)).round().astype(int)
+    return torch.from_numpy(read_rows(store, held_out, [int(row) for row in rows])).flatten(1)
+
+
+def _batches(
+    stream: Batches, step: int, fabric: Fabric, config: TrainConfig, model: MeBTConfig
+) -> list[Micro]:
+    """Returns this process's part of a step's batch, in micro-batches."""
+    rank, world_size = fabric.global_rank, fabric.world_size
+    share = config.batch_size // world_size
+    mine = stream.read(step, rank=rank, world_size=world_size)
+    order = draw_order(
+        range(rank * share, (rank + 1) * share),
+        model.num_tokens,
+        step_seed=lambda row: step_seed(config.seed, step, ORDER_DRAW - row),
+    )
+    parts = (x.to(fabric.device).chunk(config.accumulate) for x in (mine, order))
+    return list(zip(*parts, strict=True))
+
+
+def _export(
+    path: Path, config: MeBTConfig, store: TokenStore, weights: Mapping[str, Tensor], step: int
+) -> None:
+    """Writes the trained model, which says what it was trained on."""
+    with torch.device("meta"):
+        whole = MeBT(config)
+    whole.load_state_dict(weights, assign=True)
+    info = store.info
+    extra = {
+        "step": str(step),
+        "tokens": store.fingerprint,
+        "tokenizer": info.tokenizer or "",
+        "frames": str(info.frames or ""),
+        "stride": str(info.stride or ""),
+        "size": str(info.size or ""),
+    }
+    with replacing(path) as temporary:
+        save_model(temporary, whole, extra=extra)
+
+
 def train(
     tokens: Place,
     out: Path,
@@ -260,10 +307,7 @@ def train(
     }
     if init:
         made_from["init"] = _beginning(init, model_config, store.info.tokenizer, config)
-    held_out = "test" if "test" in store.splits else "train"
-    count = min(config.validation_windows, store.num_windows(held_out))
-    rows = np.linspace(0, store.num_windows(held_out) - 1, count).round().astype(int)
-    validation = torch.from_numpy(read_rows(store, held_out, [int(row) for row in rows])).flatten(1)
+    validation = _validation_windows(store, config.validation_windows)
     stream = Batches(
         store,
         "train",
@@ -272,35 +316,6 @@ def train(
         memory_gb=config.memory_gb,
         balance=config.balance,
     )
-    rank, world_size = fabric.global_rank, fabric.world_size
-    share = config.batch_size // world_size
-
-    def batches(step: int) -> list[Micro]:
-        mine = stream.read(step, rank=rank, world_size=world_size)
-        order = draw_order(
-            range(rank * share, (rank + 1) * share),
-            model_config.num_tokens,
-            step_seed=lambda row: step_seed(config.seed, step, ORDER_DRAW - row),
-        )
-        parts = (x.to(fabric.device).chunk(config.accumulate) for x in (mine, order))
-        return list(zip(*parts, strict=True))
-
-    def export(weights: Mapping[str, Tensor], step: int) -> None:
-        with torch.device("meta"):
-            whole = MeBT(model_config)
-        whole.load_state_dict(weights, assign=True)
-        info = store.info
-        extra = {
-            "step": str(step),
-            "tokens": store.fingerprint,
-            "tokenizer": info.tokenizer or "",
-            "frames": str(info.frames or ""),
-            "stride": str(info.stride or ""),
-            "size": str(info.size or ""),
-        }
-        with replacing(out / RESULT) as temporary:
-            save_model(temporary, whole, extra=extra)
-
     with open_run(fabric, out, config, made_from, overwrite=overwrite):
         torch.manual_seed(config.seed)
         model = MeBT(model_config, activation_checkpointing=config.activation_checkpointing)
@@ -319,11 +334,11 @@ def train(
         )
         task = Task(
             name="train",
-            batches=batches,
+            batches=lambda step: _batches(stream, step, fabric, config, model_config),
             names=stream.names,
             loss=lambda module, micro, step: objective(module, micro, step, model_config, config),
             validate=lambda model: _validate(model, validation, config),
-            export=export,
+            export=partial(_export, out / RESULT, model_config, store),
             result=out / RESULT,
             rate_name="tokens",
             rate_per_step=config.batch_size * model_config.num_tokens,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.fit_tokenizer import FitTokenizerConfig, new_model, objective
+from stages.fit_tokenizer import FitTokenizerConfig, new_model, objective, with_noise
 from tests.stages.foreign_files import published_lpips
 from tests.stages.small import Flow, make_tokenizer
 from tests.stages.test_train import RESULTS, assert_same_run, last_state
@@ -113,8 +113,8 @@ def test_the_loss_by_hand() -> None:
     video, frames = torch.full((2, 3, 4, 8, 8), 0.25), torch.tensor([1, 3])
     video[0, :, 1], video[1, :, 3] = 0.5, 0.125
     model = Recorded()
-    loss = objective(config, lambda x, y: (y - x).mean((1, 2, 3)), 0)
-    total, logged = loss(model, (video, frames), 6)
+    loss = objective(config, lambda x, y: (y - x).mean((1, 2, 3)))
+    total, logged = loss(model, (video, video, frames), 6)
     assert not model.how["judging"]
     l1 = (6 * 0.25 + 0.5 + 0.125) / 8
     perceptual = (0.5 + 0.125) / 2  # Of the frames that were drawn.
@@ -123,10 +123,23 @@ def test_the_loss_by_hand() -> None:
     expected = 3 * l1 + 1e-3 + 5 * perceptual
     expected += 0.5 * (1e1 + 1e5) + 2 * (2e1 + 2e5) + 4 * (1e3 + 2e3)
     assert total.item() == pytest.approx(expected, rel=1e-7)
-    loss(model, (video, frames), 7)
+    loss(model, (video, video, frames), 7)
     assert model.how["judging"]
     assert model.how["kind"] == "vanilla"
     assert model.how["restart_threshold"] == 0.1
+
+
+def test_each_clip_of_a_batch_draws_a_noise_of_its_own() -> None:
+    config = FitTokenizerConfig(noise=4.0)
+    video = torch.zeros(6, 3, 4, 8, 8)
+    noisy = with_noise(video, range(6), config, 5)
+    deviations = 255 * noisy.std((1, 2, 3, 4))
+    assert len(set(deviations.tolist())) == 6
+    assert 0 < float(deviations.min()) < float(deviations.max()) < 4.5
+    # Whatever process and micro-batch a clip is in.
+    assert torch.equal(with_noise(video[2:5], range(2, 5), config, 5), noisy[2:5])
+    assert not torch.equal(with_noise(video, range(6), config, 6), noisy)
+    assert torch.equal(video, torch.zeros_like(video))
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,7 @@ class Incremental:
         """Predicts windows of which nothing is known: the same positions in any order."""
         if self.empty is None or not torch.equal(self.empty[0], positions):
             logits = self._predict(positions[None, :0], positions[None, :0], positions[None])
-            parts = torch.split(logits.targets, ROWS, dim=1)
-            self.empty = positions, torch.cat([logits.hidden(part) for part in parts], dim=1)
+            self.empty = positions, logits.hidden(logits.targets)
         hidden = self.empty[1]
         if not torch.equal(targets, positions.expand_as(targets)):
             hidden = hidden[0, torch.searchsorted(positions, targets)]

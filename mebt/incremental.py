@@ -9,9 +9,6 @@ from torch import Tensor
 from mebt.model import Block, MeBT, Memory
 from mebt.products import linear
 
-ROWS = 1024
-"""Targets that go through a layer at once: bounds memory, and changes no number."""
-
 
 @dataclass(frozen=True)
 class LazyLogits:
@@ -35,7 +32,7 @@ class LazyLogits:
     def hidden(self, targets: Float[Tensor, "_ Nr D"]) -> Float[Tensor, "_ Nr D"]:
         """Takes some of the targets through the last layers."""
         for block, memory in self.last:
-            targets = _read(block, targets, memory)
+            targets = block.read(targets, memory)
         return targets
 
 
@@ -120,9 +117,9 @@ class Incremental:
                 case _ if index >= self.num_first:
                     last.append((block, block.memory(latents if layer == "decode" else both)))
                 case "decode":
-                    targets = _read(block, targets, block.memory(latents))
+                    targets = block.read(targets, block.memory(latents))
                 case "dense":
-                    both = _read(block, both, block.memory(both))
+                    both = block.read(both, block.memory(both))
                     context, targets = both[:, :num_context], both[:, num_context:]
         return LazyLogits(model, len(targets), targets, last)
 
@@ -161,7 +158,3 @@ def _num_rowwise(layers: tuple[str, ...]) -> int:
         count += 1
     # A dense layer reads what all targets were before it.
     return count + (layers[: len(layers) - count][-1:] == ("dense",))
-
-
-def _read(block: Block, stream: Tensor, memory: Memory) -> Tensor:
-    return torch.cat([block.read(part, memory) for part in torch.split(stream, ROWS, dim=1)], dim=1)

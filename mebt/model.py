@@ -16,6 +16,8 @@ from mebt.loss import summed_cross_entropy
 
 INIT_STD = 0.02
 PositionInit = Literal["normal", "sines"]
+ROWS = 1024
+"""Queries that go through a layer at once where there are no gradients: bounds memory, too."""
 
 Memory = tuple[Tensor, Tensor]
 """Keys and values [B Nm D] that a layer's query reads."""
@@ -102,7 +104,17 @@ class Block(nn.Module):
         return key, linear_of_norm(self.attention.value, self.norm, stream, normed)
 
     def read(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
-        """Returns the new query stream: each row depends on that row and the memory alone."""
+        """Returns the new query stream: each row depends on that row and the memory alone.
+
+        So without gradients a few rows go through at a time, whose values stay in a CPU's cache.
+        """
+        whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if whole or query.shape[1] <= ROWS:
+            return self._read(query, memory)
+        parts = [self._read(part, memory) for part in torch.split(query, ROWS, dim=1)]
+        return torch.cat(parts, dim=1)
+
+    def _read(self, query: Tensor, memory: Memory) -> Tensor:
         normed = self.norm(query)
         asked = linear_of_norm(self.attention.query, self.norm, query, normed)
         query = normed + self.attention(asked, memory)

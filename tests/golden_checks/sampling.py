@@ -192,7 +192,7 @@ def check_runs(case: Path) -> None:
                 torch.no_grad(),
                 mock.patch("mebt.decoding.choose_tokens", choose_by_sort),
                 mock.patch("mebt.decoding.ROWS", 24),
-                mock.patch("mebt.incremental.ROWS", 20),
+                mock.patch("mebt.model.ROWS", 20),
             ):
                 final = replay(spy, run, io, meta)
             assert torch.equal(final.flatten(1), io[f"{run['name']}.final"].flatten(1)), run["name"]

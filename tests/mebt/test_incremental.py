@@ -45,7 +45,7 @@ def make(*layers: str) -> MeBT:
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mebt.decoding.ROWS", 7)
-    monkeypatch.setattr("mebt.incremental.ROWS", 5)
+    monkeypatch.setattr("mebt.model.ROWS", 5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

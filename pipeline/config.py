@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -28,6 +28,9 @@ SECTIONS = (
     "evaluate",
 )
 """Every section that params.yaml may hold."""
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""Of training, in the words of Lightning Fabric."""
 
 Config = TypeVar("Config")
 

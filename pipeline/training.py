@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -23,6 +23,7 @@ from pipeline.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from pipeline.config import Precision
 from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
 from pipeline.profiling import PART, RECORDED, WARM_UP, profiled
 from pipeline.progress import progress
@@ -30,8 +31,6 @@ from pipeline.run_log import FILE, MARK, Log, vouched
 from pipeline.seeds import step_seed
 from pipeline.sharding import gather, slice_like, slice_optimizer, whole
 from pipeline.signals import STOP_SIGNALS
-
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 FREE_KEYS = (
     *("log_every", "validate_every", "checkpoint_every", "keep_checkpoints"),

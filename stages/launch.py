@@ -13,8 +13,8 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.strategies.parallel import ParallelStrategy
 from lightning_fabric.utilities import rank_zero_only
 
+from pipeline.config import Precision
 from pipeline.errors import ConfigError, StoppedError
-from pipeline.training import Precision
 from stages.options import resolve_device
 
 Launch = Callable[..., Fabric]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import operations
-from mebt import MeBTConfig, MeBTShape, SampleConfig
+from mebt import MeBTConfig, MeBTShape
 from pipeline.config import as_dict, load_section
+from stages.sample import SampleStageConfig
 from stages.train import TrainConfig
 from tokenizer import VQGANConfig
 
@@ -47,7 +48,7 @@ class Experiment:
     name: str
     model: MeBTConfig
     train: TrainConfig
-    sample: SampleConfig
+    sample: SampleStageConfig
 
 
 def load(name: str) -> Experiment:
@@ -58,7 +59,7 @@ def load(name: str) -> Experiment:
     fields = {**as_dict(shape), "layers": shape.layers, "codebook_size": vqgan.codebook_size}
     model = MeBTConfig(**fields, grid=vqgan.grid(num_frames(name), 128, 128))
     train = load_section(file, "train", TrainConfig)
-    return Experiment(name, model, train, load_section(file, "sample", SampleConfig))
+    return Experiment(name, model, train, load_section(file, "sample", SampleStageConfig))
 
 
 def num_frames(name: str) -> int:

@@ -1,5 +1,6 @@
 """MeBT as the sampler needs it: computes nothing twice, and only what is read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,12 @@ from torch import Tensor
 
 from mebt.model import Block, MeBT, Memory
 from mebt.products import linear
+
+Read = Callable[[Block, Tensor, Memory], Tensor]
+"""`Block.read`, perhaps compiled."""
+VARIANTS = 64
+"""Most times that one function is compiled: torch does so again where a size is 1, not only many.
+Beyond its own 8, it would say that it gives up."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class LazyLogits:
     """Of every window, or of one if they are the same in all."""
     last: list[tuple[Block, Memory]]
     """Layers that the targets have not been through yet, and what they read there."""
+    read: Read
 
     def __getitem__(self, part: tuple[slice, slice]) -> Float[Tensor, "B Nr K"]:
         """Computes the logits of these rows."""
@@ -32,7 +40,7 @@ class LazyLogits:
     def hidden(self, targets: Float[Tensor, "_ Nr D"]) -> Float[Tensor, "_ Nr D"]:
         """Takes some of the targets through the last layers."""
         for block, memory in self.last:
-            targets = block.read(targets, memory)
+            targets = self.read(block, targets, memory)
         return targets
 
 
@@ -46,10 +54,20 @@ class Incremental:
 
     What is predicted of an empty window depends on no token: it is computed once, for all batches.
     The model's weights must stay as they are.
+
+    With `compiled`, torch.compile makes kernels of the layers when they are first used, which takes
+    half a minute and a C++ compiler, or on a GPU Triton: the same numbers to rounding.
     """
 
-    def __init__(self, model: MeBT) -> None:
+    def __init__(self, model: MeBT, *, compiled: bool = False) -> None:
         self.model = model
+        self.read: Read = Block.read
+        self.memory: Callable[..., Memory] = Block.memory
+        if compiled:
+            # Of the layers alone, which all share it: a whole pass takes six minutes to compile.
+            self.read = torch.compile(Block.read, dynamic=True)
+            self.memory = torch.compile(Block.memory, dynamic=True)
+            torch._dynamo.config.recompile_limit = VARIANTS
         layers = model.config.layers
         fixed = layers[: layers.index("dense")] if "dense" in layers else layers
         self.kept = [index for index, kind in enumerate(fixed) if kind == "encode"]
@@ -84,18 +102,19 @@ class Incremental:
     ) -> LazyLogits:
         """Predicts windows of which nothing is known: the same positions in any order."""
         if self.empty is None or not torch.equal(self.empty[0], positions):
-            logits = self._predict(positions[None, :0], positions[None, :0], positions[None])
+            plain = Incremental(self.model)  # Shapes as of no other pass: nothing to compile for.
+            logits = plain._predict(positions[None, :0], positions[None, :0], positions[None])
             self.empty = positions, logits.hidden(logits.targets)
         hidden = self.empty[1]
         if not torch.equal(targets, positions.expand_as(targets)):
             hidden = hidden[0, torch.searchsorted(positions, targets)]
-        return LazyLogits(self.model, len(targets), hidden, [])
+        return LazyLogits(self.model, len(targets), hidden, [], self.read)
 
     def _predict(
         self, context_tokens: Tensor, context_positions: Tensor, target_positions: Tensor
     ) -> LazyLogits:
         model = self.model
-        latents = model.embed_latents(len(target_positions))
+        latents = model.embed_latents(len(target_positions)).contiguous()
         targets = model.embed_targets(target_positions)
         context = targets[:, :0]
         if "dense" in model.config.layers:
@@ -107,21 +126,21 @@ class Incremental:
             both = torch.cat([context, targets], dim=1) if layer == "dense" else targets
             match layer:
                 case "encode" if index in self.memories:
-                    latents = block.read(latents, self._recall(index, context_positions))
+                    latents = self.read(block, latents, self._recall(index, context_positions))
                 case "encode":
-                    latents = block(latents, context)
+                    latents = self.read(block, latents, self.memory(block, context))
                 case "process":
-                    latents = block(latents, latents)
+                    latents = self.read(block, latents, self.memory(block, latents))
                 case "refresh":
-                    latents = block(latents, latents, targets)
+                    latents = self.read(block, latents, self.memory(block, latents, targets))
                 case _ if index >= self.num_first:
-                    last.append((block, block.memory(latents if layer == "decode" else both)))
+                    last.append((block, self.memory(block, latents if layer == "decode" else both)))
                 case "decode":
-                    targets = block.read(targets, block.memory(latents))
+                    targets = self.read(block, targets, self.memory(block, latents))
                 case "dense":
-                    both = block.read(both, block.memory(both))
+                    both = self.read(block, both, self.memory(block, both))
                     context, targets = both[:, :num_context], both[:, num_context:]
-        return LazyLogits(model, len(targets), targets, last)
+        return LazyLogits(model, len(targets), targets, last, self.read)
 
     def _remember(self, tokens: Tensor, positions: Tensor) -> None:
         """Computes keys and values of the context tokens that were not there before."""
@@ -138,7 +157,7 @@ class Incremental:
         for index in self.kept:
             block = self.model.blocks[index]
             assert isinstance(block, Block)
-            keys, values = block.memory(context)
+            keys, values = self.memory(block, context)
             if index not in self.memories:
                 empty = (*self.tokens.shape, keys.shape[-1])
                 self.memories[index] = (keys.new_empty(empty), values.new_empty(empty))

@@ -17,6 +17,7 @@ from torch import nn
 from pipeline.decoders import decoders
 from pipeline.errors import PipelineError
 from pipeline.frames import FrameFile, Video, read_frames
+from pipeline.gpu import send
 from pipeline.store_format import StoreInfo
 from pipeline.token_store import StoreWriter
 from pipeline.video import to_model
@@ -81,7 +82,7 @@ def encoder_of(model: nn.Module) -> Encode:
     @torch.inference_mode()
     def encode(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
         # Bytes travel to a GPU, not floats: they are a quarter.
-        sent = torch.from_numpy(pixels).to(next(model.parameters()).device)
+        sent = send(torch.from_numpy(pixels), next(model.parameters()).device)
         tokens: NDArray[np.int64] = cast(Any, model).encode(to_model(sent)).cpu().numpy()
         return tokens
 

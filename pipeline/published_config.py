@@ -267,7 +267,7 @@ def sections(
         },
         "model": dict(model),
         "train": train_section(published),
-        "sample": dict(sample),
+        "sample": {**sample, "precision": "32-true", "compile": False},
         "decode": {"fps": 8.0, "batch_size": many, "sheet": "webp", "sheet_videos": 64}
         | {"columns": None},
         "evaluate": {

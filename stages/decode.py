@@ -18,6 +18,7 @@ from pipeline.config import as_dict, load_section
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluation import check_tokenizer
 from pipeline.files import contents, keep_apart, lock, read_json, remove, write_json
+from pipeline.gpu import send
 from pipeline.progress import progress
 from pipeline.storage import Place
 from pipeline.token_store import TokenStore
@@ -237,7 +238,7 @@ def _decoded(
             if wanted.isdisjoint(batch):
                 continue
             chosen = torch.from_numpy(tokens[start - first : batch.stop - first])
-            video = to_bytes(model.decode(chosen.to(device)))
+            video = to_bytes(model.decode(send(chosen, device)))
             yield from ((row, video[row - start]) for row in batch if row in wanted)
 
 

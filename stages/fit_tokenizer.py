@@ -19,6 +19,7 @@ from pipeline.errors import CheckpointError, ConfigError
 from pipeline.files import keep_apart, replacing, sha256_file
 from pipeline.foreign import load_content, state_tensors
 from pipeline.frames import scan_frames, source_fingerprint
+from pipeline.gpu import send
 from pipeline.run_folder import open_run
 from pipeline.seeds import step_seed
 from pipeline.storage import Place
@@ -127,7 +128,7 @@ def measure(model: VQGAN, held_out: WindowSource, config: FitTokenizerConfig) ->
     counts = torch.zeros(model.config.codebook_size, dtype=torch.int64)
     rows = held_out.spread(config.validation_windows)
     for row in rows:
-        video = held_out.read([row]).to(device)
+        video = send(held_out.read([row]), device)
         tokens = model.encode(video)
         difference = model.decode(tokens).clamp(-0.5, 0.5) - video
         squared += float(difference.square().mean()) / len(rows)
@@ -254,10 +255,10 @@ def _batches(
     share = config.batch_size // fabric.world_size
     mine = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
     video = train.read(rows[mine.start : mine.stop])
-    clean, frames = (x.to(fabric.device) for x in (video, frames[mine.start : mine.stop]))
+    clean, frames = (send(x, fabric.device) for x in (video, frames[mine.start : mine.stop]))
     noisy = clean
     if config.noise:
-        noisy = with_noise(video, mine, config, step).to(fabric.device)
+        noisy = send(with_noise(video, mine, config, step), fabric.device)
     chunks = (part.chunk(config.accumulate) for part in (noisy, clean, frames))
     return list(zip(*chunks, strict=True))
 

@@ -8,10 +8,11 @@ import click
 import torch
 from jaxtyping import Int
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from mebt import (
     Incremental,
+    MeBT,
     MeBTConfig,
     SampleConfig,
     load_model,
@@ -20,9 +21,10 @@ from mebt import (
     weights_identity,
 )
 from pipeline.checkpoint import user_errors
-from pipeline.config import load_section
+from pipeline.config import Precision, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart
+from pipeline.gpu import compiling
 from pipeline.sharing import share_out
 from pipeline.storage import Place
 from pipeline.store_format import StoreInfo, numbered_plan
@@ -41,8 +43,20 @@ MODEL = "model.safetensors"
 SPLIT = "sample"
 SHARD_WINDOWS = 16
 """Samples that are written, and redone after a stop, together."""
-NO_EFFECT = ("num_samples", "batch_size")
-"""Values that no single sample depends on."""
+NO_EFFECT = ("num_samples", "batch_size", "compile")
+"""Values that no single sample depends on, but for rounding."""
+HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleStageConfig(SampleConfig):
+    """How new token grids are drawn, and how the model computes what they are drawn from."""
+
+    precision: Precision = "32-true"
+    """Half precision is faster where the device has it, and draws other samples of a seed."""
+    compile: bool = False
+    """Compile the layers with `torch.compile` when sampling begins; the same numbers to rounding.
+    Needs a C++ compiler, and on a GPU Triton."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +129,17 @@ def _check(
             raise TokenStoreError(f"{given.store.root} has {what} {theirs}, but {path} has {ours}.")
 
 
+def _round_products(model: MeBT, dtype: torch.dtype) -> None:
+    """Rounds the weights of matrix products, as autocast would in every pass anew."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.to(dtype)
+
+
 def sample(
     run: Path,
     out: Place,
-    config: SampleConfig,
+    config: SampleStageConfig,
     *,
     fabric: Fabric,
     given: Given | None = None,
@@ -139,19 +160,22 @@ def sample(
     _check(config, path, model.config, metadata.get("tokenizer") or None, given)
     info = _store_info(config, model.config, metadata, weights_identity(path), given)
 
-    predict = Incremental(model)
+    if config.precision in HALF:
+        _round_products(model, HALF[config.precision])
+    predict = Incremental(model, compiled=config.compile)
 
     def draw(numbers: range) -> Int[Tensor, "B t h w"]:
         predict.forget()
-        return sample_frames(
-            predict,
-            model.config.grid,
-            config,
-            numbers=numbers,
-            given=None if given is None else given.read(numbers),
-            drafted=given is not None and given.drafted,
-            device=fabric.device,
-        ).cpu()
+        with fabric.autocast(), compiling(config.compile, "sample.compile"):
+            return sample_frames(
+                predict,
+                model.config.grid,
+                config,
+                numbers=numbers,
+                given=None if given is None else given.read(numbers),
+                drafted=given is not None and given.drafted,
+                device=fabric.device,
+            ).cpu()
 
     with share_out(
         out,
@@ -175,7 +199,7 @@ def sample(
 
 
 def _store_info(
-    config: SampleConfig,
+    config: SampleStageConfig,
     model: MeBTConfig,
     metadata: Mapping[str, str],
     identity: str,
@@ -245,14 +269,14 @@ def command(
       mebt sample --run run --draft samples/tokens --set sample.revise_rounds=4 --out revised
     """
     keep_apart(out, run, kept, draft, params)
-    config = load_section(params, "sample", SampleConfig, overrides)
+    config = load_section(params, "sample", SampleStageConfig, overrides)
     if kept and draft:
         raise click.UsageError("give --given or --draft, not both.")
     tokens = kept or draft
     if split and not tokens:
         raise click.UsageError("--split is of --given or --draft.")
     given = open_given(tokens, split, config, drafted=draft is not None) if tokens else None
-    fabric = launch()
+    fabric = launch(config.precision)
     made = sample(run, out, config, fabric=fabric, given=given, overwrite=overwrite)
     if fabric.is_global_zero:
         done = f"{made.drawn} drawn now" if made.drawn else "nothing to do"

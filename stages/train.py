@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Int
 from lightning_fabric import Fabric
 from torch import Generator, Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from mebt import (
     MeBT,
@@ -34,6 +33,7 @@ from pipeline.checkpoint import last_sha256, last_step, user_errors
 from pipeline.config import as_dict, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart, replacing
+from pipeline.gpu import compiling, send
 from pipeline.profiling import RECORDED, TABLE, TRACE, WARM_UP
 from pipeline.run_folder import open_run
 from pipeline.seeds import step_seed
@@ -179,7 +179,7 @@ def _validate(model: nn.Module, tokens: Tensor, config: TrainConfig) -> dict[str
         generator = Generator().manual_seed(step_seed(config.seed, percent, MASK_DRAW))
         sums = np.zeros(2)
         for part in torch.split(tokens, size):
-            means = held_out_loss(model, part.to(device), mask_ratio=ratio, generator=generator)
+            means = held_out_loss(model, send(part, device), mask_ratio=ratio, generator=generator)
             sums += np.asarray(means) * len(part)
         loss, right = sums / len(tokens)
         found[f"val_loss/mask_{percent}"] = float(loss)
@@ -245,7 +245,7 @@ def _batches(
         model.num_tokens,
         step_seed=lambda row: step_seed(config.seed, step, ORDER_DRAW - row),
     )
-    parts = (x.to(fabric.device).chunk(config.accumulate) for x in (mine, order))
+    parts = (send(x, fabric.device).chunk(config.accumulate) for x in (mine, order))
     return list(zip(*parts, strict=True))
 
 
@@ -344,17 +344,12 @@ def train(
             rate_per_step=config.batch_size * model_config.num_tokens,
         )
         other = init / CHECKPOINTS if init and init.is_dir() else None
-        try:
+        with compiling(config.compile, "train.compile"):
             steps = run_loop(
                 *(fabric, model, optimizer, task, config, out),
                 init=other,
                 profile=out / PROFILE if profile else None,
             )
-        except TorchDynamoException as error:
-            reason = " ".join(str(error).split("\n\n")[0].split())
-            raise ConfigError(
-                f"torch.compile does not work here: {reason} Set train.compile=false."
-            ) from error
         fabric.barrier()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Trained(out / RESULT, steps, parameters, weights_identity(out / RESULT))

@@ -26,12 +26,12 @@ OWNERS = {
     "tokenize": "pipeline.windows.TokenizeConfig",
     "model": "mebt.config.MeBTShape",
     "train": "stages.train.TrainConfig",
-    "sample": "mebt.sampling.SampleConfig",
+    "sample": "stages.sample.SampleStageConfig",
     "decode": "stages.decode.DecodeConfig",
     "evaluate": "stages.evaluate.EvaluateConfig",
 }
 PLUMBING = ["stages/launch.py", "stages/options.py"]
-PLUMBING += [*(f"pipeline/{n}.py" for n in ("config", "errors", "files"))]
+PLUMBING += [*(f"pipeline/{n}.py" for n in ("config", "errors", "files", "gpu"))]
 PLUMBING += [
     *("pipeline/profiling.py", "pipeline/progress.py"),
     *("pipeline/signals.py", "pipeline/storage.py", "pipeline/writing.py"),

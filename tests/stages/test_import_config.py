@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mebt import SampleConfig
 from pipeline.config import as_dict, load_params, load_section
 from stages.__main__ import cli
+from stages.sample import SampleStageConfig
 from tests.stages.published_yaml import EXPERIMENTS
 from tests.test_project import ROOT
 
@@ -158,7 +158,7 @@ def test_an_unknown_data_set_gets_our_sampling_unless_one_is_named(tmp_path: Pat
     source.write_text(source.read_text().replace("vqgan_ucf", "vqgan_cats"))
     assert "sampling     our defaults" in run(source).output
     params = tmp_path / "params.yaml"
-    assert load_params(params)["sample"] == as_dict(SampleConfig())
+    assert load_params(params)["sample"] == as_dict(SampleStageConfig())
     assert "--overwrite" in run(source).output
     assert "as published for ucf" in run(source, "--experiment", "ucf", "--overwrite").output
-    assert load_section(params, "sample", SampleConfig).draft_steps == 128
+    assert load_section(params, "sample", SampleStageConfig).draft_steps == 128

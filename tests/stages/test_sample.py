@@ -4,11 +4,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
-from mebt import weights_identity
+from mebt import load_model, weights_identity
+from mebt.decoding import token_probabilities
 from pipeline.token_store import TokenStore
 from stages.__main__ import cli
+from stages.sample import _round_products
 from tests.stages.small import Flow, content
 
 
@@ -57,6 +60,67 @@ def test_two_processes_draw_the_same_samples_as_one(flow: Flow) -> None:
     two = ("--accelerator", "cpu", "--devices", "2", "--strategy", "ddp")
     assert flow.start("sample", *two, out="two").wait(100) == 0
     assert content(flow.root / "two") == content(flow.root / "samples")
+
+
+def test_bfloat16_multiplies_and_keeps_probabilities_in_float32(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def spy(logits: torch.Tensor, **values: float | None) -> torch.Tensor:
+        probs = token_probabilities(logits, **values)
+        seen.add((logits.dtype, probs.dtype))
+        return probs
+
+    monkeypatch.setattr("mebt.decoding.token_probabilities", spy)
+    half = ("--set", "sample.precision=bf16-mixed")
+    assert "extra" in flow.refused("sample", *half)
+    flow.ok("sample", *half, out="half")
+    assert seen == {(torch.bfloat16, torch.float32)}
+    flow.ok("sample", *half, "--set", "sample.batch_size=5", out="again")
+    assert content(flow.root / "again") == content(flow.root / "half")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_are_rounded_once_as_autocast_would_in_every_pass(
+    flow: Flow, dtype: torch.dtype
+) -> None:
+    path = flow.root / "run" / "model.safetensors"
+    model, rounded = load_model(path), load_model(path)
+    _round_products(rounded, dtype)
+    positions = torch.arange(model.config.num_tokens)[None]
+    tokens = positions % model.config.codebook_size
+    with torch.inference_mode(), torch.autocast("cpu", dtype):
+        expected, found = (x(tokens[:, :9], positions[:, :9], positions) for x in (model, rounded))
+    assert torch.equal(found, expected)
+    assert found.dtype == dtype
+    norms = {x.weight.dtype for x in rounded.modules() if isinstance(x, torch.nn.LayerNorm)}
+    assert norms == {torch.float32}
+
+
+COMPILED = ("--set", "sample.compile=true")
+
+
+@pytest.mark.slow
+def test_compiled_layers_draw_the_same_samples(flow: Flow) -> None:
+    cache = flow.root / "cache"
+    here = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    assert flow.start("sample", *COMPILED, out="compiled", **here).wait(300) == 0
+    assert list(cache.rglob("*.cpp"))  # Compiled, and not just run as it is.
+    drawn = [TokenStore(flow.root / name).read("sample") for name in ("compiled", "samples")]
+    different = (drawn[0] != drawn[1]).any(axis=(1, 2, 3))
+    assert different.mean() < 0.1  # Another rounding may choose another token, once in a while.
+
+
+@pytest.mark.slow
+def test_without_a_compiler_sampling_says_so_and_can_go_on_without(flow: Flow) -> None:
+    missing = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(flow.root / "cache")}
+    assert flow.start("sample", *COMPILED, out="other", **missing).wait(300) == 1
+    line = (flow.root / "errors.txt").read_text().splitlines()[-1]
+    assert line.startswith("Error: torch.compile does not work here: ")
+    assert line.endswith("Set sample.compile=false.")
+    flow.ok("sample", out="other")
+    assert content(flow.root / "other") == content(flow.root / "samples")
 
 
 def test_other_values_are_refused(flow: Flow) -> None:

@@ -17,6 +17,7 @@ from mebt.optim import make_optimizer
 from pipeline.batches import Batches
 from pipeline.encoding import encode_shards, encoder_of
 from pipeline.frames import scan_frames
+from pipeline.gpu import send
 from pipeline.store_format import StoreInfo, numbered_plan
 from pipeline.token_store import create_store
 from pipeline.video import moving_shapes, to_bytes
@@ -88,12 +89,12 @@ def training_steps(setting: Setting) -> Steps:
 
     def read() -> tuple[Tensor, Tensor]:
         tokens, order = stream.read(step), orders(config, BATCH)
-        return tokens.to(setting.device), order.to(setting.device)
+        return send(tokens, setting.device), send(order, setting.device)
 
     def read_and_encode() -> tuple[Tensor, Tensor]:
         rows = windows.draw(BATCH, generator=Generator().manual_seed(step))
-        tokens = vqgan.encode(windows.read(rows).to(setting.device))
-        return tokens.flatten(1), orders(config, BATCH).to(setting.device)
+        tokens = vqgan.encode(send(windows.read(rows), setting.device))
+        return tokens.flatten(1), send(orders(config, BATCH), setting.device)
 
     def learn(micro: tuple[Tensor, Tensor]) -> None:
         loss, _ = objective(model, micro, step, config, train_config)

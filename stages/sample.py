@@ -53,7 +53,8 @@ class SampleStageConfig(SampleConfig):
     """How new token grids are drawn, and how the model computes what they are drawn from."""
 
     precision: Precision = "32-true"
-    """Half precision is faster where the device has it, and draws other samples of a seed."""
+    """Of products and attention, in the words of Lightning Fabric: half is faster where the device
+    computes in it, and draws other samples of a seed."""
     compile: bool = False
     """Compile the layers with `torch.compile` when sampling begins; the same numbers to rounding.
     Needs a C++ compiler, and on a GPU Triton."""

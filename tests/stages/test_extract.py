@@ -15,12 +15,13 @@ import webdataset
 from click.testing import CliRunner
 from PIL import Image
 
+from pipeline.clips import Source, cut_in_time, find_videos, synthetic_videos
 from pipeline.errors import FrameError
 from pipeline.files import read_json, remove
 from pipeline.frames import scan_frames
 from pipeline.video import ExtractConfig, moving_shapes, write_mp4
 from stages.__main__ import cli
-from stages.extract import Source, cut_in_time, extract, find_videos, synthetic_videos
+from stages.extract import extract
 from tests.stages.small import Flow, content
 
 CONFIG = ExtractConfig(size=16, test_share=0.25)

@@ -12,9 +12,6 @@ from mebt.products import linear
 
 Read = Callable[[Block, Tensor, Memory], Tensor]
 """`Block.read`, perhaps compiled."""
-VARIANTS = 64
-"""Most times that one function is compiled: torch does so again where a size is 1, not only many.
-Beyond its own 8, it would say that it gives up."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Incremental:
     The model's weights must stay as they are.
 
     With `compiled`, torch.compile makes kernels of the layers when they are first used, which takes
-    half a minute and a C++ compiler, or on a GPU Triton: the same numbers to rounding.
+    some 20 seconds and a C++ compiler, or on a GPU Triton: the same numbers to rounding.
     """
 
     def __init__(self, model: MeBT, *, compiled: bool = False) -> None:
@@ -67,7 +64,6 @@ class Incremental:
             # Of the layers alone, which all share it: a whole pass takes six minutes to compile.
             self.read = torch.compile(Block.read, dynamic=True)
             self.memory = torch.compile(Block.memory, dynamic=True)
-            torch._dynamo.config.recompile_limit = VARIANTS
         layers = model.config.layers
         fixed = layers[: layers.index("dense")] if "dense" in layers else layers
         self.kept = [index for index, kind in enumerate(fixed) if kind == "encode"]
@@ -114,6 +110,7 @@ class Incremental:
         self, context_tokens: Tensor, context_positions: Tensor, target_positions: Tensor
     ) -> LazyLogits:
         model = self.model
+        # A copy, laid out as what later layers read: nothing is compiled for the first alone.
         latents = model.embed_latents(len(target_positions)).contiguous()
         targets = model.embed_targets(target_positions)
         context = targets[:, :0]

@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 COLUMNS = 512
@@ -39,3 +39,10 @@ def linear(
         return F.linear(x, weight, bias)
     out = product(x.reshape(-1, x.shape[-1]), weight.T).view(*x.shape[:-1], len(weight))
     return out if bias is None else out.add_(bias)
+
+
+def round_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Rounds the weights of products in place, as autocast to `dtype` would in every pass anew."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.to(dtype)

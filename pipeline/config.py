@@ -30,7 +30,7 @@ SECTIONS = (
 """Every section that params.yaml may hold."""
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-"""Of training, in the words of Lightning Fabric."""
+"""Of products and attention, in the words of Lightning Fabric."""
 
 Config = TypeVar("Config")
 

@@ -8,11 +8,10 @@ import click
 import torch
 from jaxtyping import Int
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from mebt import (
     Incremental,
-    MeBT,
     MeBTConfig,
     SampleConfig,
     load_model,
@@ -20,11 +19,12 @@ from mebt import (
     sample_frames,
     weights_identity,
 )
+from mebt.products import round_weights
 from pipeline.checkpoint import user_errors
 from pipeline.config import Precision, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart
-from pipeline.gpu import compiling
+from pipeline.gpu import compiling, send
 from pipeline.sharing import share_out
 from pipeline.storage import Place
 from pipeline.store_format import StoreInfo, numbered_plan
@@ -44,7 +44,7 @@ SPLIT = "sample"
 SHARD_WINDOWS = 16
 """Samples that are written, and redone after a stop, together."""
 NO_EFFECT = ("num_samples", "batch_size", "compile")
-"""Values that no single sample depends on, but for rounding."""
+"""Values that no single sample depends on; compiled layers round otherwise, no more."""
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -53,8 +53,8 @@ class SampleStageConfig(SampleConfig):
     """How new token grids are drawn, and how the model computes what they are drawn from."""
 
     precision: Precision = "32-true"
-    """Of products and attention, in the words of Lightning Fabric: half is faster where the device
-    computes in it, and draws other samples of a seed."""
+    """Of products and attention, logits included, in the words of Lightning Fabric: half is faster
+    where the device computes in it, and draws other samples of a seed."""
     compile: bool = False
     """Compile the layers with `torch.compile` when sampling begins; the same numbers to rounding.
     Needs a C++ compiler, and on a GPU Triton."""
@@ -130,13 +130,6 @@ def _check(
             raise TokenStoreError(f"{given.store.root} has {what} {theirs}, but {path} has {ours}.")
 
 
-def _round_products(model: MeBT, dtype: torch.dtype) -> None:
-    """Rounds the weights of matrix products, as autocast would in every pass anew."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.to(dtype)
-
-
 def sample(
     run: Path,
     out: Place,
@@ -162,7 +155,7 @@ def sample(
     info = _store_info(config, model.config, metadata, weights_identity(path), given)
 
     if config.precision in HALF:
-        _round_products(model, HALF[config.precision])
+        round_weights(model, HALF[config.precision])
     predict = Incremental(model, compiled=config.compile)
 
     def draw(numbers: range) -> Int[Tensor, "B t h w"]:
@@ -173,7 +166,7 @@ def sample(
                 model.config.grid,
                 config,
                 numbers=numbers,
-                given=None if given is None else given.read(numbers),
+                given=None if given is None else send(given.read(numbers), fabric.device),
                 drafted=given is not None and given.drafted,
                 device=fabric.device,
             ).cpu()

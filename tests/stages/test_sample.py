@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from mebt import load_model, weights_identity
 from mebt.decoding import token_probabilities
+from mebt.products import round_weights
 from pipeline.token_store import TokenStore
 from stages.__main__ import cli
-from stages.sample import _round_products
 from tests.stages.small import Flow, content
 
 
@@ -87,7 +87,7 @@ def test_weights_are_rounded_once_as_autocast_would_in_every_pass(
 ) -> None:
     path = flow.root / "run" / "model.safetensors"
     model, rounded = load_model(path), load_model(path)
-    _round_products(rounded, dtype)
+    round_weights(rounded, dtype)
     positions = torch.arange(model.config.num_tokens)[None]
     tokens = positions % model.config.codebook_size
     with torch.inference_mode(), torch.autocast("cpu", dtype):

@@ -20,6 +20,7 @@ from benchmarks.pipelines import (
     step_on_the_fly,
     tokenizing,
     waiting,
+    waiting_on_the_fly,
 )
 from benchmarks.work import Case
 
@@ -78,6 +79,7 @@ CASES = (
     Case(name="whole step, cached tokens, 16 frames, batch 2", prepare=cached_step),
     Case(name="whole step, frames read and encoded in it", prepare=step_on_the_fly),
     Case(name="waiting for cached tokens / whole step", prepare=waiting, target=0.01),
+    Case(name="waiting for frames and encoding / whole step", prepare=waiting_on_the_fly),
     Case(name="dealing out an epoch of cached tokens", prepare=dealing),
     Case(name="tokenize from frames / model alone", prepare=tokenizing, target=1.1),
     Case(name="decode to videos / model alone", prepare=making_videos, target=1.1),

@@ -253,7 +253,8 @@ def command(
 
     With --given, sample number i keeps the latent frames `sample.keep` of window i and fills in the
     others; with --draft, window i is a draft and only revised. `sample.total_frames` makes videos
-    longer than the model's window.
+    longer than the model's window. `sample.precision=bf16-mixed` and `sample.compile=true` are for
+    speed, above all on GPUs.
 
     \b
     Example:

@@ -1,3 +1,5 @@
+"""How tensors get to a device; there is no GPU, so only what is asked of one is seen."""
+
 from unittest.mock import Mock
 
 import torch

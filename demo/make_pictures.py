@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from pipeline.frames import scan_frames
 from pipeline.token_store import TokenStore, read_rows
-from pipeline.video import to_bytes, write_animation
+from pipeline.video import to_bytes
 from pipeline.windows import TokenizeConfig, WindowReader
+from pipeline.writer import write_animation
 from tokenizer import load_tokenizer
 
 ROWS, COLUMNS, ENLARGE, GAP = 4, 4, 2, 12

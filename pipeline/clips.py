@@ -13,8 +13,10 @@ from PIL import Image
 
 from pipeline.errors import FrameError
 from pipeline.files import sha256_file
-from pipeline.frames import Rejected, crop_resize, files_below
-from pipeline.video import ExtractConfig, Frame, motion, moving_shapes, read_video, tiles
+from pipeline.frames import Rejected, files_below
+from pipeline.images import Frame, crop_resize
+from pipeline.reader import read_video
+from pipeline.video import ExtractConfig, motion, moving_shapes, tiles
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif")
 WHOLE_CLIP_BUFFER = 64

@@ -16,8 +16,9 @@ from torch import nn
 
 from pipeline.decoders import decoders
 from pipeline.errors import PipelineError
-from pipeline.frames import FrameFile, Video, read_frames
+from pipeline.frames import Video
 from pipeline.gpu import send
+from pipeline.images import FrameFile, read_frames
 from pipeline.store_format import StoreInfo
 from pipeline.token_store import StoreWriter
 from pipeline.video import to_model

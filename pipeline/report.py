@@ -15,7 +15,7 @@ from pipeline.findings import Log, by_mask_ratio, comparison, curves, details, f
 from pipeline.frames import Rejected
 from pipeline.markup import Markup, element
 from pipeline.page import page
-from pipeline.video import write_animation
+from pipeline.writer import write_animation
 
 Clip = UInt8[np.ndarray, "T H W 3"]
 

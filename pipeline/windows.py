@@ -11,7 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import FrameError
-from pipeline.frames import LARGEST_SIDE, Rejected, Video, read_frames
+from pipeline.frames import Rejected, Video
+from pipeline.images import LARGEST_SIDE, read_frames
 
 MOST_SHARD_WINDOWS = 1 << 16
 """A shard is held in memory as a whole."""

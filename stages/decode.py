@@ -22,7 +22,8 @@ from pipeline.gpu import send
 from pipeline.progress import progress
 from pipeline.storage import Place
 from pipeline.token_store import TokenStore
-from pipeline.video import to_bytes, write_mp4, write_sheet
+from pipeline.video import to_bytes
+from pipeline.writer import write_mp4, write_sheet
 from pipeline.writing import behind
 from stages.options import (
     FILE,

@@ -11,7 +11,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.config import load_section
-from pipeline.video import moving_shapes, write_mp4
+from pipeline.video import moving_shapes
+from pipeline.writer import write_mp4
 from stages.train import TrainConfig
 from tests.stages.small import content
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.frames import group_frames, read_frames
+from pipeline.frames import group_frames
+from pipeline.images import read_frames
 from pipeline.video import to_bytes, to_model
 from tests.golden_checks.recipe import load_case
 

@@ -91,7 +91,7 @@ def test_worker_processes_decode_the_same_and_stop_with_a_clear_line(frames: Pat
 WORKER = """
 import os, sys
 from pipeline.decoders import decoders
-from pipeline.frames import read_frames
+from pipeline.images import read_frames
 
 def modules():
     return os.getpid(), [name for name in ("torch", "zarr") if name in sys.modules]

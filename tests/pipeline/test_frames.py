@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import FrameError
-from pipeline.frames import Video, crop_resize, read_frames, scan_frames, source_fingerprint
+from pipeline.frames import Video, scan_frames, source_fingerprint
+from pipeline.images import crop_resize, read_frames
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 
 

@@ -13,20 +13,17 @@ import torch
 from PIL import Image
 
 from pipeline.errors import ConfigError, FrameError
+from pipeline.reader import ASF_BROADCAST, ASF_PROPERTIES, read_video
 from pipeline.video import (
-    ASF_BROADCAST,
-    ASF_PROPERTIES,
     ExtractConfig,
     motion,
     moving_shapes,
     published_bytes,
-    read_video,
     tiles,
     to_bytes,
     to_model,
-    write_mp4,
-    write_sheet,
 )
+from pipeline.writer import write_mp4, write_sheet
 
 
 def test_every_grey_level_survives() -> None:

@@ -19,7 +19,8 @@ from pipeline.clips import Source, cut_in_time, find_videos, synthetic_videos
 from pipeline.errors import FrameError
 from pipeline.files import read_json, remove
 from pipeline.frames import scan_frames
-from pipeline.video import ExtractConfig, moving_shapes, write_mp4
+from pipeline.video import ExtractConfig, moving_shapes
+from pipeline.writer import write_mp4
 from stages.__main__ import cli
 from stages.extract import extract
 from tests.stages.small import Flow, content

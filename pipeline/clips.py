@@ -1,27 +1,26 @@
-"""Videos, and the clips of square frames that are cut from each, in time and in place."""
+"""The clips of square frames that are cut from one video, in time and in place."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from pipeline.errors import FrameError
-from pipeline.files import sha256_file
-from pipeline.frames import Rejected, files_below
+from pipeline.files import make_folder, remove
+from pipeline.footage import About
 from pipeline.images import Frame, crop_resize
-from pipeline.reader import read_video
-from pipeline.video import ExtractConfig, motion, moving_shapes, tiles
+from pipeline.video import ExtractConfig, motion, tiles
 
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif")
-WHOLE_CLIP_BUFFER = 64
-"""Frames of a clip without a fixed length that are held before they are written."""
-SYNTHETIC_FRAMES = 64
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom."""
+Saved = Callable[[Frame, Box, Path], None]
 
 
 @dataclass(frozen=True)
@@ -30,67 +29,103 @@ class Source:
 
     name: str
     content: str
-    read: Callable[[], Iterator[Frame]]
+    read: Callable[..., Iterator[Frame]]
+    """Takes `about`, which learns what there is to say of the video, and `threads` to decode in."""
+    split: str | None = None
+    """Where all of it goes; None: it is cut in time."""
 
 
-def find_videos(
-    folder: Path, config: ExtractConfig, *, out: Path
-) -> tuple[list[Source], list[Rejected]]:
-    """Lists the videos under `folder`; every other file is rejected with a reason.
+@dataclass(frozen=True)
+class Clip:
+    """Consecutive frames of one tile that are kept together."""
 
-    What lies in `out` is left out: it was made, not given. Every video has a name of its own.
-    """
-    if folder.resolve().is_relative_to(out.resolve()):
-        raise FrameError(f"{out} holds the videos themselves; choose another --out.")
-    sources: list[Source] = []
-    rejected = []
-    taken: set[str] = set()
-    for path, reason in files_below(folder, folder, suffixes=VIDEOS, skip=[out]):
-        relative = path.relative_to(folder)
-        if not reason and path.suffix.lower() not in VIDEOS:
-            reason = "no video by its extension"
-        if reason:
-            rejected.append(Rejected(str(relative), reason))
-            continue
-        name = _free_name(relative, taken)
-        taken.add(name)
-        read = partial(read_video, path, fps=config.fps, filters=config.filters)
-        sources.append(Source(name, sha256_file(path), read))
-    return sources, rejected
+    split: str
+    name: str
+    numbers: range
+    """Frames of the video."""
+    tile: int
+
+    def file(self, number: int, kind: str) -> Path:
+        """Returns where a frame goes, below the folder of all."""
+        return Path(self.split, self.name, f"{self.name}_{number:05d}.{kind}")
 
 
-def _free_name(relative: Path, taken: set[str]) -> str:
-    """Names a video after its path, as shortly as can be without a name that is taken."""
-    joined = "-".join(relative.with_suffix("").parts)
-    # A line break in a name would break a line of train.txt.
-    plain = "".join(c if c.isprintable() and c != " " else "_" for c in joined)
-    full = plain + relative.suffix.replace(".", "-")
-    names = itertools.chain([plain, full], (f"{full}-{n}" for n in itertools.count(2)))
-    return next(name for name in names if name not in taken)
-
-
-def synthetic_videos(count: int, config: ExtractConfig) -> list[Source]:
-    """Lists `count` seeded videos of moving shapes."""
-    return [
-        Source(
-            f"shapes{i:05d}",
-            f"moving shapes {config.seed} {i}",
-            partial(moving_shapes, SYNTHETIC_FRAMES, config.size, seed=config.seed * 2**20 + i),
-        )
-        for i in range(count)
-    ]
-
-
-def cut_in_time(num_frames: int, config: ExtractConfig) -> Iterator[tuple[str, int, int]]:
-    """Cuts a video's time into clips (split, first, stop); train comes before test."""
-    first_test = num_frames - round(num_frames * config.test_share)
-    for split, start, stop in (("train", 0, first_test), ("test", first_test, num_frames)):
+def cut_in_time(
+    num_frames: int, config: ExtractConfig, split: str | None = None
+) -> Iterator[tuple[str, range]]:
+    """Cuts a video's time into clips; train comes before test, unless all goes to one `split`."""
+    num_test = round(num_frames * config.test_share)
+    if split is not None:
+        num_test = num_frames if split == "test" else 0
+    first_test = num_frames - num_test
+    for part, start, stop in (("train", 0, first_test), ("test", first_test, num_frames)):
         length = config.clip_frames or max(1, stop - start)
         for first in range(start, stop, length):
-            yield split, first, min(first + length, stop)
+            yield part, range(first, min(first + length, stop))
 
 
-def _save(path: Path, frame: Frame, box: tuple[int, int, int, int], size: int) -> None:
+def extract_video(
+    source: Source, out: Path, staged: Path, config: ExtractConfig, *, threads: int
+) -> dict[str, Any]:
+    """Writes the clips of one video below `out`. Returns the record of what was kept and rejected.
+
+    Frames are written as they are decoded, into the folder `staged`, and moved when all is well:
+    a video that breaks off leaves nothing. At most a few frames are held, but with `min_motion`
+    those of a clip, and the video is decoded once more before, to know where clips end. Raises
+    FrameError if the video cannot be used.
+    """
+    remove(staged)
+    make_folder(staged)
+    about = About()
+    try:
+        with _saver(config.size, threads) as save:
+            if config.min_motion:
+                clips, rejected = _moving_clips(source, staged, config, about, threads, save)
+            else:
+                clips, rejected = _all_clips(source, staged, config, about, threads, save), []
+        for folder in {out / clip.file(0, config.image).parent for clip in clips}:
+            folder.mkdir(parents=True, exist_ok=True)
+        for clip in clips:
+            for number in clip.numbers:
+                place = out / clip.file(number, config.image)
+                _staged(staged, clip.tile, number, config).replace(place)
+    finally:
+        remove(staged)
+    kept = [
+        {
+            "split": clip.split,
+            "name": clip.name,
+            "frames": [clip.file(number, config.image).as_posix() for number in clip.numbers],
+        }
+        for clip in clips
+    ]
+    return {"kept": kept, "rejected": rejected, "notes": about.notes, "rate": about.rate}
+
+
+def _staged(folder: Path, tile: int, number: int, config: ExtractConfig) -> Path:
+    return folder / f"{tile}-{number}.{config.image}"
+
+
+@contextmanager
+def _saver(size: int, threads: int) -> Iterator[Saved]:
+    """Yields what saves a box of a frame, resized, in so many threads; never far behind."""
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+
+        def save(frame: Frame, box: Box, path: Path) -> None:
+            waiting.append(pool.submit(_save, path, frame, box, size))
+            while len(waiting) > 2 * threads:
+                waiting.popleft().result()
+
+        try:
+            yield save
+            while waiting:
+                waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _save(path: Path, frame: Frame, box: Box, size: int) -> None:
     """Writes a tile of a frame, resized."""
     left, top, right, bottom = box
     # PNG level 1: frames are read more often than they are sent anywhere.
@@ -98,51 +133,98 @@ def _save(path: Path, frame: Frame, box: tuple[int, int, int, int], size: int) -
     crop_resize(Image.fromarray(frame[top:bottom, left:right]), size).save(path, **settings)
 
 
-def write_frames(source: Source, out: Path, config: ExtractConfig) -> dict[str, Any]:
-    """Writes the clips of one video. Returns the record of what was kept and rejected.
-
-    Raises FrameError if the video cannot be used.
-    """
-    shapes = [frame.shape for frame in source.read()]
-    if not shapes:
-        raise FrameError(f"{source.name} holds no frame.")
-    height, width = shapes[0][:2]
-    # Whatever is wrong with a video shows before its first frame is written.
-    if other := next((shape for shape in shapes if shape != shapes[0]), None):
-        raise FrameError(
-            f"{source.name} changes its size from {width}x{height} to {other[1]}x{other[0]}."
-        )
+def _boxes(source: Source, frame: Frame, config: ExtractConfig) -> dict[str, Box]:
+    """Returns the tiles of a video. Raises FrameError if there is room for none."""
+    height, width = frame.shape[:2]
     boxes = tiles(width, height, config)
     if not boxes:
         raise FrameError(f"{source.name} is {width}x{height}, smaller than tile {config.tile}.")
-    kept: list[dict[str, Any]] = []
+    return boxes
+
+
+def _frames(source: Source, about: About, threads: int) -> Iterator[Frame]:
+    """Reads a video. Raises FrameError if it holds nothing or changes its size."""
+    first: tuple[int, ...] | None = None
+    for frame in source.read(about=about, threads=threads):
+        first = first or frame.shape
+        if frame.shape != first:
+            raise FrameError(
+                f"{source.name} changes its size from {first[1]}x{first[0]} to "
+                f"{frame.shape[1]}x{frame.shape[0]}."
+            )
+        yield frame
+    if first is None:
+        raise FrameError(f"{source.name} holds no frame.")
+
+
+def _all_clips(
+    source: Source,
+    staged: Path,
+    config: ExtractConfig,
+    about: About,
+    threads: int,
+    save: Saved,
+) -> list[Clip]:
+    """Saves every tile of every frame; only then it is known where clips begin and end."""
+    boxes: dict[str, Box] = {}
+    num_frames = 0
+    for frame in _frames(source, about, threads):
+        boxes = boxes or _boxes(source, frame, config)
+        for tile, box in enumerate(boxes.values()):
+            save(frame, box, _staged(staged, tile, num_frames, config))
+        num_frames += 1
+    return [
+        Clip(split, source.name + suffix + _moment(numbers, config), numbers, tile)
+        for split, numbers in cut_in_time(num_frames, config, source.split)
+        for tile, suffix in enumerate(boxes)
+    ]
+
+
+def _moment(numbers: range, config: ExtractConfig) -> str:
+    """Names the time of a clip, if a video has several."""
+    return f"-f{numbers.start:05d}" if config.clip_frames else ""
+
+
+def _moving_clips(
+    source: Source,
+    staged: Path,
+    config: ExtractConfig,
+    about: About,
+    threads: int,
+    save: Saved,
+) -> tuple[list[Clip], list[tuple[str, str]]]:
+    """Saves the tiles of clips in which enough moves; returns these, and the others' names."""
+    num_frames = sum(1 for _ in _frames(source, About(), threads))
+    frames = _frames(source, about, threads)
+    clips: list[Clip] = []
     rejected: list[tuple[str, str]] = []
-    frames = source.read()
-    with ThreadPoolExecutor() as pool:
-        for split, first, stop in cut_in_time(len(shapes), config):
-            moment = f"-f{first:05d}" if config.clip_frames else ""
-            for start in range(first, stop, config.clip_frames or WHOLE_CLIP_BUFFER):
-                numbers = range(start, min(start + (config.clip_frames or WHOLE_CLIP_BUFFER), stop))
-                pixels = list(itertools.islice(frames, len(numbers)))
-                moves = motion(pixels) if config.min_motion else np.ones((height, width), np.bool_)
-                writes = []
-                for suffix, box in boxes.items():
-                    name = source.name + suffix + moment
-                    left, top, right, bottom = box
-                    moved = moves[top:bottom, left:right].mean()
-                    if moved < config.min_motion:
-                        reason = f"still: {moved:.4f} of its pixels move"
-                        rejected.append((f"{split}/{name}", reason))
-                        continue
-                    folder = out / split / name
-                    folder.mkdir(parents=True, exist_ok=True)
-                    paths = [folder / f"{name}_{n:05d}.{config.image}" for n in numbers]
-                    writes += [
-                        pool.submit(_save, path, frame, box, config.size)
-                        for path, frame in zip(paths, pixels, strict=True)
-                    ]
-                    files = [str(path.relative_to(out)) for path in paths]
-                    kept.append({"split": split, "name": name, "frames": files})
-                for write in writes:
-                    write.result()
-    return {"kept": kept, "rejected": rejected}
+    for split, numbers in cut_in_time(num_frames, config, source.split):
+        pixels = list(itertools.islice(frames, len(numbers)))
+        moves = motion(pixels)
+        for tile, (suffix, box) in enumerate(_boxes(source, pixels[0], config).items()):
+            name = source.name + suffix + _moment(numbers, config)
+            left, top, right, bottom = box
+            moved = moves[top:bottom, left:right].mean()
+            if moved < config.min_motion:
+                rejected.append((f"{split}/{name}", f"still: {moved:.4f} of its pixels move"))
+                continue
+            clips.append(Clip(split, name, numbers, tile))
+            for number, frame in zip(numbers, pixels, strict=True):
+                save(frame, box, _staged(staged, tile, number, config))
+    next(frames, None)  # To its end: what there is to say of a video is known only then.
+    return clips, rejected
+
+
+def median_rate(records: Sequence[dict[str, Any]]) -> float | None:
+    """Returns the frames a second of the middle one of all frames; None if nobody knows."""
+    weights: dict[float, int] = {}
+    for record in records:
+        if record.get("rate"):
+            count = sum(len(clip["frames"]) for clip in record["kept"])
+            weights[record["rate"]] = weights.get(record["rate"], 0) + count
+    half = math.ceil(sum(weights.values()) / 2)
+    for rate, count in sorted(weights.items()):
+        half -= count
+        if half <= 0:
+            return rate
+    return None

@@ -30,7 +30,8 @@ class ExtractConfig:
     tile_hop: int | None = None
     """Pixels from one tile to the next; null: tiles that touch."""
     fps: float | None = None
-    """Frames per second to keep, never more than the video has; null: all."""
+    """Frames per second to keep: those nearest to even times, never more than the video has;
+    null: all, however uneven."""
     filters: tuple[str, ...] = ()
     """FFmpeg filters that every frame goes through first, each as NAME or NAME=OPTIONS: deflicker
     for a lamp that flickers with the mains, atadenoise against noise. Tokens have to tell whatever
@@ -40,9 +41,13 @@ class ExtractConfig:
     min_motion: float = 0.0
     """Share of the video's pixels that must move for a clip to be kept; needs `clip_frames`."""
     test_share: float = 0.1
-    """Last part of each video's time that goes to the test split."""
+    """Last part of each video's time that goes to the test split, unless videos lie in folders
+    `train` and `test` already."""
     image: Literal["png", "jpg"] = "png"
     """png is exact; jpg (quality 95) is a quarter of the size."""
+    as_stored: bool = False
+    """Ignore what a file says of how it is to be shown: turned, mirrored, cropped, or in pixels
+    that are not square."""
     seed: int = 0
     """Draws the synthetic videos."""
 

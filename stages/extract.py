@@ -1,7 +1,12 @@
 """videos -> frame folders in the published naming, split into train and test by time."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -9,7 +14,7 @@ import click
 from tqdm import tqdm
 
 from pipeline.clip_tars import Clip, write_clips
-from pipeline.clips import VIDEOS, Source, find_videos, synthetic_videos, write_frames
+from pipeline.clips import Source, extract_video, median_rate
 from pipeline.config import as_dict, fingerprint, load_section
 from pipeline.errors import FrameError
 from pipeline.files import (
@@ -22,11 +27,16 @@ from pipeline.files import (
     write_text,
 )
 from pipeline.frames import SPLITS, Rejected
+from pipeline.reader import check_filters
+from pipeline.sources import Known, find_videos, synthetic_videos
 from pipeline.video import ExtractConfig
 from stages.options import FOLDER, OUT, overwrite_option, params_options
 
 RECORD = "extract.json"
-PARTS, MADE_FROM, STAGED = ".extract", "made_from.json", "frames"
+PARTS, MADE_FROM, HASHES, STAGED, PACKED = (
+    *(".extract", "made_from.json", "hashes.json"),
+    *("staged", "frames"),
+)
 Format = Literal["folder", "webdataset"]
 TAR_BYTES = 1 << 28
 """A tar that holds so much gets no further clip."""
@@ -39,7 +49,11 @@ class Extracted:
     num_videos: int
     clips: dict[str, int]
     num_frames: int
+    fps: float | None
+    """Frames a second of the middle one of all frames; None if nobody knows."""
     rejected: list[Rejected]
+    notes: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What there is to say of videos: kind -> name -> text."""
 
 
 def extract(
@@ -49,14 +63,17 @@ def extract(
     config: ExtractConfig,
     *,
     format: Format = "folder",
+    workers: int | None = None,
+    known: Known | None = None,
     overwrite: bool = False,
 ) -> Extracted:
     """Writes frames of every source under `out`, then the lists `train.txt` and `test.txt`.
 
     Or, as `webdataset`, tars of clips: see `pipeline.clip_tars`. A video, or a tar of some, that
     was finished before and is still there is not decoded again; a video that cannot be decoded is
-    rejected with its reason. Raises FrameError if nothing is left, or if `out` was made of other
-    videos or with other values and `overwrite` is not given.
+    rejected with its reason. So many `workers` videos are decoded at a time, None: one for each
+    core. `known` hashes are kept for the next call. Raises FrameError if nothing is left, or if
+    `out` was made of other videos or with other values and `overwrite` is not given.
     """
     made_from = {
         "format": format,
@@ -72,49 +89,91 @@ def extract(
             for path in [*old, *(path for path in contents(out) if path != parts)]:
                 remove(path)
             write_json(parts / MADE_FROM, made_from)
+        if known:
+            write_json(parts / HASHES, known)
         with tqdm(total=len(sources), desc="extract", unit="video", disable=None) as bar:
             write = _write_folder if format == "folder" else _write_tars
-            records = list(write(sources, out, config, advance=bar.update))
+            crew = Crew(out, config, workers or os.cpu_count() or 1)
+            records = list(write(sources, out, crew, advance=bar.update))
+        remove(parts / STAGED)
         return _finish(out, records, foreign, made_from)
 
 
+@dataclass(frozen=True)
+class Crew:
+    """Extracts several videos at a time."""
+
+    out: Path
+    config: ExtractConfig
+    workers: int
+
+    def records(
+        self, sources: Sequence[Source], folder: Path
+    ) -> Generator[tuple[Source, dict[str, Any]]]:
+        """Yields every video in order with its record, writing its frames below `folder`."""
+        # Cores that are not busy with a video of their own help to decode and to save.
+        threads = max(1, (os.cpu_count() or 1) // max(1, min(self.workers, len(sources))))
+
+        def work(number: int, source: Source) -> tuple[Source, dict[str, Any]]:
+            staged = self.out / PARTS / STAGED / str(number)
+            return source, _extract_or_reject(source, folder, staged, self.config, threads)
+
+        begun: deque[Future[tuple[Source, dict[str, Any]]]] = deque()
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                for number, source in enumerate(sources):
+                    begun.append(pool.submit(work, number, source))
+                    if len(begun) > 2 * self.workers:
+                        yield begun.popleft().result()
+                while begun:
+                    yield begun.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
 def _write_folder(
-    sources: Sequence[Source], out: Path, config: ExtractConfig, *, advance: Callable[[int], Any]
+    sources: Sequence[Source], out: Path, crew: Crew, *, advance: Callable[[int], Any]
 ) -> Iterator[dict[str, Any]]:
     """Writes frames as files of their own; yields the record of every video."""
-    for source in sources:
-        part = out / PARTS / f"{fingerprint(source.name)}.json"
-        if not _is_finished(part, out):
-            _write_part(part, _extract_or_reject(source, out, config))
-        yield _read_part(part)
+
+    def part(source: Source) -> Path:
+        return out / PARTS / f"{fingerprint(source.name)}.json"
+
+    todo = [source for source in sources if not _is_finished(part(source), out)]
+    advance(len(sources) - len(todo))
+    for source, record in crew.records(todo, out):
+        _write_part(part(source), record)
         advance(1)
+    for source in sources:
+        yield _read_part(part(source))
 
 
 def _write_tars(
-    sources: Sequence[Source], out: Path, config: ExtractConfig, *, advance: Callable[[int], Any]
+    sources: Sequence[Source], out: Path, crew: Crew, *, advance: Callable[[int], Any]
 ) -> Iterator[dict[str, Any]]:
     """Writes tars, each group of videos into tars of its own; yields the record of every video.
 
     Frames lie as files for so long as a group is not complete: its clips are to be together.
     """
-    staged = out / PARTS / STAGED
+    packed = out / PARTS / PACKED
     number = done = 0
     while done < len(sources):
         part = out / PARTS / f"{number:05d}.json"
         if not _is_packed(part, out):
-            remove(staged)
+            remove(packed)
             records: list[dict[str, Any]] = []
             size = 0
-            for source in sources[done:]:
-                records.append(_extract_or_reject(source, staged, config))
-                frames = (frame for clip in records[-1]["kept"] for frame in clip["frames"])
-                size += sum((staged / frame).stat().st_size for frame in frames)
-                if size >= TAR_BYTES:
-                    break
-            tars = write_clips(staged, _clips(records), out, number, limit=TAR_BYTES)
+            with closing(crew.records(sources[done:], packed)) as made:
+                for _, record in made:
+                    records.append(record)
+                    frames = (frame for clip in record["kept"] for frame in clip["frames"])
+                    size += sum((packed / frame).stat().st_size for frame in frames)
+                    if size >= TAR_BYTES:
+                        break
+            tars = write_clips(packed, _clips(records), out, number, limit=TAR_BYTES)
             sizes = {tar.name: tar.stat().st_size for tar in tars}
             _write_part(part, {"videos": records, "tars": sizes})
-            remove(staged)
+            remove(packed)
         records = _read_part(part)["videos"]
         yield from records
         advance(len(records))  # Of a group at once: a kill loses no less.
@@ -156,11 +215,18 @@ def _clips(records: Sequence[dict[str, Any]]) -> list[Clip]:
     return [(split, frames) for (split, _), frames in clips.items()]
 
 
-def _extract_or_reject(source: Source, out: Path, config: ExtractConfig) -> dict[str, Any]:
+def _extract_or_reject(
+    source: Source, out: Path, staged: Path, config: ExtractConfig, threads: int
+) -> dict[str, Any]:
     try:
-        return write_frames(source, out, config)
+        return extract_video(source, out, staged, config, threads=threads)
     except FrameError as error:
-        return {"kept": [], "rejected": [(source.name, str(error))]}
+        reason = str(error)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise  # Of the disk that is written to: what FFmpeg cannot read is a FrameError.
+        reason = "its name is too long for its frames to be named after it"
+    return {"kept": [], "rejected": [(source.name, reason)]}
 
 
 def _continues(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> bool:
@@ -206,24 +272,38 @@ def _finish(
     kept = [clip for record in records for clip in record["kept"]]
     rejected = [*foreign, *(Rejected(*pair) for record in records for pair in record["rejected"])]
     if not kept:
-        why = f"; for example {rejected[0].name}: {rejected[0].reason}" if rejected else ""
-        raise FrameError(f"no clip is usable of {len(records)} videos{why}.")
+        raise FrameError(
+            f"no clip is usable of {len(records) + len(foreign)} files{_first_reason(rejected)}."
+        )
     for split in SPLITS if made_from["format"] == "folder" else ():
         lines = sorted(file for clip in kept if clip["split"] == split for file in clip["frames"])
         write_text(out / f"{split}.txt", "".join(f"{line}\n" for line in lines))
     clips = {s: len({c["name"] for c in kept if c["split"] == s}) for s in SPLITS}
+    notes: dict[str, dict[str, str]] = {}
+    for name, record in zip(made_from["videos"], records, strict=True):
+        for kind, text in record.get("notes", {}).items():
+            notes.setdefault(kind, {})[name] = text
     summary = Extracted(
         num_videos=len(records),
         clips=clips,
         num_frames=sum(len(clip["frames"]) for clip in kept),
+        fps=median_rate(records),
         rejected=rejected,
+        notes=notes,
     )
     write_json(out / RECORD, {"made_from": made_from, **asdict(summary)})
     return summary
 
 
+def _first_reason(rejected: Sequence[Rejected]) -> str:
+    if not rejected:
+        return ""
+    return f"; for example {rejected[0].name}: {rejected[0].reason.rstrip('.')}"
+
+
 @click.command("extract")
 @click.option("--videos", type=FOLDER, help="Folder of videos: anything FFmpeg reads.")
+@click.option("--as-stored", is_flag=True, help="Sets extract.as_stored=true.")
 @click.option("--synthetic", type=click.IntRange(min=1), help="Draw this many videos instead.")
 @click.option("--out", type=OUT, required=True, help="Frame folder to make.")
 @click.option(
@@ -233,23 +313,32 @@ def _finish(
     show_default=True,
     help="Images in folders, or tars in which each clip is a sample.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1, max=256),
+    help="Videos decoded at a time.  [default: one for each core]",
+)
 @params_options
 @overwrite_option
 def command(
     videos: Path | None,
+    as_stored: bool,
     synthetic: int | None,
     out: Path,
     format: Format,
+    workers: int | None,
     params: Path,
     overrides: tuple[str, ...],
     overwrite: bool,
 ) -> None:
     """Turn videos into frame folders, split into train and test by time.
 
-    Writes OUT/train.txt and OUT/test.txt, which list the frames, and OUT/extract.json, which says
-    what became of every video. With --format webdataset, the frames are in WebDataset tars
-    instead, for disks that are slow with many files; `tokenize` makes the same tokens of them.
-    Values: section `extract` of the params file.
+    Videos are shown as players show them: turned and mirrored as phones say, in square pixels,
+    HDR mapped to common colours; --as-stored leaves out all but the last. Videos in folders `train`
+    and `test` stay in these. Writes OUT/train.txt and OUT/test.txt, which list the frames, and
+    OUT/extract.json, which says what became of every video. With --format webdataset, the frames
+    are in WebDataset tars instead, for disks that are slow with many files; `tokenize` makes the
+    same tokens of them. Values: section `extract` of the params file.
 
     \b
     Example:
@@ -258,24 +347,59 @@ def command(
       mebt extract --videos my_videos/ --out frames --format webdataset
     """
     keep_apart(out, videos, params, inside=True)
+    if as_stored:
+        overrides += ("extract.as_stored=true",)
     config = load_section(params, "extract", ExtractConfig, overrides)
     if (videos is None) == (synthetic is None):
         raise click.UsageError("give either --videos or --synthetic.")
+    check_filters(config.filters)
+    known = _known_hashes(out)
     if videos is not None:
-        sources, foreign = find_videos(videos, config, out=out)
+        sources, foreign = find_videos(videos, config, out=out, known=known)
     else:
         sources, foreign = synthetic_videos(synthetic or 0, config), []
     if not sources:
         raise FrameError(
-            f"{videos} holds no video ({len(foreign)} other files); known: {', '.join(VIDEOS)}."
+            f"{videos} holds no video ({len(foreign)} other files){_first_reason(foreign)}."
         )
-    made = extract(sources, foreign, out, config, format=format, overwrite=overwrite)
+    made = extract(
+        sources,
+        foreign,
+        out,
+        config,
+        format=format,
+        workers=workers,
+        known=known,
+        overwrite=overwrite,
+    )
+    for line in _told(made, out):
+        click.echo(line)
+
+
+def _known_hashes(out: Path) -> Known:
+    """Reads the hashes of videos that an earlier call wrote; what is unreadable is forgotten."""
+    path = out / PARTS / HASHES
+    if not path.is_file():
+        return {}
+    try:
+        return read_json(path, FrameError, "frame folder")
+    except FrameError:
+        return {}
+
+
+def _told(made: Extracted, out: Path) -> Iterator[str]:
+    """Yields what to say of an extraction: each kind of note once, and what was rejected."""
+    for texts in made.notes.values():
+        (name, text), *more = texts.items()
+        others = f" (and {len(more)} more videos alike: see {out / RECORD})" if more else ""
+        yield f"{name} {text}{others}"
     for rejected in made.rejected[:5]:
-        click.echo(f"rejected {rejected.name}: {rejected.reason}")
+        yield f"rejected {rejected.name}: {rejected.reason}"
     if len(made.rejected) > 5:
-        click.echo(f"rejected {len(made.rejected) - 5} more: see {out / RECORD}")
-    click.echo(
+        yield f"rejected {len(made.rejected) - 5} more: see {out / RECORD}"
+    rate = f" at {made.fps:.5g} frames a second" if made.fps else ""
+    yield (
         f"{out}: {made.num_videos} videos in; kept {made.clips['train']} train and "
-        f"{made.clips['test']} test clips ({made.num_frames:,} frames), "
+        f"{made.clips['test']} test clips ({made.num_frames:,} frames{rate}), "
         f"rejected {len(made.rejected)}"
     )

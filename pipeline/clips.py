@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +22,7 @@ from pipeline.video import ExtractConfig, motion, tiles
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom."""
-Saved = Callable[[Frame, Box, Path], None]
+Save = Callable[[Frame, Box, str], None]
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,14 @@ class Clip:
     """Frames of the video."""
     tile: int
 
-    def file(self, number: int, kind: str) -> Path:
+    @property
+    def folder(self) -> str:
+        """Where its frames go, below the folder of all."""
+        return f"{self.split}/{self.name}"
+
+    def file(self, number: int, kind: str) -> str:
         """Returns where a frame goes, below the folder of all."""
-        return Path(self.split, self.name, f"{self.name}_{number:05d}.{kind}")
+        return f"{self.folder}/{self.name}_{number:05d}.{kind}"
 
 
 def cut_in_time(
@@ -83,36 +90,36 @@ def extract_video(
                 clips, rejected = _moving_clips(source, staged, config, about, threads, save)
             else:
                 clips, rejected = _all_clips(source, staged, config, about, threads, save), []
-        for folder in {out / clip.file(0, config.image).parent for clip in clips}:
-            folder.mkdir(parents=True, exist_ok=True)
         for clip in clips:
+            (out / clip.folder).mkdir(parents=True, exist_ok=True)
             for number in clip.numbers:
-                place = out / clip.file(number, config.image)
-                _staged(staged, clip.tile, number, config).replace(place)
+                place = f"{out}/{clip.file(number, config.image)}"
+                os.replace(_staged(staged, clip.tile, number, config), place)  # noqa: PTH105
     finally:
         remove(staged)
     kept = [
         {
             "split": clip.split,
             "name": clip.name,
-            "frames": [clip.file(number, config.image).as_posix() for number in clip.numbers],
+            "frames": [clip.file(number, config.image) for number in clip.numbers],
         }
         for clip in clips
     ]
     return {"kept": kept, "rejected": rejected, "notes": about.notes, "rate": about.rate}
 
 
-def _staged(folder: Path, tile: int, number: int, config: ExtractConfig) -> Path:
-    return folder / f"{tile}-{number}.{config.image}"
+def _staged(folder: Path, tile: int, number: int, config: ExtractConfig) -> str:
+    # Text, not Path: there may be millions of frames.
+    return f"{folder}/{tile}-{number}.{config.image}"
 
 
 @contextmanager
-def _saver(size: int, threads: int) -> Iterator[Saved]:
+def _saver(size: int, threads: int) -> Iterator[Save]:
     """Yields what saves a box of a frame, resized, in so many threads; never far behind."""
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(threads) as pool:
 
-        def save(frame: Frame, box: Box, path: Path) -> None:
+        def save(frame: Frame, box: Box, path: str) -> None:
             waiting.append(pool.submit(_save, path, frame, box, size))
             while len(waiting) > 2 * threads:
                 waiting.popleft().result()
@@ -125,11 +132,12 @@ def _saver(size: int, threads: int) -> Iterator[Saved]:
             pool.shutdown(cancel_futures=True)
 
 
-def _save(path: Path, frame: Frame, box: Box, size: int) -> None:
+def _save(path: str, frame: Frame, box: Box, size: int) -> None:
     """Writes a tile of a frame, resized."""
     left, top, right, bottom = box
-    # PNG level 1: frames are read more often than they are sent anywhere.
-    settings: dict[str, Any] = {"quality": 95} if path.suffix == ".jpg" else {"compress_level": 1}
+    settings: dict[str, Any] = {"quality": 95}
+    if path.endswith(".png"):  # Of zlib's ways the fastest, and for photos smaller than level 1.
+        settings = {"compress_type": zlib.Z_RLE}
     crop_resize(Image.fromarray(frame[top:bottom, left:right]), size).save(path, **settings)
 
 
@@ -163,7 +171,7 @@ def _all_clips(
     config: ExtractConfig,
     about: About,
     threads: int,
-    save: Saved,
+    save: Save,
 ) -> list[Clip]:
     """Saves every tile of every frame; only then it is known where clips begin and end."""
     boxes: dict[str, Box] = {}
@@ -191,7 +199,7 @@ def _moving_clips(
     config: ExtractConfig,
     about: About,
     threads: int,
-    save: Saved,
+    save: Save,
 ) -> tuple[list[Clip], list[tuple[str, str]]]:
     """Saves the tiles of clips in which enough moves; returns these, and the others' names."""
     num_frames = sum(1 for _ in _frames(source, About(), threads))

@@ -121,7 +121,8 @@ def at_rate(
 
     `frames` are (seconds, frame) in order, of nominally `rate` frames a second: never more are
     kept. A frame is repeated where a gap leaves nothing else to show, so that motion keeps its
-    speed. The count is that of FFmpeg's filter `fps`: the last frame is shown as long as others.
+    speed. The count is that of FFmpeg's filter `fps`, or one more where a last frame is at hand
+    for a time that its own end would round away.
     """
     every = 1 / min(fps, rate)
     slack = every * 1e-6

@@ -34,6 +34,8 @@ REFUSED_FORMATS = frozenset(
 """What is no file of one video: lists of other files, which would be followed wherever they lead,
 networks, generators, and texts that FFmpeg would draw."""
 NO_VIDEO = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders that see transparency, where FFmpeg's own leave it out."""
 TS_DISCONT = 0x0200
 """FFmpeg's flag of formats whose times may jump."""
 UNKNOWN_LENGTH = "does not say how long it is: whether it was cut off could not be checked"
@@ -66,6 +68,17 @@ class Footage:
             if rate and math.isfinite(rate):
                 return float(rate)
         return 25.0  # What FFmpeg takes when nothing is known.
+
+    def decoder(self, threads: int) -> "av.VideoCodecContext":
+        """Returns what decodes the packets of the stream; 0 threads: as many as are of use."""
+        own = self.stream.codec_context
+        decoder = own
+        if self.stream.metadata.get("alpha_mode") == "1" and own.name in WITH_ALPHA:
+            decoder = cast(Any, av.CodecContext.create(WITH_ALPHA[own.name], "r"))
+            decoder.extradata = own.extradata
+        decoder.thread_type = "AUTO"
+        decoder.thread_count = threads
+        return decoder
 
     @property
     def timed(self) -> bool:
@@ -157,10 +170,13 @@ def _choose(container: av.container.InputContainer, path: Path) -> tuple[av.Vide
     if not streams:
         what = "a cover picture, but no video" if container.streams.video else "no video"
         raise FrameError(f"{path} holds {what}.")
-    best = container.streams.best("video")
-    if best not in streams:  # FFmpeg's own choice may be a cover.
-        best = max(streams, key=lambda s: (s.disposition & Disposition.default, s.width * s.height))
+    best = max(streams, key=_ffmpeg_score)
     return best, len(streams) - 1
+
+
+def _ffmpeg_score(stream: av.VideoStream) -> int:
+    """Returns by what the program ffmpeg chooses a stream: its pixels, and whether it is marked."""
+    return stream.width * stream.height + 5_000_000 * bool(stream.disposition & Disposition.default)
 
 
 def _asf_seconds(path: Path) -> float:

@@ -2,9 +2,11 @@
 
 import math
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,8 +60,6 @@ def read_video(
     """
     about = About() if about is None else about
     with open_video(path) as footage, reading_errors(path):
-        footage.stream.thread_type = "AUTO"
-        footage.stream.codec_context.thread_count = threads
         if footage.others:
             about.notes["streams"] = (
                 f"shows stream {footage.stream.index}, the best of {footage.others + 1} videos"
@@ -69,9 +69,10 @@ def read_video(
         pace = Pace(footage.rate, tick)
         timed = (
             (clock.mend(frame.time if footage.timed else None), frame)
-            for frame in _decode(footage, about)
+            for frame in _decode(footage, threads, about)
         )
-        shown = _paced(_filtered(timed, footage, as_stored, filters, about), pace)
+        mapped = _in_common_colours(timed, about)
+        shown = _paced(_filtered(mapped, footage, as_stored, filters, about), pace)
         if fps is not None:
             shown = at_rate(shown, fps=fps, rate=footage.rate)
         last, pixels, num_repeated = None, np.empty(0, np.uint8), 0
@@ -108,16 +109,16 @@ def _tell_times(clock: Clock, pace: Pace, fps: float | None, about: About) -> No
         about.notes["variable rate"] = f"has a variable rate: {uneven}; extract.fps evens it out"
 
 
-def _decode(footage: Footage, about: About) -> Iterator[av.VideoFrame]:
+def _decode(footage: Footage, threads: int, about: About) -> Iterator[av.VideoFrame]:
     """Decodes the chosen stream. Raises FrameError when it is damaged or breaks off."""
-    path, stream = footage.path, footage.stream
+    path, decoder = footage.path, footage.decoder(threads)
     size: tuple[int, int] | None = None
     end, num_frames = 0.0, 0
     for packet in footage.container.demux():  # Sound as well: it may run on after the picture.
         end = max(end, _end(packet))
-        if packet.stream.index != stream.index:
+        if packet.stream.index != footage.stream.index:
             continue
-        for frame in stream.decode(packet):
+        for frame in decoder.decode(packet):
             if frame.is_corrupt:
                 raise FrameError(f"{path} is damaged at frame {num_frames}.")
             size = size or (frame.width, frame.height)
@@ -159,13 +160,13 @@ def _filtered(
     for time, frame in frames:
         if graph is None:
             upright = [] if as_stored else _upright(footage, frame, about)
-            words = [*upright, *_mapped_colours(frame, about), *filters]
+            words = [*upright, *filters]
             if not words:
                 yield time, frame
                 yield from frames
                 return
             with _filter_errors(footage.path, words):
-                graph = _graph(frame, words)
+                graph = _graph(_described(frame), words)
         frame.pts, frame.time_base = round(time / TICK), TICK
         with _filter_errors(footage.path, words):
             graph.push(frame)
@@ -176,15 +177,19 @@ def _filtered(
         yield from _pulled(graph, footage.path, words)
 
 
-def _graph(frame: av.VideoFrame, words: Sequence[str]) -> av.filter.Graph:
-    """Links filters, each as NAME or NAME=OPTIONS, for frames like this one."""
-    graph = av.filter.Graph()
-    source = (
+def _described(frame: av.VideoFrame) -> str:
+    """Describes frames like this one to a graph of filters."""
+    return (
         f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={TICK}:"
         f"colorspace={frame.colorspace}:range={frame.color_range}"
     )
-    chain = [graph.add("buffer", source), *(graph.add(*word.split("=", 1)) for word in words)]
-    graph.link_nodes(*chain, graph.add("buffersink")).configure()
+
+
+def _graph(described: str, words: Sequence[str]) -> av.filter.Graph:
+    """Links filters, each as NAME or NAME=OPTIONS."""
+    graph = av.filter.Graph()
+    added = [graph.add(*word.split("=", 1)) for word in words]
+    graph.link_nodes(graph.add("buffer", described), *added, graph.add("buffersink")).configure()
     return graph
 
 
@@ -259,16 +264,29 @@ def _turned(frame: av.VideoFrame, about: About) -> list[str]:
     return words
 
 
-def _mapped_colours(frame: av.VideoFrame, about: About) -> list[str]:
-    """Returns the filters that map HDR and wide gamuts to what a common screen shows."""
-    what = HDR.get(frame.color_trc) or WIDE.get(frame.color_primaries)
-    if what is None:
-        return []
-    about.notes["colours"] = f"is in {what}: mapped to BT.709, as a common screen shows it"
-    return [
-        "scale=out_primaries=bt709:out_transfer=bt709:out_color_matrix=bt709:intent=perceptual",
-        "format=gbrp",
-    ]
+def _in_common_colours(
+    frames: Iterable[tuple[float, av.VideoFrame]], about: About
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Maps HDR and wide gamuts to what a common screen shows (BT.709)."""
+    for time, frame in frames:
+        what = HDR.get(frame.color_trc) or WIDE.get(frame.color_primaries)
+        if what is not None:
+            about.notes["colours"] = f"is in {what}: mapped to BT.709, as a common screen shows it"
+            colours = (frame.color_trc, frame.color_primaries)
+            graph = _mapper(_described(frame), colours, threading.get_ident())
+            graph.push(frame)
+            frame = graph.vpull()
+        yield time, frame
+
+
+@lru_cache(16)
+def _mapper(described: str, colours: tuple[int, int], thread: int) -> av.filter.Graph:
+    """Makes what maps the colours of one frame after another; FFmpeg takes seconds to begin.
+
+    So all videos of one kind share it: only with others of their `thread`, it is not safe.
+    """
+    to = "out_primaries=bt709:out_transfer=bt709:out_color_matrix=bt709:intent=perceptual"
+    return _graph(described, [f"scale={to}", "format=gbrp"])
 
 
 def _pixels(frame: av.VideoFrame, about: About) -> Frame:

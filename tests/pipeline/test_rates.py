@@ -103,7 +103,7 @@ def test_a_variable_rate_is_said_with_its_spread_and_evened_out(tmp_path: Path) 
     assert "40 to 100 ms from frame to frame" in about.notes["variable rate"]
     about = About()
     found = [number_of(pixels) for pixels in read_video(path, fps=10, about=about)]
-    assert found == [0, 2, 5, 7, *range(10, 20)]
+    assert found == [0, 2, 5, 7, *range(10, 19)]
     assert "variable rate" not in about.notes
     assert about.rate == 10
     assert abs(len(found) - of_ffmpeg(path, 10)) <= 1

@@ -150,6 +150,7 @@ def pq(nits: float) -> float:
     return float(((0.8359375 + 18.8515625 * part) / (1 + 18.6875 * part)) ** 78.84375)
 
 
+@pytest.mark.slow  # FFmpeg takes seconds to begin.
 @pytest.mark.parametrize(
     ("transfer", "said"), [(16, "HDR (PQ)"), (18, "HDR (HLG)"), (1, "BT.2020")]
 )

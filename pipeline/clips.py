@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,7 @@ def extract_video(
                 clips, rejected = _moving_clips(source, staged, config, about, threads, save)
             else:
                 clips, rejected = _all_clips(source, staged, config, about, threads, save), []
-        for clip in clips:
-            (out / clip.folder).mkdir(parents=True, exist_ok=True)
-            for number in clip.numbers:
-                place = f"{out}/{clip.file(number, config.image)}"
-                os.replace(_staged(staged, clip.tile, number, config), place)  # noqa: PTH105
+        _move(clips, staged, out, config)
     finally:
         remove(staged)
     kept = [
@@ -106,6 +103,21 @@ def extract_video(
         for clip in clips
     ]
     return {"kept": kept, "rejected": rejected, "notes": about.notes, "rate": about.rate}
+
+
+def _move(clips: Sequence[Clip], staged: Path, out: Path, config: ExtractConfig) -> None:
+    """Moves frames to their places. Raises FrameError if they cannot be named after their video."""
+    for clip in clips:
+        try:
+            (out / clip.folder).mkdir(parents=True, exist_ok=True)
+            for number in clip.numbers:
+                place = f"{out}/{clip.file(number, config.image)}"
+                os.replace(_staged(staged, clip.tile, number, config), place)  # noqa: PTH105
+        except OSError as error:
+            if error.errno != ENAMETOOLONG:
+                raise
+            remove(out / clip.folder)
+            raise FrameError(f"the name of {clip.name} is too long; rename the video.") from None
 
 
 def _staged(folder: Path, tile: int, number: int, config: ExtractConfig) -> str:

@@ -1,6 +1,5 @@
 """videos -> frame folders in the published naming, split into train and test by time."""
 
-import errno
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -37,6 +36,8 @@ PARTS, MADE_FROM, HASHES, STAGED, PACKED = (
     *(".extract", "made_from.json", "hashes.json"),
     *("staged", "frames"),
 )
+DIFFERENT = 1.02
+"""Rates further apart than this factor are said to differ."""
 Format = Literal["folder", "webdataset"]
 TAR_BYTES = 1 << 28
 """A tar that holds so much gets no further clip."""
@@ -51,6 +52,8 @@ class Extracted:
     num_frames: int
     fps: float | None
     """Frames a second of the middle one of all frames; None if nobody knows."""
+    slowest: float | None
+    fastest: float | None
     rejected: list[Rejected]
     notes: dict[str, dict[str, str]] = field(default_factory=dict)
     """What there is to say of videos: kind -> name -> text."""
@@ -221,12 +224,7 @@ def _extract_or_reject(
     try:
         return extract_video(source, out, staged, config, threads=threads)
     except FrameError as error:
-        reason = str(error)
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise  # Of the disk that is written to: what FFmpeg cannot read is a FrameError.
-        reason = "its name is too long for its frames to be named after it"
-    return {"kept": [], "rejected": [(source.name, reason)]}
+        return {"kept": [], "rejected": [(source.name, str(error))]}
 
 
 def _continues(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> bool:
@@ -279,6 +277,7 @@ def _finish(
         lines = sorted(file for clip in kept if clip["split"] == split for file in clip["frames"])
         write_text(out / f"{split}.txt", "".join(f"{line}\n" for line in lines))
     clips = {s: len({c["name"] for c in kept if c["split"] == s}) for s in SPLITS}
+    rates = [record["rate"] for record in records if record["kept"] and record.get("rate")]
     notes: dict[str, dict[str, str]] = {}
     for name, record in zip(made_from["videos"], records, strict=True):
         for kind, text in record.get("notes", {}).items():
@@ -288,6 +287,8 @@ def _finish(
         clips=clips,
         num_frames=sum(len(clip["frames"]) for clip in kept),
         fps=median_rate(records),
+        slowest=min(rates, default=None),
+        fastest=max(rates, default=None),
         rejected=rejected,
         notes=notes,
     )
@@ -392,7 +393,12 @@ def _told(made: Extracted, out: Path) -> Iterator[str]:
     for texts in made.notes.values():
         (name, text), *more = texts.items()
         others = f" (and {len(more)} more videos alike: see {out / RECORD})" if more else ""
-        yield f"{name} {text}{others}"
+        yield f"{name}: {text}{others}"
+    if made.slowest and made.fastest and made.fastest > DIFFERENT * made.slowest:
+        yield (
+            f"videos run at {made.slowest:.5g} to {made.fastest:.5g} frames a second, and the same "
+            "motion looks faster in some; extract.fps gives all of them one rate"
+        )
     for rejected in made.rejected[:5]:
         yield f"rejected {rejected.name}: {rejected.reason}"
     if len(made.rejected) > 5:

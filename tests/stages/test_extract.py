@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import webdataset
@@ -24,6 +25,7 @@ from pipeline.video import ExtractConfig, moving_shapes
 from pipeline.writer import write_mp4
 from stages.__main__ import cli
 from stages.extract import extract
+from tests.pipeline.film import BLUE, GREEN, RED, WHITE, corners, picture, write_film
 from tests.stages.small import Flow, content
 
 CONFIG = ExtractConfig(size=16, test_share=0.25)
@@ -35,7 +37,7 @@ def write_videos(folder: Path, *names: str, size: int = 48, frames: int = 20) ->
     return folder
 
 
-def run(videos: Path, out: Path, config: ExtractConfig = CONFIG, **options: bool):
+def run(videos: Path, out: Path, config: ExtractConfig = CONFIG, **options):
     return extract(*find_videos(videos, config, out=out), out, config, **options)
 
 
@@ -343,3 +345,111 @@ def test_webdataset_itself_reads_every_clip_whole(tmp_path: Path) -> None:
             found |= dict(zip(frames, images, strict=True))
     files = (tmp_path / "folder").rglob("*.png")
     assert found == {str(f.relative_to(tmp_path / "folder")): f.read_bytes() for f in files}
+
+
+def test_videos_in_train_and_test_stay_there(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    write_videos(videos, "train/a.mp4", "train/deep/b.mp4", "test/a.mp4", "extra/c.mp4", "d.mp4")
+    made = run(videos, tmp_path / "frames")
+    assert {r.name: r.reason for r in made.rejected} == {
+        "d.mp4": "outside of train/ and test/",
+        "extra/c.mp4": "outside of train/ and test/",
+    }
+    found = scan_frames(tmp_path / "frames")
+    assert sorted((v.name, v.split, len(v.frames)) for v in found.videos) == [
+        ("test/a", "test", 20),
+        ("train/a-mp4", "train", 20),
+        ("train/deep-b", "train", 20),
+    ]
+
+
+def test_whatever_is_wrong_with_one_video_rejects_that_one(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4", "b.mp4", "c.mp4")
+    write_videos(videos, "small.mp4", size=16)
+    (videos / "b.mp4").rename(videos / f"{'n' * 247}.mp4")
+    (videos / "c.mp4").rename(os.fsdecode(os.fsencode(videos) + b"/\xff.mp4"))
+    config = dataclasses.replace(CONFIG, filters=("crop=32:32",))
+    made = run(videos, tmp_path / "frames", config)
+    reasons = {rejected.name: rejected.reason for rejected in made.rejected}
+    assert reasons.keys() == {"small", "n" * 247}
+    assert "does not go through the filters" in reasons["small"]
+    assert "too long; rename the video" in reasons["n" * 247]
+    names = {video.name for video in scan_frames(tmp_path / "frames").videos}
+    assert names == {"train/a", "test/a", "train/_", "test/_"}
+    assert not list((tmp_path / "frames").rglob("nnn*"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_video_that_may_not_be_read_is_rejected(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4", "b.mp4")
+    (videos / "b.mp4").chmod(0)
+    made = run(videos, tmp_path / "frames")
+    assert [(r.name, "Permission denied" in r.reason) for r in made.rejected] == [("b.mp4", True)]
+
+
+def test_any_number_of_workers_makes_the_same(tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", *(f"{n}.mp4" for n in range(5)), size=16)
+    for workers in (1, 3):
+        run(videos, tmp_path / f"{workers}", workers=workers)
+        run(videos, tmp_path / f"tars{workers}", workers=workers, format="webdataset")
+    assert content(tmp_path / "1") == content(tmp_path / "3")
+    assert content(tmp_path / "tars1") == content(tmp_path / "tars3")
+
+
+def test_a_video_is_decoded_once(tmp_path: Path) -> None:
+    (source,) = synthetic_videos(1, CONFIG)
+    opened = 0
+
+    def read(**how):
+        nonlocal opened
+        opened += 1
+        return source.read(**how)
+
+    extract([dataclasses.replace(source, read=read)], [], tmp_path / "frames", CONFIG)
+    assert opened == 1
+
+
+def test_videos_are_told_by_their_content_and_hashed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = write_videos(tmp_path / "videos", "a.mp4", "b.mp4")
+    (videos / "a.mp4").rename(videos / "00001.MTS")
+    (videos / "b.mp4").rename(videos / "b")
+    words = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out")]
+    words += ["--params", str(tmp_path / "params.yaml")]
+    (tmp_path / "params.yaml").write_text("extract: {size: 16}")
+    result = CliRunner().invoke(cli, words)
+    assert "2 videos in" in result.output
+    assert "at 25 frames a second" in result.output
+    hashed: list[Path] = []
+    monkeypatch.setattr("pipeline.sources._hash", lambda path, _: hashed.append(path) or "other")
+    (videos / "b").touch()
+    result = CliRunner().invoke(cli, words)
+    assert hashed == [videos / "b"]
+    assert "other videos" in result.output  # Its hash is another one now.
+
+
+def test_what_there_is_to_say_of_videos_is_said_once_and_kept(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name, rate in (("a", 25), ("b", 25), ("c", 50)):
+        frames = [picture(number) for number in range(12)]
+
+        def turn(stream: av.VideoStream) -> None:
+            stream.set_display_rotation(90)
+
+        write_film(videos / f"{name}.mp4", frames, "mpeg4", rate=rate, prepare=turn)
+    words = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out")]
+    words += ["--params", str(tmp_path / "params.yaml")]
+    (tmp_path / "params.yaml").write_text("extract: {size: 16}")
+    for _ in range(2):
+        said = CliRunner().invoke(cli, words).output
+        assert "a: turned or mirrored, as the file says (and 2 more videos alike" in said
+        assert "videos run at 25 to 50 frames a second" in said
+    record = json.loads((tmp_path / "out" / "extract.json").read_text())
+    assert record["fps"] == 25
+    assert set(record["notes"]["turned"]) == {"a", "b", "c"}
+    with Image.open(tmp_path / "out" / "train/a/a_00000.png") as image:
+        np.testing.assert_allclose(corners(np.asarray(image)), [GREEN, WHITE, RED, BLUE], atol=25)
+    result = CliRunner().invoke(cli, [*words, "--as-stored"])
+    assert "as_stored False instead of True" in result.output

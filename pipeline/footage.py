@@ -4,7 +4,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from errno import EINVAL
 from functools import cache
@@ -137,15 +137,14 @@ def _file_formats() -> str:
 def open_video(path: Path) -> Iterator[Footage]:
     """Opens a file and chooses the stream to show. Raises FrameError, naming the file."""
     options = {"format_whitelist": _file_formats(), "protocol_whitelist": "file"}
-    with reading_errors(path):
-        name = f"file:{path.absolute()}"
+    with reading_errors(path), ExitStack() as opened:
+        source: Any = f"file:{path.absolute()}"
         try:
-            name.encode()
-            opened = av.open(name, "r", container_options=options)
+            source.encode()
         except UnicodeEncodeError:  # PyAV names files in UTF-8 only.
-            opened = av.open(path.open("rb"), "r", container_options=options)
-        with opened as container:
-            yield Footage(path, container, *_choose(container, path))
+            source = opened.enter_context(path.open("rb"))
+        container = opened.enter_context(av.open(source, "r", container_options=options))
+        yield Footage(path, container, *_choose(container, path))
 
 
 @contextmanager

@@ -164,13 +164,21 @@ def reading_errors(path: Path) -> Iterator[None]:
 def _choose(container: av.container.InputContainer, path: Path) -> tuple[av.VideoStream, int]:
     """Returns the stream to show, and how many others there are. Covers are never chosen."""
     streams = [s for s in container.streams.video if not s.disposition & NO_VIDEO]
-    if container.format.name.endswith("_pipe"):
+    if container.format.name.endswith("_pipe") and _is_one_image(container):
         raise FrameError(f"{path} is an image; `mebt tokenize --frames` reads folders of those.")
     if not streams:
         what = "a cover picture, but no video" if container.streams.video else "no video"
         raise FrameError(f"{path} holds {what}.")
     best = max(streams, key=_ffmpeg_score)
     return best, len(streams) - 1
+
+
+def _is_one_image(container: av.container.InputContainer) -> bool:
+    """Says whether there is but one image: a camera may write one JPEG after another."""
+    packets = (packet for packet in container.demux() if packet.size)
+    alone = next(packets, None) is None or next(packets, None) is None
+    container.seek(0)
+    return alone
 
 
 def _ffmpeg_score(stream: av.VideoStream) -> int:

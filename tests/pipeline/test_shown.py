@@ -21,6 +21,7 @@ from tests.pipeline.film import (
     WIDTH,
     clap_box,
     corners,
+    number_of,
     picture,
     with_box,
     with_first_box,
@@ -239,6 +240,15 @@ def test_a_picture_is_no_video(tmp_path: Path) -> None:
     Image.fromarray(picture(0)).save(tmp_path / "v.png")
     with pytest.raises(FrameError, match=r"v\.png is an image"):
         list(read_video(tmp_path / "v.png"))
+
+
+def test_jpegs_one_after_another_are_a_video(tmp_path: Path) -> None:
+    for number in range(5):
+        Image.fromarray(picture(number)).save(tmp_path / "one.jpg", quality=95)
+        with (tmp_path / "camera.mjpeg").open("ab") as file:
+            file.write((tmp_path / "one.jpg").read_bytes())
+    found = read_video(tmp_path / "camera.mjpeg")
+    assert [number_of(pixels) for pixels in found] == list(range(5))
 
 
 @pytest.mark.parametrize(

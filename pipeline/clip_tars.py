@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import FrameError
-from pipeline.files import parse_json, to_json
+from pipeline.files import parse_json, printable, to_json
 from pipeline.storage import Place
-from pipeline.tars import Member, add, new_tar, printable, read_samples
+from pipeline.tars import Member, add, new_tar, read_samples
 
 SUFFIX = ".tar"
 
@@ -24,7 +24,7 @@ class TarFrame:
     path: PurePosixPath
 
     def __str__(self) -> str:
-        return f"{self.member} ({printable(str(self.path))})"
+        return f"{self.member} ({printable(str(self.path)[:200])})"
 
 
 Clip = tuple[str, Sequence[str]]

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.files import read_text
 
 SECTIONS = (
     "extract",
@@ -57,7 +58,7 @@ def suggest(word: str, known: Sequence[str]) -> str:
 def read_yaml(path: Path, advice: str = "") -> dict[str, Any]:
     """Reads a YAML file of keys and values. `advice` says what to do if there is no such file."""
     try:
-        text = path.read_text()
+        text = read_text(path)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist{advice}.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -61,13 +62,14 @@ def cut_pieces(plan: pa.Table, videos: Sequence[Video], info: StoreInfo) -> Iter
 
 
 def decode_ahead(
-    pool: Executor, pieces: Iterable[Piece], *, size: int, ahead: int
+    pool: Executor, pieces: Iterable[Piece], *, size: int, ahead: int, as_stored: bool = False
 ) -> Iterator[NDArray[np.uint8]]:
     """Yields every window [T, size, size, 3] of the pieces in order.
 
     While the caller works on one, the `pool` decodes the next `ahead` pieces.
     """
-    begun = ((piece, pool.submit(read_frames, piece.frames, size=size)) for piece in pieces)
+    read = partial(read_frames, size=size, as_stored=as_stored)
+    begun = ((piece, pool.submit(read, piece.frames)) for piece in pieces)
     waiting = deque(itertools.islice(begun, ahead + 1))
     while waiting:
         piece, decoded = waiting.popleft()
@@ -153,7 +155,9 @@ def encode_shards(
     )
     fitting = FittingEncoder(encode, batch_size)
     with decoders(workers) as pool, behind(writer.write_shard, at_most=1) as write:
-        windows = decode_ahead(pool, pieces, size=size, ahead=2 * max(1, workers))
+        windows = decode_ahead(
+            pool, pieces, size=size, ahead=2 * max(1, workers), as_stored=info.as_stored
+        )
         for split, shard, start, stop in spans:
             parts = []
             for first in range(start, stop, batch_size):

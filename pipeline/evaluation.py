@@ -310,7 +310,9 @@ def window_reader(videos: Sequence[Video], folder: Place, store: TokenStore) -> 
     check_source(store, videos, folder)
     info = store.info
     assert info.frames and info.stride and info.size, "tokens made from frames know their window"
-    window = TokenizeConfig(frames=info.frames, stride=info.stride, size=info.size)
+    window = TokenizeConfig(
+        frames=info.frames, stride=info.stride, size=info.size, as_stored=info.as_stored
+    )
     return WindowReader(videos, window)
 
 

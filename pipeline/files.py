@@ -1,8 +1,10 @@
 """Files that are whole or absent: atomic writes, hashes, locks."""
 
+import codecs
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -120,6 +122,22 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         remove(temporary)
+
+
+def printable(name: str) -> str:
+    """Returns a name as it may stand in one line of a message or file, whoever made it up."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """Reads a text file as UTF-8, or as its byte order mark says, whatever the locale.
+
+    Raises UnicodeDecodeError if it is none, unless `errors` says what to do.
+    """
+    data = path.read_bytes()
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    codec = "utf-16" if data.startswith(marks) else "utf-8-sig"
+    return io.TextIOWrapper(io.BytesIO(data), codec, errors).read()  # Any line ends become \n.
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -17,7 +17,6 @@ from pipeline.footage import About, open_video
 from pipeline.frames import SPLITS, Rejected, files_below
 from pipeline.images import Frame
 from pipeline.reader import read_video
-from pipeline.tars import printable
 from pipeline.video import ExtractConfig, moving_shapes
 
 SUFFIXES = (
@@ -57,7 +56,7 @@ def find_videos(
     known = {} if known is None else known
     given = all((folder / split).is_dir() for split in SPLITS)
     rejected, files = [], []
-    for path, reason in files_below(folder, folder, suffixes=SUFFIXES, skip=[out]):
+    for path, reason in files_below(folder, suffixes=SUFFIXES, skip=[out]):
         relative = path.relative_to(folder)
         if given and relative.parts[0] not in SPLITS:
             reason = reason or f"outside of {' and '.join(f'{split}/' for split in SPLITS)}"

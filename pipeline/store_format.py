@@ -110,6 +110,11 @@ class StoreInfo:
         """Type of the stored tokens."""
         return np.dtype(np.uint16 if self.codebook_size < SMALL_CODEBOOK else np.uint32)
 
+    @property
+    def as_stored(self) -> bool:
+        """Whether frames were read without their EXIF orientation."""
+        return bool(self.extra.get("as_stored"))
+
     def num_shards(self, split: str) -> int:
         """Counts the shards of a split."""
         return -(-self.counts[split] // self.shard_windows)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import PipelineError
-from pipeline.files import replacing
+from pipeline.files import printable, replacing
 from pipeline.storage import Place, open_file, read_parts
 
 NAME = re.compile(r"([\w-]+)\.([\w.]+)", re.ASCII)
@@ -35,7 +35,7 @@ class Member:
     """Of a .json of few bytes, these: read as the tar is looked through."""
 
     def __str__(self) -> str:
-        return f"{self.tar}: {printable(self.name)}"
+        return f"{self.tar}: {printable(self.name[:200])}"
 
     def read(self) -> bytes:
         """Returns its bytes; see `pipeline.storage.read_parts`."""
@@ -47,11 +47,6 @@ class Member:
         if self.text is None:
             raise error(f"{self} claims {self.size:,} bytes, too many for such a file.")
         return self.text
-
-
-def printable(name: str) -> str:
-    """Returns a name as it may stand in one line of a message, whoever made it up."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:200])
 
 
 def read_members(members: Sequence[Member]) -> list[bytes]:

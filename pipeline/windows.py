@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import FrameError
 from pipeline.frames import Rejected, Video
-from pipeline.images import LARGEST_SIDE, read_frames
+from pipeline.images import LARGEST_SIDE, FrameFile, read_frames
 
 MOST_SHARD_WINDOWS = 1 << 16
 """A shard is held in memory as a whole."""
@@ -38,6 +38,8 @@ class TokenizeConfig:
     """Windows of one compressed chunk inside a shard; divides shard_windows."""
     seed: int = 0
     """Draws the order in which videos go to shards."""
+    as_stored: bool = False
+    """Read frames as they lie in the file: EXIF orientation is not applied."""
 
     def __post_init__(self) -> None:
         fields = ("frames", "stride", "hop", "size", "batch_size", "shard_windows", "chunk_windows")
@@ -93,7 +95,11 @@ def plan_windows(videos: Sequence[Video], config: TokenizeConfig) -> Plan:
     # A window finds its video by this pair: two of one name would swap their tokens in silence.
     assert len({(video.split, video.name) for video in videos}) == len(videos), "names repeat"
     rejected = [
-        Rejected(video.name, f"{len(video.frames)} frames, shorter than a window of {config.span}")
+        Rejected(
+            video.name,
+            f"{len(video.frames)} frames, shorter than a window of {config.span}"
+            + (f"; {video.numbering}" if video.numbering else ""),
+        )
         for video in videos
         if len(video.frames) < config.span
     ]
@@ -107,10 +113,12 @@ def plan_windows(videos: Sequence[Video], config: TokenizeConfig) -> Plan:
                 rows.append((split, row // config.shard_windows, row, video.name, first))
                 row += 1
     if not rows:
-        longest = max((len(video.frames) for video in videos), default=0)
+        longest = max(videos, key=lambda video: len(video.frames))
+        numbering = f" In {longest.name}, {longest.numbering}." if longest.numbering else ""
         raise FrameError(
-            f"no window fits: the longest of {len(videos)} videos has {longest} frames, a window "
-            f"spans {config.span} (frames {config.frames}, stride {config.stride})."
+            f"no window fits: the longest of {len(videos)} videos has {len(longest.frames)} "
+            f"frames, a window spans {config.span} (frames {config.frames}, stride "
+            f"{config.stride}).{numbering}"
         )
     columns = list(zip(*rows, strict=True))
     arrays = [pa.array(c, f.type) for c, f in zip(columns, PLAN_SCHEMA, strict=True)]
@@ -134,7 +142,7 @@ class WindowReader:
         chosen = slice(first, first + self.config.span, self.config.stride)
         frames = self.videos[split, video].frames
         if len(frames) * self.config.size**2 * 3 > self.cache_bytes:
-            return read_frames(frames[chosen], size=self.config.size)
+            return self._read(frames[chosen])
         return self._whole((split, video))[chosen]
 
     def _whole(self, key: tuple[str, str]) -> NDArray[np.uint8]:
@@ -142,9 +150,12 @@ class WindowReader:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        pixels = read_frames(self.videos[key].frames, size=self.config.size)
+        pixels = self._read(self.videos[key].frames)
         with self._lock:
             self._cache[key] = pixels
             while sum(item.nbytes for item in self._cache.values()) > self.cache_bytes:
                 self._cache.popitem(last=False)
         return pixels
+
+    def _read(self, frames: Sequence[FrameFile]) -> NDArray[np.uint8]:
+        return read_frames(frames, size=self.config.size, as_stored=self.config.as_stored)

@@ -18,7 +18,7 @@ from pipeline.config import as_dict, load_section
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.files import keep_apart, replacing, sha256_file
 from pipeline.foreign import load_content, state_tensors
-from pipeline.frames import scan_frames, source_fingerprint
+from pipeline.frames import describe_frames, scan_frames, source_fingerprint
 from pipeline.gpu import send
 from pipeline.run_folder import open_run
 from pipeline.seeds import step_seed
@@ -31,6 +31,7 @@ from stages.options import (
     FILE,
     OUT,
     PLACE,
+    as_stored_option,
     overwrite_option,
     params_options,
 )
@@ -114,6 +115,8 @@ class Fitted:
     path: Path
     steps: int
     identity: str
+    notes: list[str]
+    """What one might not expect of the frames."""
 
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -323,7 +326,8 @@ def fit_tokenizer(
     source = source_fingerprint(found.videos, frames)
     made_from = {
         "tokenizer": as_dict(shape),
-        "windows": {key: getattr(windows, key) for key in ("frames", "stride", "hop", "size")},
+        "windows": {key: getattr(windows, key) for key in ("frames", "stride", "hop", "size")}
+        | ({"as_stored": True} if windows.as_stored else {}),
         "source": source,
         "init": None if begin is None else identity(begin),
         "lpips": sorted(map(sha256_file, lpips)),
@@ -351,7 +355,10 @@ def fit_tokenizer(
             rate_per_step=config.batch_size,
         )
         steps = run_loop(fabric, model, optimizer, task, config, out)
-    return Fitted(out / RESULT, steps, identity(load_tokenizer(out / RESULT)))
+    notes: list[str] = []
+    if fabric.is_global_zero:
+        notes = describe_frames(found.videos, as_stored=windows.as_stored)
+    return Fitted(out / RESULT, steps, identity(load_tokenizer(out / RESULT)), notes)
 
 
 @click.command("fit-tokenizer")
@@ -366,6 +373,7 @@ def fit_tokenizer(
     multiple=True,
     help="Published weights of LPIPS on VGG16; give it once for each file that they lie in.",
 )
+@as_stored_option("tokenize")
 @params_options
 @fabric_options
 @overwrite_option
@@ -374,6 +382,7 @@ def command(
     out: Path,
     init: Path | None,
     lpips: tuple[Path, ...],
+    as_stored: tuple[str, ...],
     params: Path,
     overrides: tuple[str, ...],
     launch: Launch,
@@ -393,7 +402,7 @@ def command(
     """
     keep_apart(out, frames, init, *lpips, params)
     shape = load_section(params, "tokenizer", VQGANConfig, overrides)
-    windows = load_section(params, "tokenize", TokenizeConfig, overrides)
+    windows = load_section(params, "tokenize", TokenizeConfig, (*overrides, *as_stored))
     config = load_section(params, "fit_tokenizer", FitTokenizerConfig, overrides)
     fabric = launch(config.precision)
     made = fit_tokenizer(
@@ -408,5 +417,7 @@ def command(
         overwrite=overwrite,
     )
     if fabric.is_global_zero:
+        for note in made.notes:
+            click.echo(note)
         done = f"{made.steps} steps" if made.steps else "nothing to do"
         click.echo(f"{made.path}: {done}, identity {made.identity[:12]}")

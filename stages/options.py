@@ -58,6 +58,20 @@ def params_options(command: Command) -> Command:
     )(command)
 
 
+def as_stored_option(section: str) -> Callable[[Command], Command]:
+    """Adds `--as-stored`, short for `--set SECTION.as_stored=true`: overrides `as_stored`."""
+
+    def override(_: click.Context, __: click.Parameter, given: bool) -> tuple[str, ...]:
+        return (f"{section}.as_stored=true",) if given else ()
+
+    return click.option(
+        "--as-stored",
+        is_flag=True,
+        callback=override,
+        help="Read pictures as they lie in the file, not as it says to show them.",
+    )
+
+
 def overwrite_option(command: Command) -> Command:
     """Adds `--overwrite`."""
     return click.option(

@@ -17,7 +17,7 @@ from pipeline.checkpoint import user_errors
 from pipeline.config import load_params
 from pipeline.errors import FrameError, PipelineError, TokenStoreError
 from pipeline.evaluation import check_tokenizer, real_halves, window_reader
-from pipeline.files import keep_apart, parse_json, read_json, write_text
+from pipeline.files import keep_apart, parse_json, read_json, read_text, write_text
 from pipeline.frames import FrameFolder, Rejected, scan_frames, source_fingerprint
 from pipeline.report import Artefact, Clip, Contents, Pair, make_report
 from pipeline.run_log import FILE as LOG
@@ -100,7 +100,7 @@ def collect(
         tokenizer_log=[] if tokenizer_log is None else read_log(tokenizer_log),
         artefacts=artefacts,
         rejected=rejected,
-        params="" if params is None else params.read_text(),
+        params="" if params is None else read_text(params),
     )
 
 

@@ -14,7 +14,7 @@ from pipeline.config import load_section
 from pipeline.encoding import encode_shards, encoder_of
 from pipeline.errors import ConfigError
 from pipeline.files import keep_apart
-from pipeline.frames import Rejected, scan_frames, source_fingerprint
+from pipeline.frames import Rejected, describe_frames, scan_frames, source_fingerprint
 from pipeline.metrics import CodebookUse, codebook_use, token_counts
 from pipeline.sharing import share_out
 from pipeline.storage import Place
@@ -27,6 +27,7 @@ from stages.options import (
     FILE,
     PLACE,
     PLACE_OUT,
+    as_stored_option,
     overwrite_option,
     params_options,
     spare_cores,
@@ -46,6 +47,8 @@ class Tokenized:
     encoded: int
     """Windows encoded in this call."""
     rejected: list[Rejected]
+    notes: list[str]
+    """What one might not expect of the frames."""
     use: CodebookUse
     psnr: float
 
@@ -87,7 +90,7 @@ def tokenize(
         stride=config.stride,
         hop=config.hop,
         size=config.size,
-        extra={"seed": config.seed},
+        extra={"seed": config.seed} | ({"as_stored": True} if config.as_stored else {}),
     )
     with share_out(
         out,
@@ -109,6 +112,9 @@ def tokenize(
             advance=share.advance,
         )
     store = TokenStore(out)
+    notes: list[str] = []
+    if fabric.is_global_zero:
+        notes = describe_frames(found.videos, as_stored=config.as_stored)
     counts = np.zeros(info.codebook_size, dtype=np.int64)
     for split, shard in info.shards():
         counts += token_counts(store.read_shard(split, shard), info.codebook_size)
@@ -116,6 +122,7 @@ def tokenize(
         counts=info.counts,
         encoded=share.total,
         rejected=found.rejected + plan.rejected,
+        notes=notes,
         use=codebook_use(counts),
         psnr=_check_pictures(store, model, WindowReader(found.videos, config, cache_bytes=0)),
     )
@@ -143,6 +150,7 @@ def _check_pictures(store: TokenStore, model: VQGAN, reader: WindowReader) -> fl
 )
 @click.option("--tokenizer", type=FILE, required=True, help="Frozen tokenizer, .safetensors.")
 @click.option("--out", type=PLACE_OUT, required=True, help="Token store to make or to go on with.")
+@as_stored_option("tokenize")
 @params_options
 @fabric_options
 @workers_option
@@ -151,6 +159,7 @@ def command(
     frames: Place,
     tokenizer: Path,
     out: Place,
+    as_stored: tuple[str, ...],
     params: Path,
     overrides: tuple[str, ...],
     launch: Launch,
@@ -169,7 +178,7 @@ def command(
       mebt tokenize --frames frames --tokenizer t.safetensors --out s3://bucket/tokens --devices 8
     """
     keep_apart(out, frames, tokenizer, params)
-    config = load_section(params, "tokenize", TokenizeConfig, overrides)
+    config = load_section(params, "tokenize", TokenizeConfig, (*overrides, *as_stored))
     fabric = launch()
     if workers is None:
         nodes = getattr(fabric.strategy, "num_nodes", 1)
@@ -179,6 +188,8 @@ def command(
     )
     if not fabric.is_global_zero:
         return
+    for note in made.notes:
+        click.echo(note)
     for rejected in made.rejected[:5]:
         click.echo(f"rejected {rejected.name}: {rejected.reason}")
     if len(made.rejected) > 5:

@@ -121,16 +121,42 @@ def test_dangling_links_and_folders_named_like_images_are_rejected(tmp_path: Pat
     assert found.num_files == 4
 
 
-def test_lists_and_links_cannot_lead_out(tmp_path: Path) -> None:
-    outside = picture(tmp_path / "outside" / "a_0.png")
+def test_links_to_files_are_those_files_wherever_they_lie(tmp_path: Path) -> None:
+    outside = tmp_path / "cache"
     root = tmp_path / "root"
-    picture(root / "b" / "b_0.png")
-    (root / "b" / "b_1.png").symlink_to(outside)
-    (rejected,) = scan_frames(root).rejected
-    assert "leads outside" in rejected.reason
-    (root / "train.txt").write_text("../outside/a_0.png\nb/b_0.png\n")
-    (rejected,) = scan_frames(root).rejected
-    assert rejected.name == "../outside/a_0.png"
+    (root / "b").mkdir(parents=True)
+    for number in range(3):
+        blob = picture(outside / f"0a{number}", value=50 * number)
+        (root / "b" / f"b_{number}.png").symlink_to(blob)
+    (root / "b" / "twice").symlink_to(root / "b")
+    found = scan_frames(root)
+    assert names(root) == {"train:b": 3}
+    assert read_frames(found.videos[0].frames, size=8)[:, 0, 0, 0].tolist() == [0, 50, 100]
+    assert [rejected.reason for rejected in found.rejected] == [
+        "a link to a folder, which is not followed"
+    ]
+
+
+def test_a_split_folder_that_is_a_link_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "elsewhere" / "a" / "0.png")
+    picture(tmp_path / "root" / "test" / "b" / "0.png")
+    (tmp_path / "root" / "train").symlink_to(tmp_path / "elsewhere")
+    found = scan_frames(tmp_path / "root")
+    assert names(tmp_path / "root") == {"test:test/b": 1}
+    assert [(Path(r.name).name, r.reason) for r in found.rejected] == [
+        ("train", "a link to a folder, which is not followed")
+    ]
+
+
+def test_lists_cannot_lead_out(tmp_path: Path) -> None:
+    picture(tmp_path / "a_0.png")
+    picture(tmp_path / "root" / "b" / "b_0.png")
+    (tmp_path / "root" / "train.txt").write_text("../a_0.png\nb/b_0.png\n")
+    (rejected,) = scan_frames(tmp_path / "root").rejected
+    assert (rejected.name, rejected.reason) == (
+        "../a_0.png",
+        "leads out of the folder of its list",
+    )
 
 
 def test_nothing_usable_says_why(tmp_path: Path) -> None:

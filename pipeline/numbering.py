@@ -20,8 +20,8 @@ def find_steps(numbers: Sequence[int]) -> set[int]:
     steps = {common}
     if common > 2:
         steps.add(max(common - 1, common + 1, key=lambda step: counts[step]))
-    found = sum(counts[step] for step in steps)
-    return steps if found >= max(2, counts.total() / 2) else {1}
+    is_rare = counts[common] < 2 or sum(counts[step] for step in steps) < counts.total() / 2
+    return {1} if is_rare else steps
 
 
 def cut_runs(numbers: Sequence[int]) -> tuple[list[range], str]:

@@ -1,5 +1,8 @@
 """Frame lists and folders: any published naming in, windows that never jump over a gap out."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +10,11 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import FrameError
-from pipeline.frames import Video, scan_frames, source_fingerprint
+from pipeline.frames import Rejected, Video, describe_frames, scan_frames, source_fingerprint
 from pipeline.images import crop_resize, read_frames
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
+
+ROOT = Path(__file__).parents[2]
 
 
 def picture(path: Path, value: int = 0, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> str:
@@ -126,7 +131,7 @@ def test_links_to_files_are_those_files_wherever_they_lie(tmp_path: Path) -> Non
     root = tmp_path / "root"
     (root / "b").mkdir(parents=True)
     for number in range(3):
-        blob = picture(outside / f"0a{number}", value=50 * number)
+        blob = picture(outside / f"0a{number}.png", value=50 * number)
         (root / "b" / f"b_{number}.png").symlink_to(blob)
     (root / "b" / "twice").symlink_to(root / "b")
     found = scan_frames(root)
@@ -157,6 +162,92 @@ def test_lists_cannot_lead_out(tmp_path: Path) -> None:
         "../a_0.png",
         "leads out of the folder of its list",
     )
+
+
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b"\xff\xfe", b""])
+def test_lists_may_begin_with_a_byte_order_mark_and_end_lines_as_windows_does(
+    tmp_path: Path, mark: bytes
+) -> None:
+    for number in range(3):
+        picture(tmp_path / "v\u00e9\u2028" / f"{number}.png")
+    lines = "".join(f"v\u00e9\u2028/{number}.png\r\n" for number in range(3))
+    codec = "utf-16-le" if mark == b"\xff\xfe" else "utf-8"
+    (tmp_path / "train.txt").write_bytes(mark + lines.encode(codec))
+    found = scan_frames(tmp_path)
+    assert names(tmp_path) == {"train:v\u00e9\u2028": 3}
+    assert not found.rejected
+    assert source_fingerprint(found.videos, tmp_path)
+
+
+IN_C = """
+import sys
+from pathlib import Path
+from pipeline.config import load_params
+from pipeline.frames import scan_frames, source_fingerprint
+root = Path(sys.argv[1])
+found = scan_frames(root)
+assert not found.rejected
+print(ascii([video.name for video in found.videos]), source_fingerprint(found.videos, root))
+print(ascii(load_params(root / "params.yaml")))
+"""
+
+
+def test_text_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    for number in range(3):
+        picture(tmp_path / "v\u00e9" / f"{number}.png")
+    (tmp_path / "train.txt").write_text("".join(f"v\u00e9/{n}.png\n" for n in range(3)), "utf-8")
+    (tmp_path / "params.yaml").write_text("# \u00e9\ndecode: {fps: 8.0}\n", "utf-8")
+    said = []
+    for flag in ("utf8=1", "utf8=0"):
+        command = [sys.executable, "-X", flag, "-c", IN_C, str(tmp_path)]
+        environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        said.append(done.stdout)
+    assert said[0] == said[1]
+    assert said[0].startswith(r"['v\xe9']")
+
+
+def test_names_that_no_file_should_have_are_rejected_by_name(tmp_path: Path) -> None:
+    for number in range(3):
+        picture(tmp_path / "v" / f"{number}.png")
+        picture(Path(os.fsdecode(b"%s/bad\xff_%d.png" % (os.fsencode(tmp_path), number))))
+    bad = rf"{tmp_path}/bad\udcff_"
+    found = scan_frames(tmp_path)
+    assert names(tmp_path) == {"train:v": 3}
+    expected = {Rejected(f"{bad}{number}.png", "its name is not UTF-8") for number in range(3)}
+    assert set(found.rejected) == expected
+    long = "x" * 256
+    lines = b"v/0.png\nv/1.png\nbad\xff_0.png\n%s.png\nv\0/3.png\n" % long.encode()
+    (tmp_path / "train.txt").write_bytes(lines)
+    found = scan_frames(tmp_path)
+    assert names(tmp_path) == {"train:v": 2}
+    assert found.rejected == [
+        Rejected(f"{long}.png", "no file can have such a name"),
+        Rejected(r"v\x00/3.png", "no file can have such a name"),
+        Rejected(f"{bad}0.png", "its name is not UTF-8"),
+    ]
+
+
+def test_frames_numbered_in_steps_are_a_video_and_the_step_is_said(tmp_path: Path) -> None:
+    for number in range(0, 50, 5):
+        picture(tmp_path / "a" / f"{number:04d}.png", value=number)
+        picture(tmp_path / "b" / f"{number:04d}.png")
+    for number in (0, 3, 14, 20, 24, 40):
+        picture(tmp_path / "c" / f"{number}.png")
+    videos = scan_frames(tmp_path).videos
+    assert read_frames(videos[0].frames, size=8)[:, 0, 0, 0].tolist() == list(range(0, 50, 5))
+    jumps = "frame numbers jump by 3 to 16, and a jump ends a video; number frames consecutively"
+    assert describe_frames(videos, as_stored=False) == [
+        "a and 1 more: frames are numbered in steps of 5",
+        f"c and 5 more: {jumps} if none is missing",
+    ]
+    plan = plan_windows(videos, TokenizeConfig(frames=8, size=8))
+    assert plan.num_windows("train") == 6
+    assert plan.rejected[0].reason.startswith(f"1 frames, shorter than a window of 8; {jumps}")
+    with pytest.raises(FrameError, match=f"no window fits: .* In c, {jumps}"):
+        plan_windows(videos[2:], TokenizeConfig(frames=8, size=8))
 
 
 def test_nothing_usable_says_why(tmp_path: Path) -> None:

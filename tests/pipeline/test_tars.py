@@ -70,6 +70,41 @@ def test_gaps_and_what_is_no_frame_are_accounted_for(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("inside", ["v/0.png", "0001.png", None])
+def test_images_beside_the_tar_that_they_were_unpacked_from_are_read(
+    tmp_path: Path, inside: str | None
+) -> None:
+    with tarfile.open(tmp_path / "dataset.tar", "w") as tar:
+        if inside:
+            add(tar, inside, PNG.getvalue())
+    for number in range(2):
+        path = tmp_path / "train" / "v" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(PNG.getvalue())
+    found = scan_frames(tmp_path)
+    assert [(v.name, len(v.frames)) for v in found.videos] == [("train/v", 2)]
+    assert found.num_files == 3
+    (rejected,) = found.rejected
+    assert rejected.name == str(tmp_path / "dataset.tar")
+    reasons = {"v/0.png": "v/0.png is no name of", "0001.png": "no .json beside it"}
+    assert reasons.get(inside or "", "holds no clip") in rejected.reason
+
+
+def test_a_tar_that_begins_with_a_clip_is_not_given_up_for_images(tmp_path: Path) -> None:
+    (tmp_path / "cover_1.png").write_bytes(PNG.getvalue())
+    clips = b"".join(
+        clip(tmp_path / "x.tar", key=key).read_bytes()[:3072] for key in ("0001", "0002")
+    )
+    bad = entry("../0002.png").tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "x.tar").write_bytes(clips + bad + bytes(1024))
+    with pytest.raises(FrameError, match=r"0002\.png is no name of a sample"):
+        scan_frames(tmp_path)
+    clip(tmp_path / "x.tar")
+    (tmp_path / "a.tar").write_bytes(b"no tar" * 100)
+    with pytest.raises(FrameError, match=r"a\.tar is damaged, or no uncompressed tar"):
+        scan_frames(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("about", "message"),
     [

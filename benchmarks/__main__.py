@@ -55,7 +55,7 @@ def main() -> None:
             print(show(rows[-1]), flush=True)
     if rows:
         print(f"on {rows[0]['machine']}; ! marks a target that was not reached")
-    options.out.write_text(json.dumps(rows, indent=1) + "\n")
+    options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

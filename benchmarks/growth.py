@@ -53,7 +53,7 @@ def draw(file: Path, title: str, unit: str, lines: dict[str, list[float]]) -> No
         points = list(zip(GROWTH_FRAMES, values, strict=True))
         series.append(Series(label=kind, points=points, colour=colour, dots=True))
     chart = line_chart(series, title=title, x_label="frames", y_label=unit)
-    file.write_text(picture(chart))
+    file.write_text(picture(chart), encoding="utf-8")
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
                 f"within {away:.0%}: {straight}",
                 flush=True,
             )
-    (options.out / RESULTS).write_text(json.dumps(rows, indent=1) + "\n")
+    (options.out / RESULTS).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     pictures = options.out / PICTURES
     draw(pictures / "growth-time.svg", "Time per token", "microseconds per token", seconds)
     draw(pictures / "growth-memory.svg", "Memory per token", "kB per token", memory)

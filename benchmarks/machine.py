@@ -54,7 +54,11 @@ def kind(device: torch.device) -> str:
     found = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ]
         found = names[0].partition(":")[2].strip() if names else found
     return f"{found}, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
@@ -67,7 +71,7 @@ def memory_now(device: torch.device) -> int:
     status = Path("/proc/self/statm")
     if not status.exists():
         return memory_peak(device)
-    return int(status.read_text().split()[1]) * resource.getpagesize()
+    return int(status.read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
 
 
 def memory_peak(device: torch.device) -> int:

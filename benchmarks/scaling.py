@@ -274,9 +274,9 @@ def tables() -> str:
 
 def main() -> None:
     """Writes the tables into docs/scaling.md."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{tables()}\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n{tables()}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def lock(folder: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
     lock. While one of them lives, no other run gets in, even when the first was killed.
     """
     make_folder(folder)
-    with (folder / ".lock").open("a+") as file:
+    with (folder / ".lock").open("ab") as file:
 
         def take(kind: int) -> None:
             try:

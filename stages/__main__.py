@@ -3,6 +3,7 @@
 import ast
 import errno
 import importlib
+import io
 import os
 import re
 import sys
@@ -73,6 +74,8 @@ class StageGroup(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Runs the command; one line for what a user can mend."""
         tune_memory()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # A name that cannot be shown ends nothing.
+            sys.stdout.reconfigure(errors="backslashreplace")
         old, threading.excepthook = threading.excepthook, show_thread_error
         try:
             return super().invoke(ctx)

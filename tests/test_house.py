@@ -19,7 +19,7 @@ SOURCES = [file for package in ALLOWED for file in sorted((ROOT / package).glob(
 
 def imported_modules(file: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -46,3 +46,28 @@ def test_both_models_need_torch_and_einops_only() -> None:
             tops = {name.partition(".")[0] for name in imported_modules(file)}
             foreign = {top for top in tops if top not in known and top != package}
             assert foreign <= set(sys.stdlib_module_names), f"{file}: {foreign}"
+
+
+def names_no_encoding(call: ast.Call) -> bool:
+    """Says whether a call opens a text file with the encoding of the locale."""
+    if any(keyword.arg == "encoding" for keyword in call.keywords):
+        return False
+    if isinstance(call.func, ast.Name):
+        return call.func.id == "open"
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    values = [arg.value if isinstance(arg, ast.Constant) else None for arg in call.args]
+    if call.func.attr == "open" and ast.unparse(call.func.value) not in OTHER_OPENERS:
+        return all(isinstance(mode, str) and "b" not in mode for mode in values)
+    return (call.func.attr, len(values)) in (("read_text", 0), ("write_text", 1))
+
+
+OTHER_OPENERS = ("Image", "av", "os", "tarfile")
+
+
+@pytest.mark.parametrize("folder", [*ALLOWED, "benchmarks", "demo"])
+def test_text_files_name_their_encoding(folder: str) -> None:
+    for file in (ROOT / folder).glob("**/*.py"):
+        calls = [n for n in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(n, ast.Call)]
+        for call in filter(names_no_encoding, calls):
+            pytest.fail(f"{file}, line {call.lineno}: {ast.unparse(call)} depends on the locale")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from stages.fit_tokenizer import FitTokenizerConfig, new_model, objective, with_noise
 from tests.stages.foreign_files import published_lpips
@@ -244,3 +245,19 @@ def test_lpips_its_weight_and_frames_go_together(flow: Flow, lpips: list[str]) -
 def test_impossible_values_are_refused(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FitTokenizerConfig(**fields)
+
+
+def test_a_run_remembers_that_frames_are_read_as_stored(flow: Flow) -> None:
+    for path in (flow.root / "frames").rglob("*.png"):
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        with Image.open(path) as image:
+            image.load()
+        image.save(path, exif=exif)
+    assert "such are read as stored" in flow.ok("fit-tokenizer", "--as-stored")
+    assert "as_stored" in flow.refused("fit-tokenizer")
+    assert "such are shown upright" in flow.ok("fit-tokenizer", out="shown")
+    stored, shown = (
+        (flow.root / out / "metrics.jsonl").read_text("utf-8") for out in ("tokenizer-run", "shown")
+    )
+    assert stored != shown

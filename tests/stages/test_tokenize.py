@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from pipeline.evaluation import window_reader
 from pipeline.files import write_bytes
 from pipeline.frames import scan_frames
 from pipeline.token_store import TokenStore, read_rows
 from pipeline.video import to_model
 from pipeline.windows import TokenizeConfig, WindowReader
+from stages.__main__ import cli
 from tests.stages.small import PARAMS, ROOT, Flow, content, make_tokenizer
 from tokenizer import VQGAN, load_tokenizer
 
@@ -234,6 +238,72 @@ def test_clips_too_short_say_why(flow: Flow) -> None:
     line = flow.refused("tokenize", "--set", "tokenize.frames=64", out="tokens2")
     assert "no window fits" in line
     assert "48 frames" in line
+
+
+def turn(frames: Path) -> None:
+    """Turns every frame as it is stored, and says so in its EXIF."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in (frames / "train").rglob("*.png"):
+        with Image.open(path) as image:
+            stored = image.transpose(Image.Transpose.ROTATE_90)
+        stored.save(path, exif=exif)
+
+
+def test_turned_frames_make_the_tokens_of_upright_ones(flow: Flow) -> None:
+    turn(flow.root / "frames")
+    said = flow.ok("tokenize", out="turned")
+    assert (
+        "6 of 12 videos begin with a frame that EXIF says to turn: such are shown upright" in said
+    )
+    turned = TokenStore(flow.root / "turned").read("train")
+    np.testing.assert_array_equal(turned, TokenStore(flow.root / "tokens").read("train"))
+
+
+def test_a_store_remembers_that_frames_were_read_as_stored(flow: Flow) -> None:
+    turn(flow.root / "frames")
+    flow.ok("tokenize", out="turned")
+    assert "as_stored" in flow.refused("tokenize", "--as-stored", out="turned")
+    said = flow.ok("tokenize", "--as-stored", out="lying")
+    assert "such are read as stored" in said
+    before = content(flow.root / "lying")
+    assert content(flow.root / "turned") != before
+    store = TokenStore(flow.root / "lying")
+    assert store.info.as_stored
+    flow.ok("tokenize", "--set", "tokenize.as_stored=true", out="lying")
+    store.shard_file("train", 1).unlink()
+    words = ["--frames", "frames", "--tokenizer", "tokenizer.safetensors"]
+    paths = [word if word[0] == "-" else str(flow.root / word) for word in ["lying", *words]]
+    assert "train 1" in CliRunner().invoke(cli, ["tokens", "repair", *paths]).output
+    assert content(flow.root / "lying") == before
+    videos = scan_frames(flow.root / "frames").videos
+    (window,) = store.plan("train").slice(5, 1).to_pylist()
+    config = TokenizeConfig(**PARAMS["tokenize"], as_stored=True)
+    pixels = [
+        reader.read("train", window["video"], window["first_frame"])
+        for reader in (
+            WindowReader(videos, config),
+            window_reader(videos, flow.root / "frames", store),
+            window_reader(videos, flow.root / "frames", TokenStore(flow.root / "turned")),
+        )
+    ]
+    np.testing.assert_array_equal(pixels[0], pixels[1])
+    np.testing.assert_array_equal(np.rot90(pixels[0], -1, (1, 2)), pixels[2])
+
+
+def test_names_that_the_terminal_cannot_show_stop_nothing(flow: Flow) -> None:
+    for number in range(0, 25, 5):
+        path = flow.root / "frames2" / "\N{SNOWMAN}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(path)
+        path.with_name(os.fsdecode(b"bad\xff_%d.png" % number)).write_bytes(path.read_bytes())
+    words = flow.arguments("tokenize", out="tokens2")
+    words[words.index("--frames") + 1] += "2"
+    result = CliRunner(charset="iso-8859-1").invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    assert r"\u2603: frames are numbered in steps of 5" in result.output
+    assert r"bad\udcff_0.png: its name is not UTF-8" in result.output
+    assert TokenStore(flow.root / "tokens2").plan("train")["video"].to_pylist() == ["\N{SNOWMAN}"]
 
 
 def test_a_window_that_the_tokenizer_cannot_divide_is_refused(flow: Flow) -> None:

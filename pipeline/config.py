@@ -61,7 +61,9 @@ def read_yaml(path: Path, advice: str = "") -> dict[str, Any]:
         text = read_text(path)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist{advice}.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} cannot be read: {error}; save it as UTF-8.") from None
+    except OSError as error:
         raise ConfigError(f"{path} cannot be read: {str(error).rstrip('.')}.") from None
     tree = _parse(text, str(path))
     tree = {} if tree is None else tree

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from pipeline.clip_tars import TarFrame
 from pipeline.errors import FrameError
@@ -204,6 +204,8 @@ def read_frames(
                 frames[index] = np.asarray(crop_resize(shown, size))
         except FileNotFoundError:
             raise FrameError(f"{path} is missing.") from None
+        except UnidentifiedImageError:
+            raise FrameError(f"{path} is not a readable image: of no kind that is known.") from None
         except (Image.DecompressionBombError, SyntaxError, ValueError) as error:
             raise FrameError(f"{path} is not a readable image: {error}.") from None
         except OSError as error:

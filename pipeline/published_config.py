@@ -264,6 +264,7 @@ def sections(
         "tokenize": {
             **{"frames": frames, "stride": stride, "hop": 1, "size": size},
             **{"batch_size": 2 * many, "shard_windows": 4096, "chunk_windows": 64, "seed": 0},
+            "as_stored": False,
         },
         "model": dict(model),
         "train": train_section(published),

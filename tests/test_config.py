@@ -127,3 +127,17 @@ def test_no_text_makes_the_reader_crash(tmp_path: Path, text: str) -> None:
         load_params(params)
     except ConfigError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16"])
+def test_params_may_begin_with_a_byte_order_mark(tmp_path: Path, codec: str) -> None:
+    text = "# caf\u00e9\r\ntrain:\r\n  batch_size: 2\r\n  layers: [caf\u00e9]\r\n"
+    (tmp_path / "params.yaml").write_bytes(text.encode(codec))
+    config = load_section(tmp_path / "params.yaml", "train", Outer)
+    assert (config.batch_size, config.layers) == (2, ("caf\u00e9",))
+
+
+def test_params_that_are_not_utf_8_are_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(b"# caf\xe9\ntrain: {batch_size: 2}\n")
+    with pytest.raises(ConfigError, match=r"params\.yaml cannot be read: .*0xe9.*save it as UTF-8"):
+        load_section(tmp_path / "params.yaml", "train", Outer)

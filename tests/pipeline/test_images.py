@@ -253,3 +253,12 @@ def test_what_one_might_not_expect_is_said_of_first_frames(tmp_path: Path) -> No
     ]
     assert "such are read as stored" in look_at_first(firsts, as_stored=True)[1]
     assert look_at_first([plain]) == []
+
+
+def test_what_is_no_image_is_said_in_the_same_words_each_time(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    with pytest.raises(FrameError) as error:
+        centre(tmp_path / "0.png", 8)
+    assert str(error.value) == (
+        f"{tmp_path / '0.png'} is not a readable image: of no kind that is known."
+    )

@@ -15,6 +15,7 @@ import av
 from av.stream import Disposition
 
 from pipeline.errors import FrameError
+from pipeline.files import printable
 
 TIMED_FORMATS = ("flv", "matroska", "mov")
 """Containers whose header tells their length; FFmpeg guesses that of others from what is there."""

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pipeline.clips import Source
 from pipeline.errors import FrameError
+from pipeline.files import printable
 from pipeline.footage import About, open_video
 from pipeline.frames import SPLITS, Rejected, files_below
 from pipeline.images import Frame

@@ -29,7 +29,7 @@ from pipeline.frames import SPLITS, Rejected
 from pipeline.reader import check_filters
 from pipeline.sources import Known, find_videos, synthetic_videos
 from pipeline.video import ExtractConfig
-from stages.options import FOLDER, OUT, overwrite_option, params_options
+from stages.options import FOLDER, OUT, as_stored_option, overwrite_option, params_options
 
 RECORD = "extract.json"
 PARTS, MADE_FROM, HASHES, STAGED, PACKED = (
@@ -304,7 +304,7 @@ def _first_reason(rejected: Sequence[Rejected]) -> str:
 
 @click.command("extract")
 @click.option("--videos", type=FOLDER, help="Folder of videos: anything FFmpeg reads.")
-@click.option("--as-stored", is_flag=True, help="Sets extract.as_stored=true.")
+@as_stored_option("extract")
 @click.option("--synthetic", type=click.IntRange(min=1), help="Draw this many videos instead.")
 @click.option("--out", type=OUT, required=True, help="Frame folder to make.")
 @click.option(
@@ -323,7 +323,7 @@ def _first_reason(rejected: Sequence[Rejected]) -> str:
 @overwrite_option
 def command(
     videos: Path | None,
-    as_stored: bool,
+    as_stored: tuple[str, ...],
     synthetic: int | None,
     out: Path,
     format: Format,
@@ -348,9 +348,7 @@ def command(
       mebt extract --videos my_videos/ --out frames --format webdataset
     """
     keep_apart(out, videos, params, inside=True)
-    if as_stored:
-        overrides += ("extract.as_stored=true",)
-    config = load_section(params, "extract", ExtractConfig, overrides)
+    config = load_section(params, "extract", ExtractConfig, (*overrides, *as_stored))
     if (videos is None) == (synthetic is None):
         raise click.UsageError("give either --videos or --synthetic.")
     check_filters(config.filters)

@@ -32,7 +32,8 @@ class MemoryStore:
         keys = ("tokenizer", "source", "frames", "stride", "size", "extra", "codebook_size", "grid")
         keys += ("shard_windows",)
         dtype = next(iter(self.tokens.values())).dtype
-        return SimpleNamespace(dtype=dtype, **{key: getattr(self, key) for key in keys})
+        known = {key: getattr(self, key) for key in keys}
+        return SimpleNamespace(dtype=dtype, as_stored=False, **known)
 
     @property
     def splits(self) -> list[str]:

@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.files import keep_apart
 from pipeline.frames import Rejected, scan_frames, source_fingerprint
 from pipeline.metrics import CodebookUse, codebook_use, token_counts
+from pipeline.rates import recorded_rate
 from pipeline.sharing import share_out
 from pipeline.storage import Place
 from pipeline.store_format import StoreInfo
@@ -75,6 +76,7 @@ def tokenize(
     found = scan_frames(frames)
     plan = plan_windows(found.videos, config)
     splits = [split for split in ("train", "test") if plan.num_windows(split)]
+    rate = config.fps or recorded_rate(frames)
     info = StoreInfo(
         tokenizer=identity(model),
         codebook_size=model.config.codebook_size,
@@ -87,6 +89,7 @@ def tokenize(
         stride=config.stride,
         hop=config.hop,
         size=config.size,
+        fps=None if rate is None else rate / config.stride,
         extra={"seed": config.seed},
     )
     with share_out(

@@ -69,6 +69,7 @@ def info(store: Place) -> None:
             f"window       {found.frames} frames, stride {found.stride}, "
             f"{found.size}x{found.size} pixels"
             + (f", one every {found.hop} frames" if found.hop else "")
+            + (f", {found.fps:g} frames a second" if found.fps else "")
         )
     click.echo(f"grid         {t}x{h}x{w} = {t * h * w} tokens of {found.codebook_size}")
     for split in opened.splits:

@@ -215,7 +215,7 @@ def _how_cut(store: TokenStore, samples: TokenStore) -> str:
 
 
 def _length(store: TokenStore) -> str:
-    latent = f"{store.grid[0]} latent frames"
+    latent = f"{store.grid[0]} latent frame{'s' * (store.grid[0] > 1)}"
     return f"{store.info.frames} frames ({latent})" if store.info.frames else latent
 
 

@@ -69,8 +69,9 @@ def info(store: Place) -> None:
             f"window       {found.frames} frames, stride {found.stride}, "
             f"{found.size}x{found.size} pixels"
             + (f", one every {found.hop} frames" if found.hop else "")
-            + (f", {found.fps:g} frames a second" if found.fps else "")
         )
+    if found.fps:
+        click.echo(f"rate         {found.fps:g} frames a second")
     click.echo(f"grid         {t}x{h}x{w} = {t * h * w} tokens of {found.codebook_size}")
     for split in opened.splits:
         counts = np.zeros(found.codebook_size, dtype=np.int64)

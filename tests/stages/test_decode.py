@@ -162,6 +162,7 @@ def test_videos_play_at_the_rate_of_their_frames(flow: Flow, fps: float, exact: 
 
 
 def test_an_unknown_rate_is_said_and_another_may_be_set(flow: Flow) -> None:
+    with_rate(flow, None)
     said = flow.ok("decode", *BY_ITSELF)
     assert "rate unknown: playing at 8 frames a second; set decode.fps\n" in said
     assert played(flow) == 8

@@ -428,7 +428,7 @@ def test_whole_samples_are_said_to_be_whole(project):
 def test_shorter_samples_are_refused_for_what_they_are(project, monkeypatch):
     monkeypatch.setattr(project, "samples", longer(project, 1))
     project.use(monkeypatch, "evaluate")
-    message = r"samples of 2 frames \(1 latent frames\), shorter than .* 4 frames \(2 latent"
+    message = r"samples of 2 frames \(1 latent frame\), shorter than .* 4 frames \(2 latent"
     with pytest.raises(TokenStoreError, match=message):
         everything(project)
 

@@ -233,7 +233,7 @@ def with_window(flow: Flow, **window: str) -> None:
 
 
 def test_a_model_of_imported_tokens_counts_latent_frames_and_says_so(flow: Flow) -> None:
-    with_window(flow, frames="", stride="", size="")
+    with_window(flow, frames="", stride="", size="", fps="")
     few = ("--set", "sample.num_samples=2", "--set", "sample.total_frames=3")
     said = flow.ok("sample", *few, out="long")
     assert "sample.total_frames 3 counts latent frames" in said

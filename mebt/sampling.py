@@ -58,7 +58,7 @@ class SampleConfig:
     first and the last to fill in between."""
     total_frames: int | None = None
     """Latent frames of a sample; null: as many as the model's window. A longer one is made by a
-    window that slides, a shorter one is drawn as it is."""
+    window that slides, a shorter one is drawn as it is. (`mebt sample` counts video frames.)"""
     context_frames: int = 1
     """Latent frames of all there is so far with which each sliding window begins."""
 

@@ -89,6 +89,8 @@ class Windows:
     reference: Tokens
     real: Tokens
     samples: Tokens | None
+    samples_from: str | None
+    """What the samples are windows of."""
 
     @property
     def count(self) -> int:
@@ -131,6 +133,7 @@ class Windows:
                 "size": info.size,
                 "grid": list(self.store.grid),
             },
+            "samples": self.samples_from,
             "how": HOW,
         }
 
@@ -164,11 +167,12 @@ def choose_windows(
             "evaluate.split to one that it has."
         )
     if samples is not None:
-        _check_same_tokens(store, samples)
+        _check_comparable(store, samples)
     rows = real_halves(store, split, limit=limit, seed=seed)
     drawn = None
     if samples is not None:
         drawn = samples.read(samples.splits[0], first_sample, first_sample + limit)
+        drawn = _one_window_each(drawn, store.grid[0], first_sample)
     return Windows(
         store,
         split,
@@ -176,20 +180,51 @@ def choose_windows(
         reference=read_rows(store, split, rows[0]),
         real=read_rows(store, split, rows[1]),
         samples=drawn,
+        samples_from=None if samples is None else _how_cut(store, samples),
     )
 
 
-def _check_same_tokens(store: TokenStore, samples: TokenStore) -> None:
+def _check_comparable(store: TokenStore, samples: TokenStore) -> None:
+    """Raises TokenStoreError unless windows of the samples can be held against those of a store."""
     for what, theirs, ours in (
         ("tokenizer", samples.info.tokenizer, store.info.tokenizer),
         ("codebook size", samples.codebook_size, store.codebook_size),
-        ("grid", samples.grid, store.grid),
+        ("height and width in tokens", samples.grid[1:], store.grid[1:]),
     ):
         if theirs != ours:
             raise TokenStoreError(
                 f"{samples.root} has {what} {theirs}, but {store.root} has {ours}. Give the tokens "
                 "that the samples' model was trained on."
             )
+    if samples.grid[0] < store.grid[0]:
+        raise TokenStoreError(
+            f"{samples.root} has samples of {_length(samples)}, shorter than the windows of "
+            f"{store.root} with {_length(store)}; draw longer ones (sample.total_frames), or make "
+            "shorter windows of the real videos with `mebt tokenize` (tokenize.frames)."
+        )
+
+
+def _how_cut(store: TokenStore, samples: TokenStore) -> str:
+    if samples.grid[0] == store.grid[0]:
+        return "whole"
+    places = samples.grid[0] - store.grid[0] + 1
+    return (
+        f"one window of each, of {_length(samples)}: that of sample i begins at its latent frame "
+        f"i mod {places}, so that all places count alike"
+    )
+
+
+def _length(store: TokenStore) -> str:
+    latent = f"{store.grid[0]} latent frame{'s' * (store.grid[0] > 1)}"
+    return f"{store.info.frames} frames ({latent})" if store.info.frames else latent
+
+
+def _one_window_each(samples: Tokens, length: int, first: int) -> Tokens:
+    """Cuts one window out of each sample; of longer ones at all places in turn, by their number."""
+    places = samples.shape[1] - length + 1
+    starts = [(first + number) % places for number in range(len(samples))]
+    rows = zip(samples, starts, strict=True)
+    return np.stack([row[start : start + length] for row, start in rows]) if starts else samples
 
 
 def measure_tokens(found: Evaluation, windows: Windows) -> None:

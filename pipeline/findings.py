@@ -220,7 +220,8 @@ def _training_charts(log: Log) -> list[Markup]:
         y_label="loss, nat per token",
         levels=levels,
     )
-    buckets = sorted({key for line in log for key in line if re.fullmatch(r"loss/\D*\d+_\d+", key)})
+    named = {key for line in log for key in line if re.fullmatch(r"loss/\D*\d+_\d+", key)}
+    buckets = sorted(key for key in named if _points(log, key))
     by_mask = line_chart(
         [
             Series(label=_bucket(key), points=_points(log, key), colour=f"s{index % 5 + 1}")

@@ -107,13 +107,13 @@ def plan_runs(
     real = min(len(half) for pair in halves for half in pair)
     drawn = None if samples is None else samples.num_windows(samples.splits[0])
     if protocol is not None:
-        _check_protocol(protocol, store, split, real, drawn)
+        _check_protocol(protocol, store, samples, split, real)
     counts = (num_videos, real, num_videos if drawn is None else drawn // runs)
     return Runs(store, samples, split, min(counts), seeds)
 
 
 def _check_protocol(
-    name: str, store: TokenStore, split: str, real: int, samples: int | None
+    name: str, store: TokenStore, samples: TokenStore | None, split: str, real: int
 ) -> None:
     wanted = PROTOCOLS[name]
     otherwise = "or set evaluate.protocol to null"
@@ -129,10 +129,18 @@ def _check_protocol(
             f"tokenize.hop, choose another evaluate.split, {otherwise}."
         )
     needed = wanted.num_videos * wanted.runs
-    if samples is not None and samples < needed:
+    if samples is None:
+        return
+    if samples.grid[0] != store.grid[0]:
+        raise TokenStoreError(
+            f"protocol {name} compares samples of {store.grid[0]} latent frames, but those of "
+            f"{samples.root} have {samples.grid[0]}; set sample.total_frames, {otherwise}."
+        )
+    drawn = samples.num_windows(samples.splits[0])
+    if drawn < needed:
         raise TokenStoreError(
             f"protocol {name} needs {needed} samples ({wanted.num_videos} for each of "
-            f"{wanted.runs} runs), but there are {samples}; set sample.num_samples, {otherwise}."
+            f"{wanted.runs} runs), but there are {drawn}; set sample.num_samples, {otherwise}."
         )
 
 

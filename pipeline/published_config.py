@@ -265,11 +265,12 @@ def sections(
             **{"frames": frames, "stride": stride, "hop": 1, "size": size},
             **{"batch_size": 2 * many, "shard_windows": 4096, "chunk_windows": 64, "seed": 0},
             "as_stored": False,
+            "fps": None,
         },
         "model": dict(model),
         "train": train_section(published),
         "sample": {**sample, "precision": "32-true", "compile": False},
-        "decode": {"fps": 8.0, "batch_size": many, "sheet": "webp", "sheet_videos": 64}
+        "decode": {"fps": None, "batch_size": many, "sheet": "webp", "sheet_videos": 64}
         | {"columns": None},
         "evaluate": {
             "protocol": f"mebt-{frames}f" if known else None,

@@ -1,5 +1,7 @@
 """`metrics.jsonl`: a run's numbers, one JSON object a line, and TensorBoard if it is installed.
 
+Every line has the same keys, null where nothing was measured: readers that learn the columns from
+the first lines would drop those that come later.
 Each checkpoint says which bytes the log began with, so that a damaged one is told from a whole one.
 """
 
@@ -7,7 +9,7 @@ import json
 import math
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,21 @@ FILE, MARK = "metrics.jsonl", "log"
 
 
 class Log:
-    """Writes the log of a run in `folder`; goes on behind what its last checkpoint vouches for."""
+    """Writes the log of a run in `folder`; goes on behind what its last checkpoint vouches for.
+
+    `keys` are those that each line has, whichever of them are given with it.
+    """
 
     def __init__(
-        self, folder: Path, *, resumed_step: int, mark: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        *,
+        resumed_step: int,
+        mark: Mapping[str, Any] | None = None,
+        keys: Sequence[str] = (),
     ) -> None:
         self.path = folder / FILE
+        self.keys = keys
         if mark and not self.path.exists():
             said = f"{self.path} is missing: a new log begins at step {resumed_step}"
             print(said, file=sys.stderr, flush=True)
@@ -49,7 +60,8 @@ class Log:
             for key, value in values.items()
         }
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **plain}) + "\n")
+            line = {"step": step, **dict.fromkeys(self.keys), **plain}
+            file.write(json.dumps(line) + "\n")
         if self.board:
             for key, value in plain.items():
                 if isinstance(value, int | float):

@@ -75,6 +75,9 @@ class StoreInfo:
     stride: int | None = None
     hop: int | None = None
     size: int | None = None
+    fps: float | None = None
+    """Frames per second of a window's frames; null: not known. Tokens do not depend on it, so
+    stores that differ in nothing else are the same store: it has a seal of its own."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Whatever else the maker wants to say, such as how samples were drawn."""
 
@@ -160,7 +163,23 @@ def hash_plan(plan: pa.Table) -> str:
 
 def store_fingerprint(info: StoreInfo, plan_hash: str) -> str:
     """Hashes everything that fixes the store's content, except the tokens themselves."""
-    return fingerprint({"schema": SCHEMA, "info": as_dict(info), "plan": plan_hash})
+    content = {key: value for key, value in as_dict(info).items() if key != "fps"}
+    return fingerprint({"schema": SCHEMA, "info": content, "plan": plan_hash})
+
+
+def store_record(info: StoreInfo, plan_hash: str) -> dict[str, Any]:
+    """Returns what store.json says; of a rate only if it is known, as before there were any."""
+    store, content = store_fingerprint(info, plan_hash), as_dict(info)
+    record = {"schema": SCHEMA, "fingerprint": store, "plan": plan_hash, "info": content}
+    if content["fps"] is None:
+        del content["fps"]
+        return record
+    return {**record, "seal": rate_seal(info, store)}
+
+
+def rate_seal(info: StoreInfo, store: str) -> str | None:
+    """Returns what store.json seals the rate with, which the store's fingerprint leaves out."""
+    return None if info.fps is None else fingerprint({"store": store, "fps": info.fps})
 
 
 def shard_name(split: str, shard: int) -> str:

@@ -37,9 +37,11 @@ from pipeline.store_format import (
     hash_plan,
     header_name,
     part_name,
+    rate_seal,
     read_part,
     shard_name,
     store_fingerprint,
+    store_record,
     to_parquet,
 )
 from pipeline.windows import PLAN_SCHEMA
@@ -68,7 +70,8 @@ class TokenStore:
             raise TokenStoreError(str(error)) from None
         self.plan_hash = str(record.get("plan"))
         self.fingerprint = store_fingerprint(self.info, self.plan_hash)
-        if record.get("fingerprint") != self.fingerprint:
+        sealed = (self.fingerprint, rate_seal(self.info, self.fingerprint))
+        if (record.get("fingerprint"), record.get("seal")) != sealed:
             raise TokenStoreError(f"{path} was edited: its fingerprint does not match.")
         if not allow_partial:
             self._check_complete()
@@ -363,8 +366,7 @@ def create_store(
         # The manifest goes first and store.json last, so that a kill leaves nothing trusted.
         for name in sorted(others, key=lambda name: (name != MANIFEST, name == INFO)):
             files.remove(name)
-    record = {"schema": SCHEMA, "fingerprint": wanted, "plan": plan_hash, "info": as_dict(info)}
-    files.write(INFO, to_json(record))
+    files.write(INFO, to_json(store_record(info, plan_hash)))
     files.write(PLAN, to_parquet(plan))
     for split in info.counts:
         files.write(header_name(split), array_header(info, split))
@@ -395,6 +397,6 @@ def _difference(files: Storage, info: StoreInfo) -> str:
     wanted = as_dict(info)
     wanted["counts"] = wanted.pop("counts")  # Last: another value is what made them differ.
     for key, value in wanted.items():
-        if found[key] != value:
+        if found[key] != value and key != "fps":
             return f"{key} = {found[key]!r}, not {value!r}"
     return "another plan of windows (videos, hop or seed)"

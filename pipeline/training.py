@@ -105,6 +105,16 @@ class Task:
     rate_name: str
     """What `rate_per_step` counts, such as tokens: logged as `tokens_per_second`."""
     rate_per_step: int
+    measures: Sequence[str] = ()
+    """Names of all numbers that `loss` and `validate` ever return: columns of the log."""
+
+    @property
+    def logged(self) -> list[str]:
+        """Returns what every line of the log names."""
+        return [
+            *("split", *self.measures, "loss", "grad_norm", "learning_rate"),
+            *(f"{self.rate_name}_per_second", "data_wait", "memory_gb", "seconds_per_step"),
+        ]
 
 
 @dataclass
@@ -189,7 +199,7 @@ def run_loop(
         return 0
     log = None
     if fabric.is_global_zero:
-        log = Log(out, resumed_step=start, mark=values.get(MARK))
+        log = Log(out, resumed_step=start, mark=values.get(MARK), keys=task.logged)
     with (
         _stop_requests() as stops,
         progress(

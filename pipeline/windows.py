@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import FrameError
 from pipeline.frames import Rejected, Video
 from pipeline.images import LARGEST_SIDE, FrameFile, read_frames
+from pipeline.rates import check_rate
 
 MOST_SHARD_WINDOWS = 1 << 16
 """A shard is held in memory as a whole."""
@@ -36,6 +37,9 @@ class TokenizeConfig:
     """Windows of one shard file: the unit of work, writing and resuming."""
     chunk_windows: int = 64
     """Windows of one compressed chunk inside a shard; divides shard_windows."""
+    fps: float | None = None
+    """Frames per second of the frames, 0.1 … 1000; null: what extract.json says, if there is one.
+    Tokens do not depend on it; videos of them play at it."""
     seed: int = 0
     """Draws the order in which videos go to shards."""
     as_stored: bool = False
@@ -49,6 +53,7 @@ class TokenizeConfig:
         for name, most in (("size", LARGEST_SIDE), ("shard_windows", MOST_SHARD_WINDOWS)):
             if getattr(self, name) > most:
                 raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}.")
+        check_rate(self.fps)
         if self.shard_windows % self.chunk_windows:
             raise ValueError(
                 f"shard_windows must be a multiple of chunk_windows, got {self.shard_windows} and "

@@ -20,10 +20,11 @@ from pipeline.evaluation import check_tokenizer
 from pipeline.files import contents, keep_apart, lock, read_json, remove, write_json
 from pipeline.gpu import send
 from pipeline.progress import progress
+from pipeline.rates import check_rate, playing_rate
 from pipeline.storage import Place
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes
-from pipeline.writer import write_mp4, write_sheet
+from pipeline.writer import shown_every, write_mp4, write_sheet
 from pipeline.writing import behind
 from stages.options import (
     FILE,
@@ -47,8 +48,9 @@ LARGEST_SHEET = {"webp": 16383, "gif": 65535}
 class DecodeConfig:
     """How tokens become videos."""
 
-    fps: float = 8.0
-    """Frames per second of the videos and the sheet, 0.1 … 1000."""
+    fps: float | None = None
+    """Frames per second of the videos and the sheet, 0.1 … 1000; null: as the frames that the
+    tokens, or the samples' model, were made of; 8 if that is not known."""
     batch_size: int = 4
     """Windows decoded at once; changes speed and memory, pictures by rounding only."""
     sheet: Literal["webp", "gif"] = "webp"
@@ -59,8 +61,7 @@ class DecodeConfig:
     """Videos side by side on the sheet; null: about as many as there are rows."""
 
     def __post_init__(self) -> None:
-        if not 0.1 <= self.fps <= 1000:
-            raise ValueError(f"fps must be in [0.1, 1000], got {self.fps}.")
+        check_rate(self.fps)
         for name in ("batch_size", "sheet_videos", "columns"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -84,6 +85,8 @@ class Decoded:
     """Videos written in this call."""
     on_sheet: int
     sheet: Path
+    said: list[str]
+    """What the user is to know of the rate at which the videos and the sheet play."""
 
 
 class Outputs:
@@ -160,12 +163,13 @@ def decode(
     check_tokenizer(store, tokenizer, identity(model))
     split = split or store.splits[0]
     count = min(limit or store.num_windows(split), store.num_windows(split))
+    fps, said = playing_rate(config.fps, store.info.fps)
     made_from = {
         "tokens": store.fingerprint,
         "tokenizer": store.info.tokenizer,
         "split": split,
         "count": count,
-        "config": as_dict(config),
+        "config": {**as_dict(config), "fps": fps},
     }
     files = Outputs(out, split, count, config)
     _check_sheet(files, config.sheet, store.grid, model)
@@ -175,12 +179,17 @@ def decode(
         written = sum(not files.video(row).exists() for row in rows)
         with (
             progress("decode", len(rows), "video") as advance,
-            behind(files.writer(config.fps, exact=exact), at_most=config.batch_size) as write,
+            behind(files.writer(fps, exact=exact), at_most=config.batch_size) as write,
         ):
             for row, frames in _decoded(store, split, count, rows, model, config.batch_size):
                 write(row, frames)
                 advance(1)
-    return Decoded(count, written, files.on_sheet, files.sheet)
+    notes = [said] if said else []
+    if (step := shown_every(files.sheet.suffix, fps)) > 1:
+        notes.append(
+            f"{files.sheet}: one frame of {step}, as {config.sheet} plays no {fps:g} a second"
+        )
+    return Decoded(count, written, files.on_sheet, files.sheet, notes)
 
 
 def _check_sheet(files: Outputs, kind: str, grid: tuple[int, int, int], model: VQGAN) -> None:
@@ -246,7 +255,8 @@ def _decoded(
 def _open_exact(out: Path, count: int, frames: NDArray[np.uint8]) -> "zarr.Array[Any]":
     """Opens, or makes, the array [N, T, H, W, 3] of exact frames: one chunk a video."""
     if (out / EXACT / "zarr.json").exists():
-        return zarr.open_array(out / EXACT, mode="r+", zarr_format=3)
+        found = zarr.open_array(out / EXACT, mode="r+", zarr_format=3)
+        return found.with_config({"write_empty_chunks": True})  # Opening forgets it.
     return zarr.create_array(
         out / EXACT,
         shape=(count, *frames.shape),
@@ -304,5 +314,7 @@ def command(
         device=device,
         overwrite=overwrite,
     )
+    for line in made.said:
+        click.echo(line)
     done = f"{made.written} written now" if made.written else "nothing to do"
     click.echo(f"{out}: {made.total} videos; {done}; the first {made.on_sheet} on {made.sheet}")

@@ -36,7 +36,7 @@ from stages.options import (
     params_options,
 )
 from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer, save_tokenizer
-from tokenizer.adversarial import AXES, AdversarialVQGAN
+from tokenizer.adversarial import AXES, AdversarialVQGAN, Verdict
 from tokenizer.losses import drawn_frames, reconstruction_loss
 from tokenizer.perceptual import HOW_TO_GET, LPIPS, SMALLEST, load_lpips
 from tokenizer.weights import as_half
@@ -122,6 +122,16 @@ class Fitted:
 Batch = tuple[Tensor, Tensor, Tensor]
 """Clips with noise and without, as float32 [B, 3, T, H, W], and one frame number of each [B]."""
 Objective = Callable[[nn.Module, Batch, int], tuple[Tensor, Mapping[str, Tensor | float]]]
+
+
+def measures(config: FitTokenizerConfig) -> list[str]:
+    """Names every number that is logged of the tokenizer, whichever of them a step measures."""
+    kinds = [kind for kind, weight in config.gan_weights.items() if weight]
+    return [
+        *("l1", "commitment", "perplexity", *(["lpips"] if config.perceptual_weight else [])),
+        *(f"{kind}_{name}" for kind in kinds for name in Verdict._fields),
+        *("psnr", "psnr_mean_frame", "codebook_use"),
+    ]
 
 
 def measure(model: VQGAN, held_out: WindowSource, config: FitTokenizerConfig) -> dict[str, float]:
@@ -353,6 +363,7 @@ def fit_tokenizer(
             result=out / RESULT,
             rate_name="windows",
             rate_per_step=config.batch_size,
+            measures=measures(config),
         )
         steps = run_loop(fabric, model, optimizer, task, config, out)
     notes: list[str] = []

@@ -102,6 +102,7 @@ def import_model(
         "tokens": "",
         "tokenizer": tokenizer_identity,
         **{key: str(value or "") for key, value in window.items()},
+        "fps": "",
         **source,
     }
     with user_errors(), replacing(out) as folder:

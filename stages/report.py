@@ -19,21 +19,21 @@ from pipeline.errors import FrameError, PipelineError, TokenStoreError
 from pipeline.evaluation import check_tokenizer, real_halves, window_reader
 from pipeline.files import keep_apart, parse_json, read_json, read_text, write_text
 from pipeline.frames import FrameFolder, Rejected, scan_frames, source_fingerprint
+from pipeline.rates import RECORD, playing_rate
 from pipeline.report import Artefact, Clip, Contents, Pair, make_report
 from pipeline.run_log import FILE as LOG
 from pipeline.run_log import read_log
 from pipeline.storage import Place, open_file
+from pipeline.store_format import StoreInfo
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes
 from stages.options import FILE, FOLDER, OUT, PLACE
 from tokenizer import VQGAN, identity, load_tokenizer, tokenizer_metadata
 
-EXTRACTED = "extract.json"
 SHOWN_PAIRS = 8
 SHOWN_SAMPLES = 32
 """Samples shown, those beside the pairs included."""
 DECODED_AT_ONCE = 4
-DEFAULT_FPS = 8.0
 MEASURED = {
     "Tokenizer": "tokenizer",
     "Tokens": "tokens",
@@ -91,7 +91,7 @@ def collect(
     _check_measured(evaluation, artefacts, metrics)
     return Contents(
         lede=_lede(store, drawn),
-        fps=DEFAULT_FPS if params is None else _fps(params),
+        fps=_fps(params, store.info if drawn is None else drawn.info),
         samples=shown,
         pairs=pairs,
         pairs_split=split,
@@ -125,9 +125,12 @@ def _open_tokenizer(path: Path, store: TokenStore) -> VQGAN:
     return model
 
 
-def _fps(params: Path) -> float:
-    value = load_params(params).get("decode", {}).get("fps", DEFAULT_FPS)
-    return float(value) if isinstance(value, int | float) and value > 0 else DEFAULT_FPS
+def _fps(params: Path | None, shown: StoreInfo) -> float:
+    """Returns what videos play at, as `mebt decode` plays them."""
+    asked = {} if params is None else load_params(params).get("decode", {})
+    fps = asked.get("fps")
+    is_rate = isinstance(fps, int | float) and fps > 0
+    return playing_rate(fps if is_rate else None, shown.fps)[0]
 
 
 def _decode(model: VQGAN, tokens: np.ndarray) -> list[Clip]:
@@ -195,7 +198,7 @@ class _Extracted:
 
 def _extracted(frames: Place) -> _Extracted:
     """Reads the record of extract. Raises FrameError if that is not what extract writes."""
-    place = frames / EXTRACTED if isinstance(frames, Path) else f"{frames}/{EXTRACTED}"
+    place = frames / RECORD if isinstance(frames, Path) else f"{frames}/{RECORD}"
     try:
         with open_file(place) as file:
             made = parse_json(file.read(), place, FrameError, "frame folder")

@@ -1,7 +1,8 @@
 """a trained model -> new tokens, in a token store of their own."""
 
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -25,6 +26,7 @@ from pipeline.config import Precision, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart
 from pipeline.gpu import compiling, send
+from pipeline.rates import LARGEST
 from pipeline.sharing import share_out
 from pipeline.storage import Place
 from pipeline.store_format import StoreInfo, numbered_plan
@@ -52,6 +54,10 @@ HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class SampleStageConfig(SampleConfig):
     """How new token grids are drawn, and how the model computes what they are drawn from."""
 
+    total_frames: int | None = None
+    """Frames of a sample's video; null: as many as the model's window. Raised to whole latent
+    frames, of usually 4; where the model does not know its frames, these are counted. A longer one
+    is made by a window that slides, a shorter one is drawn as it is."""
     precision: Precision = "32-true"
     """Of products and attention, logits included, in the words of Lightning Fabric: half is faster
     where the device computes in it, and draws other samples of a seed."""
@@ -96,6 +102,49 @@ def open_given(tokens: Place, split: str | None, config: SampleConfig, *, drafte
     return Given(store, split, drafted)
 
 
+@dataclass(frozen=True)
+class _Window:
+    """What a model's file says of the videos of its window; None: not known."""
+
+    frames: int | None
+    stride: int | None
+    size: int | None
+    fps: float | None
+
+    @classmethod
+    def read(cls, path: Path, metadata: Mapping[str, str]) -> "_Window":
+        """Reads it. Raises CheckpointError for what is no number."""
+        try:
+            counts = {key: int(metadata.get(key) or 0) for key in ("frames", "stride", "size")}
+            fps = float(metadata.get("fps") or 0)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: of its window it says: {error}.") from None
+        if min(counts.values()) < 0 or not 0 <= fps < LARGEST:
+            raise CheckpointError(f"{path}: its window is impossible: {counts}, fps {fps}.")
+        return cls(**{key: count or None for key, count in counts.items()}, fps=fps or None)
+
+
+def _in_latent_frames(
+    config: SampleStageConfig, window: _Window, latent: int
+) -> tuple[SampleStageConfig, str]:
+    """Counts `total_frames` as the model does; also returns what is to be said of it.
+
+    `latent` frames of the model are the window's frames of video.
+    """
+    asked = config.total_frames
+    if asked is None:
+        return config, ""
+    if not window.frames or window.frames % latent:
+        return config, (
+            f"sample.total_frames {asked} counts latent frames: how many of the video one is, the "
+            "model's tokens did not say"
+        )
+    each = window.frames // latent
+    total = -(-asked // each)
+    said = f"sample.total_frames {asked} makes {total * each}: each latent frame is {each} of the "
+    return replace(config, total_frames=total), "" if total * each == asked else f"{said}video"
+
+
 def _check(
     config: SampleConfig, path: Path, model: MeBTConfig, tokenizer: str | None, given: Given | None
 ) -> None:
@@ -115,9 +164,13 @@ def _check(
             raise ConfigError("sample.keep needs windows to keep frames of: give --given.")
         return
     if max(config.keep, default=0) >= t:
-        raise ConfigError(f"sample.keep names frame {max(config.keep)}, but there are {t}.")
+        raise ConfigError(
+            f"sample.keep names frame {max(config.keep)}, but there are {t} latent ones, from 0 on."
+        )
     if given.drafted and config.total_frames not in (None, t):
-        raise ConfigError(f"sample.total_frames must be null to revise a draft of {t} frames.")
+        raise ConfigError(
+            f"sample.total_frames must be null to revise a draft of {t} latent frames."
+        )
     if not given.drafted and not config.keep:
         raise ConfigError("--given has no effect if sample.keep names no latent frame of it.")
     info = given.store.info
@@ -151,8 +204,12 @@ def sample(
     with user_errors():
         metadata = model_metadata(path)
         model = load_model(path, str(fabric.device))
+    window = _Window.read(path, metadata)
+    config, said = _in_latent_frames(config, window, model.config.grid[0])
     _check(config, path, model.config, metadata.get("tokenizer") or None, given)
-    info = _store_info(config, model.config, metadata, weights_identity(path), given)
+    if said and fabric.is_global_zero:
+        print(said, file=sys.stderr, flush=True)
+    info = _store_info(config, model.config, metadata, window, weights_identity(path), given)
 
     if config.precision in HALF:
         round_weights(model, HALF[config.precision])
@@ -196,15 +253,13 @@ def _store_info(
     config: SampleStageConfig,
     model: MeBTConfig,
     metadata: Mapping[str, str],
+    window: _Window,
     identity: str,
     given: Given | None,
 ) -> StoreInfo:
     """Says what the samples are: everything that they depend on, and the size of their videos."""
     t, h, w = model.grid
     total = config.total_frames or t
-    window = {key: int(metadata.get(key) or 0) or None for key in ("frames", "stride", "size")}
-    if window["frames"]:
-        window["frames"] = window["frames"] * total // t
     settings = {key: value for key, value in asdict(config).items() if key not in NO_EFFECT}
     begun = {} if given is None else {"tokens": given.store.fingerprint, "split": given.split}
     return StoreInfo(
@@ -221,7 +276,10 @@ def _store_info(
             "step": metadata.get("step", ""),
             "given": {**begun, "drafted": given.drafted} if given else None,
         },
-        **window,
+        frames=window.frames and window.frames * total // t,
+        stride=window.stride,
+        size=window.size,
+        fps=window.fps,
     )
 
 
@@ -253,8 +311,9 @@ def command(
 
     With --given, sample number i keeps the latent frames `sample.keep` of window i and fills in the
     others; with --draft, window i is a draft and only revised. `sample.total_frames` makes videos
-    longer than the model's window. `sample.precision=bf16-mixed` and `sample.compile=true` are for
-    speed, above all on GPUs.
+    longer than the model's window; it counts frames of the video, and is raised to whole latent
+    frames. `sample.keep` and `sample.context_frames` count latent frames.
+    `sample.precision=bf16-mixed` and `sample.compile=true` are for speed, above all on GPUs.
 
     \b
     Example:

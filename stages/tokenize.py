@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.files import keep_apart
 from pipeline.frames import Rejected, describe_frames, scan_frames, source_fingerprint
 from pipeline.metrics import CodebookUse, codebook_use, token_counts
+from pipeline.rates import recorded_rate
 from pipeline.sharing import share_out
 from pipeline.storage import Place
 from pipeline.store_format import StoreInfo
@@ -78,6 +79,7 @@ def tokenize(
     found = scan_frames(frames)
     plan = plan_windows(found.videos, config)
     splits = [split for split in ("train", "test") if plan.num_windows(split)]
+    rate = config.fps or recorded_rate(frames)
     info = StoreInfo(
         tokenizer=identity(model),
         codebook_size=model.config.codebook_size,
@@ -90,6 +92,7 @@ def tokenize(
         stride=config.stride,
         hop=config.hop,
         size=config.size,
+        fps=None if rate is None else rate / config.stride,
         extra={"seed": config.seed} | ({"as_stored": True} if config.as_stored else {}),
     )
     with share_out(

@@ -70,6 +70,8 @@ def info(store: Place) -> None:
             f"{found.size}x{found.size} pixels"
             + (f", one every {found.hop} frames" if found.hop else "")
         )
+    if found.fps:
+        click.echo(f"rate         {found.fps:g} frames a second")
     click.echo(f"grid         {t}x{h}x{w} = {t * h * w} tokens of {found.codebook_size}")
     for split in opened.splits:
         counts = np.zeros(found.codebook_size, dtype=np.int64)

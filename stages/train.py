@@ -126,6 +126,16 @@ class Trained:
     identity: str
 
 
+def measures() -> list[str]:
+    """Names every number that is logged of the model, whichever of them a step measures."""
+    of_masks = [
+        f"{key}/{bucket(n / BUCKETS)}" for key in ("loss", "accuracy") for n in range(BUCKETS)
+    ]
+    percents = [round(100 * ratio) for ratio in VALIDATION_RATIOS]
+    held_out = [f"val_{key}/mask_{p}" for key in ("loss", "accuracy") for p in percents]
+    return [*of_masks, "uniform", "val_loss", *held_out]
+
+
 def bucket(ratio: float) -> str:
     """Names the range of a mask ratio in per cent, such as `mask_20_40`."""
     width = 100 // BUCKETS
@@ -264,6 +274,7 @@ def _export(
         "frames": str(info.frames or ""),
         "stride": str(info.stride or ""),
         "size": str(info.size or ""),
+        "fps": str(info.fps or ""),
     }
     with replacing(path) as temporary:
         save_model(temporary, whole, extra=extra)
@@ -342,6 +353,7 @@ def train(
             result=out / RESULT,
             rate_name="tokens",
             rate_per_step=config.batch_size * model_config.num_tokens,
+            measures=measures(),
         )
         other = init / CHECKPOINTS if init and init.is_dir() else None
         with compiling(config.compile, "train.compile"):

@@ -21,6 +21,7 @@ class MemoryStore:
     frames: int | None = None
     stride: int | None = None
     size: int | None = None
+    fps: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     root: str = "tokens"
     fingerprint: str = "ab" * 32
@@ -30,7 +31,7 @@ class MemoryStore:
     @property
     def info(self) -> Any:
         keys = ("tokenizer", "source", "frames", "stride", "size", "extra", "codebook_size", "grid")
-        keys += ("shard_windows",)
+        keys += ("shard_windows", "fps")
         dtype = next(iter(self.tokens.values())).dtype
         known = {key: getattr(self, key) for key in keys}
         return SimpleNamespace(dtype=dtype, as_stored=False, **known)

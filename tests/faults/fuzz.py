@@ -18,7 +18,7 @@ from pipeline.token_store import TokenStore
 from tests.faults.arms import MemoryLimit
 from tests.faults.hostile import ENOUGH, header_of, rewrite, safetensors
 from tests.faults.trial import Trial, UnclearError, kind
-from tests.stages.small import fork
+from tests.stages.small import fork, has_ended
 from tests.test_project import owner
 from tokenizer import VQGANConfig, load_tokenizer
 
@@ -143,7 +143,7 @@ def fuzz(trial: Trial) -> None:
     info = trial.copy("tokens") / "store.json"
     info.rename(info.with_suffix(".json.whole"))
     process = fork([], run=Fuzz(reader, trial.folder, trial.draw.randrange(1 << 30)))
-    process.join()
+    has_ended(process)
     found = json.loads((trial.folder / "found.json").read_text())
     trial.faults += found["read"]
     trial.refused += found["refused"]

@@ -18,7 +18,7 @@ from tests.faults.trial import (
     kind,
 )
 from tests.faults.world import OUT, finished, result
-from tests.stages.small import fork
+from tests.stages.small import fork, has_ended
 
 
 def keep_finished(stage: str, out: Path, before: set[str]) -> set[str]:
@@ -105,8 +105,7 @@ def kill_processes(trial: Trial) -> None:
     phases.append(str(trial.draw.randint(1, 3)))
     words = trial.world.words("tokenize", "--set", "tokenize.batch_size=2", out=out)
     process = fork(words, run=Phases(out, tuple(phases), said))
-    process.join(PATIENCE)
-    if process.is_alive():
+    if not has_ended(process, PATIENCE):
         process.kill()
         raise UnclearError(f"tokenize, {phases}: no end")
     *killed, last = json.loads((trial.folder / "codes.json").read_text())

@@ -4,6 +4,7 @@ import errno
 import random
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from tests.faults.trial import (
     WrongDataError,
 )
 from tests.faults.world import World
-from tests.stages.small import fork
+from tests.stages.small import fork, has_ended
 
 SHORT = (
     *("kill -9: train", "kill -9: decode", "two writers at once", "flip a file", "swap a file"),
@@ -167,3 +168,19 @@ def test_a_process_is_stopped_at_the_change_that_was_chosen(
     (folder / "b").touch()
     process.join(60)
     assert (tmp_path / "tally").read_text() == "3"
+
+
+def leave(arguments: list[str], environment: dict[str, str]) -> None:
+    """Ends a process at once."""
+
+
+def test_threads_that_fork_hear_the_right_exit_codes() -> None:
+    """Another thread's start would read one of six of them, and leave 255."""
+
+    def run(_: int) -> int | None:
+        process = fork([], run=leave)
+        assert has_ended(process)
+        return process.exitcode
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(run, range(24))) == {0}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.faults.arms import Arm, Armed
 from tests.faults.world import World
-from tests.stages.small import fork
+from tests.stages.small import fork, has_ended
 
 PATIENCE = 300.0
 """Seconds after which a command is taken to hang."""
@@ -78,11 +78,10 @@ class Running:
 
     def end(self, *, kill_after: float | None = None) -> Ended:
         """Waits for it, or kills it after so many seconds."""
-        self.process.join(PATIENCE if kill_after is None else kill_after)
-        hangs = self.process.is_alive() and kill_after is None
+        ended = has_ended(self.process, PATIENCE if kill_after is None else kill_after)
         self.process.kill()
-        self.process.join()
-        if hangs:
+        has_ended(self.process)
+        if not ended and kill_after is None:
             raise UnclearError(f"{self.words}: no end after {PATIENCE:.0f} seconds")
         code = self.process.exitcode
         assert code is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from tests.faults.arms import Arm, Armed, Tally
-from tests.stages.small import Flow, content, fork, make_tokenizer
+from tests.stages.small import Flow, content, fork, has_ended, make_tokenizer
 
 MORE = {
     "tokenize": ("--set", "tokenize.batch_size=8"),
@@ -91,8 +91,7 @@ class World(Flow):
     def _run(self, arguments: list[str], *arms: Arm) -> None:
         said = self.root / "said.txt"
         process = fork(arguments, run=Armed(said, arms))
-        process.join()
-        assert process.exitcode == 0, said.read_text()
+        assert has_ended(process) and process.exitcode == 0, said.read_text()
 
     def must_be_untouched(self) -> None:
         """Checks that no trial reached what all of them copy."""

@@ -4,7 +4,9 @@ import json
 import math
 from pathlib import Path
 
+import pyarrow.json
 import pytest
+from pyarrow.json import ReadOptions
 
 from pipeline.checkpoint import save_checkpoint
 from pipeline.errors import PipelineError
@@ -69,3 +71,27 @@ def test_a_missing_log_is_said_and_begins_anew(
     said = capsys.readouterr().err
     assert f"{log.path} is missing: its curves are left out" in said
     assert f"{log.path} is missing: a new log begins at step 3" in said
+
+
+KEYS = ("split", "loss", "val_loss")
+
+
+def test_each_line_has_every_key_from_the_first_on(tmp_path: Path) -> None:
+    log = Log(tmp_path, resumed_step=0, keys=KEYS)
+    log.write(1, {"loss": 0.5})
+    log.write(2, {"split": "validation", "val_loss": 0.25})
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [list(line) for line in lines] == [["step", *KEYS]] * 2
+    assert lines[0] == {"step": 1, "split": None, "loss": 0.5, "val_loss": None}
+    table = pyarrow.json.read_json(log.path, read_options=ReadOptions(block_size=80))
+    assert table["val_loss"].to_pylist() == [None, 0.25]
+
+
+def test_a_log_of_before_goes_on_and_keeps_its_lines(tmp_path: Path) -> None:
+    old = Log(tmp_path, resumed_step=0)
+    old.write(1, {"loss": 0.5})
+    mark, data = old.mark(), old.path.read_bytes()
+    log = Log(tmp_path, resumed_step=1, mark=mark, keys=KEYS)
+    log.write(2, {"loss": 0.25})
+    assert log.path.read_bytes().startswith(data)
+    assert [line["loss"] for line in read_log(log.path)] == [0.5, 0.25]

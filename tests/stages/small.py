@@ -4,7 +4,9 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -23,6 +25,10 @@ PRELOADED += ["stages.tokenize", "torch.utils.tensorboard"]
 
 Run = Callable[[list[str], dict[str, str]], None]
 """Runs a command in another process, given its words and environment variables."""
+
+ASKING = threading.Lock()
+"""Held while multiprocessing asks for exit codes: each can be read once, and `start` reads those of
+other threads' processes too, to which it then looks like exit code 255."""
 
 PARAMS = {
     "extract": {"size": 16, "test_share": 0.25, "seed": 3},
@@ -179,8 +185,20 @@ def fork(arguments: list[str], *, run: Run, **environment: str) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=run, args=(arguments, environment))
-    process.start()
+    with ASKING:
+        process.start()
     return process
+
+
+def has_ended(process: BaseProcess, seconds: float | None = None) -> bool:
+    """Waits so many seconds for what `fork` started; says whether it has ended.
+
+    Unlike `join` and `is_alive` it may be called while other threads fork.
+    """
+    connection.wait([process.sentinel], seconds)
+    with ASKING:
+        process.join(0)
+        return not process.is_alive()
 
 
 def content(folder: Path) -> dict[str, bytes]:

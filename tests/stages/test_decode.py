@@ -1,6 +1,10 @@
 """`mebt decode`: a video of each window, resumed, and exact when asked."""
 
+import dataclasses
 import itertools
+import json
+import shutil
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -10,11 +14,11 @@ import zarr
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.token_store import TokenStore
+from pipeline.token_store import TokenStore, create_store
 from pipeline.video import to_bytes
 from stages.__main__ import cli
-from stages.decode import LARGEST_SHEET
-from tests.stages.small import Flow
+from stages.decode import EXACT, LARGEST_SHEET
+from tests.stages.small import Flow, content
 from tokenizer import VQGAN, load_tokenizer
 
 
@@ -106,3 +110,79 @@ def test_a_sheet_that_its_format_cannot_hold_is_refused_at_once(
     line = flow.refused("decode", "--set", "decode.columns=3")
     assert "2 rows of 3 videos make a sheet of 54 pixels, but webp holds 40" in line
     flow.ok("decode", "--set", "decode.columns=2")
+
+
+def test_black_videos_are_whole_after_a_stop(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What zarr is told of chunks that are all zero, it forgets when the array is opened again."""
+    few = ("--exact", "--limit", "6")
+    monkeypatch.setattr("stages.decode.to_bytes", lambda video: to_bytes(video) * np.uint8(0))
+    flow.ok("decode", *few)
+    videos = flow.root / "videos"
+    before = content(videos)
+    for row in (3, 4, 5):  # As a kill leaves them.
+        (videos / f"sample-{row:05d}.mp4").unlink()
+        shutil.rmtree(videos / EXACT / "c" / str(row))
+    assert "3 written now" in flow.ok("decode", *few)
+    assert content(videos) == before
+    assert "nothing to do" in flow.ok("decode", *few)
+
+
+def with_rate(flow: Flow, fps: float | None, name: str = "samples") -> None:
+    """Lets a store know the rate of its frames."""
+    store = TokenStore(flow.root / name)
+    info = dataclasses.replace(store.info, fps=fps)
+    create_store(flow.root / name, info, store.plan())
+
+
+def played(flow: Flow) -> Fraction:
+    with av.open(str(flow.root / "videos" / "sample-00001.mp4")) as container:
+        rate = container.streams.video[0].average_rate
+        assert rate is not None
+        return rate
+
+
+BY_ITSELF = ("--limit", "2", "--set", "decode.fps=null")
+
+
+@pytest.mark.parametrize(
+    ("fps", "exact"),
+    [(12.5, "25/2"), (30000 / 1001, "30000/1001"), (24000 / 1001 / 2, "12000/1001")],
+)
+def test_videos_play_at_the_rate_of_their_frames(flow: Flow, fps: float, exact: str) -> None:
+    with_rate(flow, fps)
+    assert "rate unknown" not in flow.ok("decode", *BY_ITSELF)
+    assert played(flow) == Fraction(exact)
+    with Image.open(flow.root / "videos" / "sheet.webp") as sheet:
+        total = 0
+        for number in range(sheet.n_frames):
+            sheet.seek(number)
+            sheet.load()
+            total += sheet.info["duration"]
+    assert total == round(4000 / fps)
+
+
+def test_an_unknown_rate_is_said_and_another_may_be_set(flow: Flow) -> None:
+    with_rate(flow, None)
+    said = flow.ok("decode", *BY_ITSELF)
+    assert "rate unknown: playing at 8 frames a second; set decode.fps\n" in said
+    assert played(flow) == 8
+    assert "nothing to do" in flow.ok("decode", "--limit", "2", "--set", "decode.fps=8")
+    with_rate(flow, 25.0)
+    assert "rate unknown" not in flow.ok("decode", "--limit", "2", "--set", "decode.fps=8")
+    assert "made of other config" in flow.refused("decode", *BY_ITSELF)
+    flow.ok("decode", *BY_ITSELF, "--overwrite")
+    assert played(flow) == 25
+    assert json.loads((flow.root / "videos" / "decode.json").read_text())["config"]["fps"] == 25
+
+
+@pytest.mark.parametrize(
+    ("fps", "shown", "said"),
+    [
+        (120.0, 120, "sheet.webp: one frame of 2, as webp plays no 120 a second"),
+        (0.01, Fraction(1, 10), "0.01 frames a second are not played: playing at 0.1"),
+    ],
+)
+def test_what_cannot_be_played_so_is_said(flow: Flow, fps: float, shown: float, said: str) -> None:
+    with_rate(flow, fps)
+    assert said in flow.ok("decode", *BY_ITSELF)
+    assert played(flow) == shown

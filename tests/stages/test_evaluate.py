@@ -12,15 +12,17 @@ from mebt import MeBT, MeBTConfig, load_model, save_model
 from pipeline.comparison import DISTANCES
 from pipeline.config import build
 from pipeline.errors import CheckpointError, ConfigError, FrameError, TokenStoreError
-from pipeline.evaluation import RECONSTRUCTION, SETS, real_halves
+from pipeline.evaluation import RECONSTRUCTION, SETS, choose_windows, real_halves
 from pipeline.files import sha256_file
 from pipeline.findings import AT_MASK, MEANINGS
 from pipeline.findings import DISTANCES as SHOWN_AS_BARS
 from pipeline.frames import scan_frames
+from pipeline.fvd import PROTOCOLS, Protocol
 from pipeline.video import to_bytes, to_model
 from pipeline.windows import WindowReader
 from stages.__main__ import cli
 from stages.evaluate import EvaluateConfig, evaluate
+from tests.memory_store import MemoryStore
 from tests.stages.foreign_files import published_lpips
 from tests.stages.project import WINDOW, K, Project, make_project
 from tokenizer import VQGAN, load_tokenizer, save_tokenizer
@@ -378,3 +380,64 @@ def test_the_same_artefacts_give_the_same_file(project, tmp_path):
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     assert [run_command(project, file).exit_code for file in files] == [0, 0]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def longer(project: Project, frames: int, count: int = 9) -> MemoryStore:
+    """Makes samples of so many latent frames, each of which holds its own number."""
+    shape = (count, frames, *project.samples.grid[1:])
+    tokens = np.broadcast_to(np.arange(frames)[None, :, None, None], shape).astype(np.uint8)
+    return MemoryStore(
+        {"samples": tokens},
+        {},
+        codebook_size=K,
+        grid=shape[1:],
+        tokenizer=project.tokens.tokenizer,
+        frames=2 * frames,
+        root="longer",
+    )
+
+
+def test_longer_samples_lend_one_window_each_from_all_places_in_turn(project):
+    samples = longer(project, 5)
+    windows = choose_windows(project.tokens, samples, split="test", limit=7, seed=0)
+    assert windows.samples is not None
+    firsts = windows.samples[:, :, 0, 0]
+    assert firsts.tolist() == [[n % 4, n % 4 + 1] for n in range(7)]
+    later = choose_windows(
+        project.tokens, samples, split="test", limit=7, seed=0, first_sample=3
+    ).samples
+    assert later is not None
+    assert later[:, 0, 0, 0].tolist() == [3, 0, 1, 2, 3, 0]
+    said = windows.protocol()["samples"]
+    assert said.startswith("one window of each, of 10 frames (5 latent frames)")
+
+
+def test_longer_samples_are_measured(project, monkeypatch):
+    monkeypatch.setattr(project, "samples", longer(project, 3))
+    project.use(monkeypatch, "evaluate")
+    found = everything(project)
+    assert set(found.metrics) == OF_PICTURES | OF_MODEL | OF_TOKENS | {"token_distance_samples"}
+    assert found.protocol["num_videos"] == 7
+
+
+def test_whole_samples_are_said_to_be_whole(project):
+    assert everything(project).protocol["samples"] == "whole"
+    assert measure(project).protocol["samples"] is None
+
+
+def test_shorter_samples_are_refused_for_what_they_are(project, monkeypatch):
+    monkeypatch.setattr(project, "samples", longer(project, 1))
+    project.use(monkeypatch, "evaluate")
+    message = r"samples of 2 frames \(1 latent frame\), shorter than .* 4 frames \(2 latent"
+    with pytest.raises(TokenStoreError, match=message):
+        everything(project)
+
+
+def test_a_named_protocol_takes_no_longer_samples(project, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "mebt-16f", Protocol(frames=4, num_videos=2, runs=1))
+    monkeypatch.setattr(project, "samples", longer(project, 3))
+    project.use(monkeypatch, "evaluate")
+    with pytest.raises(
+        TokenStoreError, match=r"compares samples of 2 latent frames, but .* have 3"
+    ):
+        everything(project, config=EvaluateConfig(protocol="mebt-16f"))

@@ -154,3 +154,14 @@ def test_a_log_loses_only_a_line_that_a_kill_cut_off(project, tmp_path):
     broken.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
     with pytest.raises(PipelineError, match="line 2: not a line of a log"):
         read_log(broken)
+
+
+def test_videos_play_at_the_rate_of_the_samples_unless_another_is_set(project, monkeypatch):
+    shown = {name: project.paths()[name] for name in ("samples", "tokenizer")}
+    assert collect(project.root / "tokens", **shown).fps == 8
+    monkeypatch.setattr(project.tokens, "fps", 30.0)
+    monkeypatch.setattr(project.samples, "fps", 12.5)
+    assert collect(project.root / "tokens").fps == 30
+    assert collect(project.root / "tokens", **shown).fps == 12.5
+    params = project.root / "params.yaml"
+    assert collect(project.root / "tokens", **shown, params=params).fps == 5

@@ -7,7 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from mebt import load_model, weights_identity
+from mebt import load_model, model_metadata, save_model, weights_identity
 from mebt.decoding import token_probabilities
 from mebt.products import round_weights
 from pipeline.token_store import TokenStore
@@ -172,13 +172,25 @@ def test_a_given_draft_is_revised_and_nothing_else(flow: Flow) -> None:
     assert (revised[:, 1] != before[:, 1]).mean() > 0.1
 
 
-@pytest.mark.parametrize("total", [1, 5])
-def test_samples_are_as_long_as_asked(flow: Flow, total: int) -> None:
+@pytest.mark.parametrize(
+    ("total", "latent", "said"),
+    [
+        (2, 1, ""),
+        (10, 5, ""),
+        (1, 1, "sample.total_frames 1 makes 2: each latent frame is 2 of the video\n"),
+        (9, 5, "sample.total_frames 9 makes 10: each latent frame is 2 of the video\n"),
+    ],
+)
+def test_samples_have_as_many_frames_as_asked(
+    flow: Flow, total: int, latent: int, said: str
+) -> None:
     few = ("--set", "sample.num_samples=3", "--set", f"sample.total_frames={total}")
-    flow.ok("sample", *few, out="long")
+    assert ("total_frames" in (output := flow.ok("sample", *few, out="long"))) == bool(said)
+    assert said in output
     store = TokenStore(flow.root / "long")
-    assert store.grid == (total, 4, 4)
-    assert store.info.frames == 2 * total
+    assert store.grid == (latent, 4, 4)
+    assert store.info.frames == 2 * latent
+    assert store.info.extra["sample"]["total_frames"] == latent  # As in stores made before.
     flow.ok("sample", *few, "--set", "sample.batch_size=1", out="one")
     assert content(flow.root / "one") == content(flow.root / "long")
 
@@ -187,11 +199,11 @@ def test_samples_are_as_long_as_asked(flow: Flow, total: int) -> None:
     ("words", "message"),
     [
         (["sample.keep=[0]"], "sample.keep needs windows"),
-        (["sample.total_frames=3", "sample.context_frames=2"], "no room for a new one"),
+        (["sample.total_frames=6", "sample.context_frames=2"], "no room for a new one"),
         (["sample.keep=[2]", "--given"], "names frame 2, but there are 2"),
         (["sample.num_samples=3", "--given"], "--given has no effect"),
         (["sample.keep=[0]", "sample.num_samples=9999", "--given"], "each sample begins from"),
-        (["sample.total_frames=4", "--draft"], "must be null to revise"),
+        (["sample.total_frames=8", "--draft"], "must be null to revise"),
     ],
 )
 def test_what_does_not_go_together_is_refused(flow: Flow, words: list[str], message: str) -> None:
@@ -211,3 +223,33 @@ def test_windows_of_another_codebook_are_refused(flow: Flow, tmp_path) -> None:
     assert CliRunner().invoke(cli, [*command, "--out", str(tmp_path / "other")]).exit_code == 0
     more = ("--draft", str(tmp_path / "other"), "--set", "sample.num_samples=2")
     assert "has tokenizer None" in flow.refused("sample", *more, out="revised")
+
+
+def with_window(flow: Flow, **window: str) -> None:
+    """Lets the model say this of its window."""
+    path = flow.root / "run" / "model.safetensors"
+    metadata = {key: value for key, value in model_metadata(path).items() if key != "config"}
+    save_model(path, load_model(path), extra={**metadata, **window})
+
+
+def test_a_model_of_imported_tokens_counts_latent_frames_and_says_so(flow: Flow) -> None:
+    with_window(flow, frames="", stride="", size="", fps="")
+    few = ("--set", "sample.num_samples=2", "--set", "sample.total_frames=3")
+    said = flow.ok("sample", *few, out="long")
+    assert "sample.total_frames 3 counts latent frames" in said
+    store = TokenStore(flow.root / "long")
+    assert (store.grid[0], store.info.frames, store.info.fps) == (3, None, None)
+
+
+@pytest.mark.parametrize(
+    "window", [{"frames": "many"}, {"frames": "-4"}, {"fps": "nan"}, {"fps": "-1"}, {"size": "1e9"}]
+)
+def test_a_window_that_cannot_be_is_one_clear_line(flow: Flow, window: dict[str, str]) -> None:
+    with_window(flow, **window)
+    assert "model.safetensors: " in flow.refused("sample", out="other")
+
+
+def test_help_says_what_is_counted() -> None:
+    said = " ".join(CliRunner().invoke(cli, ["sample", "--help"]).output.split())
+    assert "it counts frames of the video, and is raised to whole latent frames" in said
+    assert "`sample.keep` and `sample.context_frames` count latent frames" in said

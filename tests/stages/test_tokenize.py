@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from pipeline.errors import TokenStoreError
 from pipeline.evaluation import window_reader
 from pipeline.files import write_bytes
 from pipeline.frames import scan_frames
@@ -317,3 +318,87 @@ def test_rows_come_in_the_order_asked_for(made: Flow) -> None:
     np.testing.assert_array_equal(read_rows(store, "train", rows), every[rows])
     np.testing.assert_array_equal(store.read("train", 13, 50), every[13:50])
     assert not store.verify()
+
+
+def say_rate(flow: Flow, fps: object) -> None:
+    """Lets extract say this of the rate of its frames."""
+    path = flow.root / "frames" / "extract.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "fps": fps}))
+
+
+@pytest.mark.parametrize(
+    ("said", "more", "fps"),
+    [
+        (25.0, (), 25.0),
+        (30, ("--set", "tokenize.stride=2"), 15.0),
+        (25.0, ("--set", "tokenize.fps=12.5"), 12.5),
+        (None, (), None),
+        (None, ("--set", "tokenize.fps=24", "--set", "tokenize.stride=3"), 8.0),
+    ],
+)
+def test_tokens_know_the_rate_of_their_frames(
+    flow: Flow, said: object, more: tuple[str, ...], fps: float | None
+) -> None:
+    say_rate(flow, said)
+    flow.ok("tokenize", *more, out="other")
+    assert TokenStore(flow.root / "other").info.fps == fps
+
+
+def test_frames_of_others_have_no_rate(flow: Flow) -> None:
+    (flow.root / "frames" / "extract.json").unlink()
+    flow.ok("tokenize", out="other")
+    store = TokenStore(flow.root / "other")
+    assert store.info.fps is None
+    assert store.fingerprint == TokenStore(flow.root / "tokens").fingerprint
+    record = json.loads((flow.root / "other" / "store.json").read_text())
+    assert "seal" not in record and "fps" not in record["info"]  # As stores of before.
+
+
+def test_another_rate_makes_no_other_store(flow: Flow) -> None:
+    before = TokenStore(flow.root / "tokens").fingerprint
+    for fps in (25.0, 24.0):
+        say_rate(flow, fps)
+        assert "nothing to do" in flow.ok("tokenize")
+        store = TokenStore(flow.root / "tokens")
+        assert (store.info.fps, store.fingerprint) == (fps, before)
+        assert store.verify() == []
+
+
+@pytest.mark.parametrize("fps", [0, -1.0, "25", True, [25], 1e9, 10**400])
+def test_what_is_no_rate_is_refused_by_name(flow: Flow, fps: object) -> None:
+    say_rate(flow, fps)
+    line = flow.refused("tokenize", out="other")
+    assert "extract.json: fps is" in line
+    assert "set tokenize.fps" in line
+    flow.ok("tokenize", "--set", "tokenize.fps=25", out="other")
+    assert "fps must be in [0.1, 1000]" in flow.refused("tokenize", "--set", "tokenize.fps=0")
+
+
+def test_a_rate_that_was_edited_is_noticed(flow: Flow) -> None:
+    say_rate(flow, 25.0)
+    flow.ok("tokenize")
+    path = flow.root / "tokens" / "store.json"
+    text = path.read_text()
+    for edited in (text.replace("25.0", "26.0"), text.replace('"fps": 25.0', '"fps": null')):
+        assert edited != text
+        path.write_text(edited)
+        with pytest.raises(TokenStoreError, match=r"store\.json was edited"):
+            TokenStore(flow.root / "tokens")
+
+
+def test_the_rate_goes_all_the_way_to_the_samples(flow: Flow) -> None:
+    say_rate(flow, 12.5)
+    flow.ok("tokenize")
+    flow.ok("train", out="other")
+    flow.ok("sample", "--run", str(flow.root / "other"), out="drawn")
+    assert TokenStore(flow.root / "drawn").info.fps == 12.5
+    for words in (
+        ("export", "drawn", "--format", "webdataset", "--out", "tars"),
+        ("import", "tars", "--out", "back"),
+    ):
+        places = [
+            str(flow.root / word) if word in ("drawn", "tars", "back") else word for word in words
+        ]
+        assert CliRunner().invoke(cli, ["tokens", *places]).exit_code == 0
+    said = CliRunner().invoke(cli, ["tokens", "info", str(flow.root / "back")]).output
+    assert "rate         12.5 frames a second\n" in said

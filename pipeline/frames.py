@@ -1,6 +1,5 @@
 """Frame lists, folders and tars -> videos: natural order, gaps, rejects with reasons."""
 
-import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,14 +10,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline.clip_tars import SUFFIX, TarFrame, read_clips
-from pipeline.config import fingerprint
 from pipeline.errors import FrameError
 from pipeline.images import FrameFile
 from pipeline.storage import Bucket, Place, open_storage
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
-RAW = (".bmp", ".tif", ".tiff", ".pgm", ".ppm")
-"""Images that can keep their size in bytes whatever they show."""
 SPLITS = ("train", "test")
 REQUESTS = 8
 """Tars that are looked into at once: a bucket takes its time to answer."""
@@ -258,33 +254,3 @@ def _grouped(
             f"{'; in a bucket only tars are read' if isinstance(root, str) else ''}."
         )
     return FrameFolder(videos, rejected, num_files)
-
-
-def source_fingerprint(videos: Sequence[Video], root: Place) -> str:
-    """Returns a hash of which frames there are, of their sizes in bytes, and of the bytes of `RAW`.
-
-    Cheap and the same on every machine; a compressed frame repainted to the very same number of
-    bytes is not noticed. Raises FrameError if a listed frame is missing.
-    """
-    record = []
-    for video in videos:
-        files = []
-        for frame in video.frames:
-            try:
-                files.append(_name_and_size(frame))
-            except FileNotFoundError:
-                raise FrameError(f"{frame} is listed in {root} but missing.") from None
-        record.append([video.name, video.split, files])
-    return fingerprint(record)
-
-
-def _name_and_size(frame: FrameFile) -> list[str | int]:
-    """Returns the name and bytes of an image, and for `RAW` ones a hash."""
-    if isinstance(frame, TarFrame):
-        name, size = frame.path.name, frame.member.size
-    else:
-        name, size = Path(frame).name, Path(frame).stat().st_size
-    if Path(name).suffix.lower() not in RAW:
-        return [name, size]
-    data = frame.member.read() if isinstance(frame, TarFrame) else Path(frame).read_bytes()
-    return [name, size, hashlib.sha256(data).hexdigest()]

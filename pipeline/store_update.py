@@ -33,6 +33,7 @@ from pipeline.store_format import (
 from pipeline.token_store import (
     StoreWriter,
     TokenStore,
+    committed_fingerprints,
     create_store,
     describe_store,
     read_rows,
@@ -78,6 +79,9 @@ def prepare_store(
     """
     finish_switch(files)
     found = None if source is None else _of_other_frames(files, info, plan)
+    if found and committed_fingerprints(files) == {store_fingerprint(info, hash_plan(plan))}:
+        describe_store(files, info, plan, source)  # A kill came just before this.
+        found = None
     if found is None or source is None:
         writer = create_store(files, info, plan, source=source, overwrite=overwrite)
         _remove_growing(files)

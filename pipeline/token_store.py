@@ -385,7 +385,7 @@ def create_store(
     wanted = store_fingerprint(info, hash_plan(plan))
     others = files.names()
     if others and INFO not in others:
-        if _committed_fingerprints(files) != {wanted}:
+        if committed_fingerprints(files) != {wanted}:
             raise TokenStoreError(
                 f"{files.root} holds {others[0]} but no {INFO} that says what it is; delete it "
                 "yourself, or choose another --out."
@@ -436,7 +436,7 @@ def _found_fingerprint(files: Storage) -> str | None:
         return None
 
 
-def _committed_fingerprints(files: Storage) -> set[str]:
+def committed_fingerprints(files: Storage) -> set[str]:
     """Says which stores the shards are of; what is damaged says nothing."""
     found = set()
     for name in files.names(MANIFEST):

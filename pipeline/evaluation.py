@@ -19,6 +19,7 @@ from pipeline.comparison import (
     two_halves,
 )
 from pipeline.errors import FrameError, TokenStoreError
+from pipeline.frame_list import difference, list_frames, source_of
 from pipeline.frames import Video
 from pipeline.metrics import (
     codebook_use,
@@ -28,7 +29,6 @@ from pipeline.metrics import (
     token_counts,
     total_variation,
 )
-from pipeline.source import difference, list_frames, source_of
 from pipeline.storage import Place
 from pipeline.token_store import TokenStore, read_rows
 from pipeline.windows import TokenizeConfig, WindowReader

@@ -13,8 +13,8 @@ from pipeline.checkpoint import last_step
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError
 from pipeline.files import contents, lock, read_json, remove, write_bytes, write_json
+from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, difference, source_of
 from pipeline.sealed import from_parquet, to_parquet
-from pipeline.source import FRAMES, SOURCE_SCHEMA, difference, source_of
 from pipeline.training import FREE_KEYS, LoopConfig
 
 RECORD = "run.json"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import as_dict
 from pipeline.errors import TokenStoreError
-from pipeline.source import FRAMES, by_video, difference
+from pipeline.frame_list import FRAMES, by_video, difference
 from pipeline.storage import Bucket, Folder, Inside, Storage
 from pipeline.store_format import (
     INFO,

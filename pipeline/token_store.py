@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pipeline.config import as_dict, build
 from pipeline.errors import ConfigError, TokenStoreError
 from pipeline.files import parse_json, to_json
+from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, source_of
 from pipeline.sealed import from_parquet, to_parquet
-from pipeline.source import FRAMES, SOURCE_SCHEMA, source_of
 from pipeline.storage import Place, Storage, open_storage
 from pipeline.store_format import (
     INFO,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.files import make_folder, parse_json, replacing, to_json
-from pipeline.source import FRAMES
+from pipeline.frame_list import FRAMES
 from pipeline.storage import Place, open_storage
 from pipeline.store_format import INFO, PLAN
 from pipeline.tars import Member, add, new_tar, read_samples

@@ -18,11 +18,11 @@ from pipeline.config import as_dict, load_section
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.files import keep_apart, replacing, sha256_file
 from pipeline.foreign import load_content, state_tensors
+from pipeline.frame_list import list_frames, source_of
 from pipeline.frames import scan_frames
 from pipeline.gpu import send
 from pipeline.run_folder import open_run
 from pipeline.seeds import step_seed
-from pipeline.source import list_frames, source_of
 from pipeline.storage import Place
 from pipeline.training import LoopConfig, Task, run_loop
 from pipeline.verification import verify_frames

@@ -18,11 +18,11 @@ from pipeline.config import load_params
 from pipeline.errors import FrameError, PipelineError, TokenStoreError
 from pipeline.evaluation import check_tokenizer, real_halves, window_reader
 from pipeline.files import keep_apart, parse_json, read_json, write_text
+from pipeline.frame_list import source_fingerprint
 from pipeline.frames import FrameFolder, Rejected, scan_frames
 from pipeline.report import Artefact, Clip, Contents, Pair, make_report
 from pipeline.run_log import FILE as LOG
 from pipeline.run_log import read_log
-from pipeline.source import source_fingerprint
 from pipeline.storage import Place, open_file
 from pipeline.token_store import TokenStore
 from pipeline.video import to_bytes

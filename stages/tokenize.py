@@ -14,11 +14,11 @@ from pipeline.config import load_section
 from pipeline.encoding import encode_shards, encoder_of
 from pipeline.errors import ConfigError
 from pipeline.files import keep_apart
+from pipeline.frame_list import list_frames, source_of
 from pipeline.frames import Rejected, scan_frames
 from pipeline.metrics import CodebookUse, codebook_use, token_counts
 from pipeline.ranks import gathered, summed
 from pipeline.sharing import share_out
-from pipeline.source import list_frames, source_of
 from pipeline.storage import Place
 from pipeline.store_format import StoreInfo
 from pipeline.token_store import TokenStore

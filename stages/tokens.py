@@ -14,10 +14,10 @@ from pipeline.encoding import encode_shards, encoder_of
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.evaluation import check_source, check_tokenizer
 from pipeline.files import keep_apart, replacing
+from pipeline.frame_list import list_frames
 from pipeline.frames import Video, scan_frames
 from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
-from pipeline.source import list_frames
 from pipeline.storage import Place, open_storage
 from pipeline.store_format import INFO, StoreInfo, numbered_plan
 from pipeline.token_store import TokenStore, create_store

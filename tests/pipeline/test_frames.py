@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import FrameError
+from pipeline.frame_list import source_fingerprint
 from pipeline.frames import Video, scan_frames
 from pipeline.images import crop_resize, read_frames
-from pipeline.source import source_fingerprint
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 
 

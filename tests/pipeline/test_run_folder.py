@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import write_text
+from pipeline.frame_list import SOURCE_SCHEMA, source_of
 from pipeline.run_folder import prepare_run
 from pipeline.sealed import to_parquet
-from pipeline.source import SOURCE_SCHEMA, source_of
 from pipeline.training import LoopConfig
 from tests.stages.small import content
 

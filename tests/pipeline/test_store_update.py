@@ -14,8 +14,8 @@ import pytest
 
 from pipeline import store_update
 from pipeline.errors import TokenStoreError
+from pipeline.frame_list import SOURCE_SCHEMA, source_of
 from pipeline.frames import Video
-from pipeline.source import SOURCE_SCHEMA, source_of
 from pipeline.storage import Folder, Inside
 from pipeline.store_format import StoreInfo
 from pipeline.store_update import Known, prepare_store, switch

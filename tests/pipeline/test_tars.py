@@ -10,9 +10,9 @@ from PIL import Image
 
 from pipeline import tars
 from pipeline.errors import FrameError
+from pipeline.frame_list import source_fingerprint
 from pipeline.frames import scan_frames
 from pipeline.images import read_frames
-from pipeline.source import source_fingerprint
 from pipeline.tars import add, new_tar, read_samples
 
 PNG = io.BytesIO()

@@ -187,10 +187,11 @@ def choose_windows(
 
 def _check_comparable(store: TokenStore, samples: TokenStore) -> None:
     """Raises TokenStoreError unless windows of the samples can be held against those of a store."""
+    grid = store.grid if samples.grid[1:] != store.grid[1:] else samples.grid  # Length: see below.
     for what, theirs, ours in (
         ("tokenizer", samples.info.tokenizer, store.info.tokenizer),
         ("codebook size", samples.codebook_size, store.codebook_size),
-        ("height and width in tokens", samples.grid[1:], store.grid[1:]),
+        ("grid", samples.grid, grid),
     ):
         if theirs != ours:
             raise TokenStoreError(

@@ -14,9 +14,18 @@ from torch import Tensor
 
 from pipeline.config import fingerprint
 from pipeline.errors import CheckpointError
-from pipeline.files import read_json, remove, replacing, sha256_file, write_json, write_text
+from pipeline.files import (
+    read_json,
+    remove,
+    replacing,
+    sha256_file,
+    to_json,
+    write_json,
+    write_text,
+)
 
 POINTER, META = "last", "meta.json"
+META_KEYS = {"step", "sha256", "values", "fingerprint"}
 NAME = re.compile(r"step-[0-9]{8,18}")
 
 
@@ -73,7 +82,8 @@ def _last(folder: Path) -> str | None:
     if not pointer.exists():
         names = (path.name for path in folder.glob("step-*"))
         return max(filter(NAME.fullmatch, names), default=None)
-    name = pointer.read_bytes().decode(errors="replace").strip()
+    # Written with a newline; by hand perhaps without one.
+    name = re.sub(r"\r?\n\Z", "", pointer.read_bytes().decode(errors="replace"))
     if not NAME.fullmatch(name):
         raise CheckpointError(f"{pointer} names {name!r}, which is no checkpoint of this folder.")
     return name
@@ -116,9 +126,10 @@ def _meta(target: Path) -> dict[str, Any]:
     """Reads what a checkpoint says of itself. Raises CheckpointError if that was changed."""
     path = target / META
     meta = read_json(path, CheckpointError, "checkpoint")
+    as_written = path.read_bytes() == to_json(meta) and meta.keys() <= META_KEYS
     seal = meta.pop("fingerprint", None)  # Of checkpoints of the first versions there is none.
     name = f"step-{str(meta.get('step')).zfill(8)}"
-    if seal not in (None, fingerprint(meta)) or name != target.name:
+    if not as_written or seal not in (None, fingerprint(meta)) or name != target.name:
         raise CheckpointError(f"{path} is damaged: it is not what was written. {_older(target)}")
     return meta
 

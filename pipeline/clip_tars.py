@@ -1,7 +1,8 @@
 """Clips in WebDataset tars: each clip one sample, its images in order, and who they are.
 
 A sample is `KEY.json`, which says {"split": …, "frames": [names in a frame folder]}, and one
-`KEY.00000.png` and so on for each frame. Keys are numbers: names of videos may hold dots.
+`KEY.00000.png` and so on for each frame. Keys are a split and numbers, unique over all tars of one
+set: names of videos may hold dots.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ def write_clips(
                 count = 0
                 while mine and (not count or tar.offset < limit):
                     frames = mine.pop(0)
-                    key = f"{number:05d}-{part:03d}-{count:06d}"
+                    key = f"{split}-{number:05d}-{part:03d}-{count:06d}"
                     add(tar, f"{key}.json", to_json({"split": split, "frames": list(frames)}))
                     for index, frame in enumerate(frames):
                         add(tar, f"{key}.{index:05d}{Path(frame).suffix}", folder / frame)

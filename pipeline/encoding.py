@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -15,12 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.damage import decode
 from pipeline.decoders import decoders
 from pipeline.errors import PipelineError
 from pipeline.frames import Video
 from pipeline.gpu import send
-from pipeline.images import FrameFile, read_frames
+from pipeline.images import FrameFile
 from pipeline.store_format import StoreInfo
+from pipeline.store_update import Known
 from pipeline.token_store import StoreWriter
 from pipeline.video import to_model
 from pipeline.writing import behind
@@ -62,21 +64,30 @@ def cut_pieces(plan: pa.Table, videos: Sequence[Video], info: StoreInfo) -> Iter
 
 
 def decode_ahead(
-    pool: Executor, pieces: Iterable[Piece], *, size: int, ahead: int, as_stored: bool = False
-) -> Iterator[NDArray[np.uint8]]:
+    pool: Executor,
+    pieces: Iterable[Piece],
+    *,
+    size: int,
+    ahead: int,
+    damaged: list[str],
+    as_stored: bool = False,
+) -> Iterator[NDArray[np.uint8] | None]:
     """Yields every window [T, size, size, 3] of the pieces in order.
 
-    While the caller works on one, the `pool` decodes the next `ahead` pieces.
+    While the caller works on one, the `pool` decodes the next `ahead` pieces. For each window of a
+    piece with frames that cannot be used it yields None; what is wrong is added to `damaged`.
     """
-    read = partial(read_frames, size=size, as_stored=as_stored)
+    read = partial(decode, size=size, as_stored=as_stored)
     begun = ((piece, pool.submit(read, piece.frames)) for piece in pieces)
     waiting = deque(itertools.islice(begun, ahead + 1))
     while waiting:
         piece, decoded = waiting.popleft()
         pixels = decoded.result()
         waiting.extend(itertools.islice(begun, 1))
+        if isinstance(pixels, list):
+            damaged += pixels
         for window in piece.windows:
-            yield pixels[window]
+            yield None if isinstance(pixels, list) else pixels[window]
 
 
 def encoder_of(model: nn.Module) -> Encode:
@@ -131,6 +142,18 @@ class FittingEncoder:
         return np.concatenate(parts)
 
 
+@dataclass
+class Encoded:
+    """What `encode_shards` did."""
+
+    encoded: int = 0
+    """Windows that went through the model."""
+    taken: int = 0
+    """Windows whose tokens were known."""
+    damaged: list[str] = field(default_factory=list)
+    """What is wrong with frames that cannot be used, a line each."""
+
+
 def encode_shards(
     writer: StoreWriter,
     shards: Sequence[tuple[str, int]],
@@ -140,28 +163,70 @@ def encode_shards(
     batch_size: int,
     workers: int,
     advance: Callable[[int], None],
-) -> None:
+    known: Known | None = None,
+) -> Encoded:
     """Encodes these shards from their frames; writes each as soon as it is whole.
 
-    `advance` is told of each batch: every `batch_size` windows of a shard, and its rest.
+    `advance` is told of each batch: every `batch_size` windows of a shard, and its rest. Batches of
+    which every window is `known` are not encoded. Shards with frames that cannot be used are left
+    out; the others are made all the same.
     """
     info, size = writer.info, writer.info.size
     assert size
+    done = Encoded()
     plans = {split: writer.store.plan(split) for split in info.counts}
     spans = [(split, shard, *info.shard_rows(split, shard)) for split, shard in shards]
     pieces = itertools.chain.from_iterable(
-        cut_pieces(plans[split].slice(start, stop - start), videos, info)
+        cut_pieces(
+            plans[split]
+            .slice(start, stop - start)
+            .filter(_new(known, split, start, stop, batch_size)),
+            videos,
+            info,
+        )
         for split, _, start, stop in spans
     )
     fitting = FittingEncoder(encode, batch_size)
     with decoders(workers) as pool, behind(writer.write_shard, at_most=1) as write:
         windows = decode_ahead(
-            pool, pieces, size=size, ahead=2 * max(1, workers), as_stored=info.as_stored
+            pool,
+            pieces,
+            size=size,
+            ahead=2 * max(1, workers),
+            damaged=done.damaged,
+            as_stored=info.as_stored,
         )
         for split, shard, start, stop in spans:
-            parts = []
-            for first in range(start, stop, batch_size):
-                count = min(batch_size, stop - first)
-                parts.append(fitting(np.stack(list(itertools.islice(windows, count)))))
+            new = _new(known, split, start, stop, batch_size)
+            tokens = np.zeros((stop - start, *info.grid), np.int64)
+            if known is not None and not new.all():
+                tokens = known.read(split, start, stop)
+            whole = True
+            for first in range(0, stop - start, batch_size):
+                batch = slice(first, min(first + batch_size, stop - start))
+                count = batch.stop - first
+                if not new[first]:
+                    done.taken += count
+                else:
+                    drawn = list(itertools.islice(windows, count))
+                    pixels = [window for window in drawn if window is not None]
+                    whole = whole and len(pixels) == count
+                    if whole:
+                        tokens[batch] = fitting(np.stack(pixels))
+                        done.encoded += count
                 advance(count)
-            write(split, shard, np.concatenate(parts))
+            if whole:
+                write(split, shard, tokens)
+    return done
+
+
+def _new(
+    known: Known | None, split: str, start: int, stop: int, batch_size: int
+) -> NDArray[np.bool_]:
+    """Says which of these rows are to be encoded: whole batches, so that they round alike."""
+    new = np.ones(stop - start, bool)
+    if known is not None:
+        new = ~known.has(split, start, stop)
+        for first in range(0, len(new), batch_size):
+            new[first : first + batch_size] = new[first : first + batch_size].any()
+    return new

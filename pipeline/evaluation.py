@@ -19,7 +19,8 @@ from pipeline.comparison import (
     two_halves,
 )
 from pipeline.errors import FrameError, TokenStoreError
-from pipeline.frames import Video, source_fingerprint
+from pipeline.frame_list import difference, list_frames, source_of
+from pipeline.frames import Video
 from pipeline.metrics import (
     codebook_use,
     frame_change,
@@ -332,12 +333,16 @@ def check_tokenizer(store: TokenStore, path: Path, identity: str) -> None:
 
 
 def check_source(store: TokenStore, videos: Sequence[Video], folder: Place) -> None:
-    """Raises FrameError unless the tokens were made of these videos."""
-    if source_fingerprint(videos, folder) != store.info.source:
-        raise FrameError(
-            f"{folder} does not hold the frames that {store.root} was made from. Give those, or "
-            "make the tokens again with `mebt tokenize`."
-        )
+    """Raises FrameError, naming what differs, unless the tokens were made of these videos."""
+    frames = list_frames(videos, folder)
+    if source_of(frames) == store.info.source:
+        return
+    before = store.made_from
+    which = "" if before is None else f": {difference(before, frames)}"
+    raise FrameError(
+        f"{folder} does not hold the frames that {store.root} was made from{which}. Give those, or "
+        "bring the tokens up to date with `mebt tokenize --update`."
+    )
 
 
 def window_reader(videos: Sequence[Video], folder: Place, store: TokenStore) -> WindowReader:

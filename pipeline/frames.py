@@ -1,7 +1,6 @@
 """Frame lists, folders and tars -> videos: natural order, gaps, rejects with reasons."""
 
 import errno
-import hashlib
 import itertools
 import os
 import re
@@ -14,7 +13,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline.clip_tars import SUFFIX, TarFrame, read_clips
-from pipeline.config import fingerprint
 from pipeline.errors import FrameError
 from pipeline.files import printable, read_text
 from pipeline.images import FrameFile, look_at_first
@@ -22,8 +20,6 @@ from pipeline.numbering import cut_runs
 from pipeline.storage import Bucket, Place, open_storage
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
-RAW = (".bmp", ".tif", ".tiff", ".pgm", ".ppm")
-"""Images that can keep their size in bytes whatever they show."""
 SPLITS = ("train", "test")
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """Bytes of a name and of a path that a system can find."""
@@ -334,24 +330,6 @@ def _grouped(
     return FrameFolder(videos, rejected, num_files)
 
 
-def source_fingerprint(videos: Sequence[Video], root: Place) -> str:
-    """Returns a hash of which frames there are, of their sizes in bytes, and of the bytes of `RAW`.
-
-    Cheap and the same on every machine; a compressed frame repainted to the very same number of
-    bytes is not noticed. Raises FrameError if a listed frame is missing.
-    """
-    record = []
-    for video in videos:
-        files = []
-        for frame in video.frames:
-            try:
-                files.append(_name_and_size(frame))
-            except FileNotFoundError:
-                raise FrameError(f"{frame} is listed in {root} but missing.") from None
-        record.append([video.name, video.split, files])
-    return fingerprint(record)
-
-
 def describe_frames(videos: Sequence[Video], *, as_stored: bool) -> list[str]:
     """Says what one might not expect of frames and is no error; see `look_at_first`."""
     numbered: dict[str, list[str]] = {}
@@ -365,15 +343,3 @@ def describe_frames(videos: Sequence[Video], *, as_stored: bool) -> list[str]:
     if len(said) > MOST_SAID:
         said[MOST_SAID:] = [f"{len(said) - MOST_SAID} more videos are numbered in other ways"]
     return said + look_at_first([video.frames[0] for video in videos], as_stored=as_stored)
-
-
-def _name_and_size(frame: FrameFile) -> list[str | int]:
-    """Returns the name and bytes of an image, and for `RAW` ones a hash."""
-    if isinstance(frame, TarFrame):
-        name, size = frame.path.name, frame.member.size
-    else:
-        name, size = _text(Path(frame).name), Path(frame).stat().st_size
-    if Path(name).suffix.lower() not in RAW:
-        return [name, size]
-    data = frame.member.read() if isinstance(frame, TarFrame) else Path(frame).read_bytes()
-    return [name, size, hashlib.sha256(data).hexdigest()]

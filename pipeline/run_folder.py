@@ -1,37 +1,55 @@
 """A run's folder: made, locked, and told from that of another run."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from lightning_fabric import Fabric
 
 from pipeline.checkpoint import last_step
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError
-from pipeline.files import contents, lock, read_json, remove, write_json
+from pipeline.files import contents, lock, read_json, remove, write_bytes, write_json
+from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, difference, source_of
+from pipeline.sealed import from_parquet, to_parquet
 from pipeline.training import FREE_KEYS, LoopConfig
+
+RECORD = "run.json"
 
 
 def prepare_run(
-    out: Path, config: LoopConfig, made_from: Mapping[str, Any], *, overwrite: bool
+    out: Path,
+    config: LoopConfig,
+    made_from: Mapping[str, Any],
+    *,
+    frames: pa.Table | None = None,
+    overwrite: bool,
 ) -> None:
     """Makes the run's folder, or checks that the one there is of the same run.
 
-    Raises ConfigError, naming the differences, unless `overwrite` lets it start afresh. A folder
-    without the record of a run is never touched.
+    `frames` lists those that the run learns from, if it does, and `made_from` holds its hash as
+    `source`. An unfinished run goes on with frames of the same names that were mended or changed,
+    and says which. Raises ConfigError, naming the differences, unless `overwrite` lets it start
+    afresh. A folder without the record of a run is never touched.
     """
     record = {"config": as_dict(config), **made_from}
-    path = out / "run.json"
+    path = out / RECORD
     others = contents(out) if out.exists() else []
     if path.exists():
         found = read_json(path, CheckpointError, "run")
         different = _differences(found, record)
-        if not different and (step := last_step(out / "checkpoints")) > config.max_steps:
+        step = last_step(out / "checkpoints")
+        if frames is not None and found.get("source") != record["source"]:
+            about = _other_frames(out, found, frames, finished=step >= config.max_steps)
+            different = [about if line.startswith("source = ") else line for line in different]
+            different = list(filter(None, different))
+        if not different and step > config.max_steps:
             different = [f"{step} steps so far, more than max_steps = {config.max_steps}"]
         if not different:
-            write_json(path, record)
+            _write_record(out, record, frames)
             return
         if not overwrite:
             raise ConfigError(
@@ -40,13 +58,40 @@ def prepare_run(
             )
     elif others:
         raise ConfigError(
-            f"{out} holds {others[0].name} but no run.json, so it is no run; choose another --out."
+            f"{out} holds {others[0].name} but no {RECORD}, so it is no run; choose another --out."
         )
     # The record goes last: after a kill the folder can still be told to be a run.
     for file in sorted(others, key=lambda file: file == path):
         remove(file)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
+    _write_record(out, record, frames)
+
+
+def _write_record(out: Path, record: Mapping[str, Any], frames: pa.Table | None) -> None:
+    """Writes what the run is; that goes first in a new folder, and last where it replaces one."""
+    if not (out / RECORD).exists():
+        write_json(out / RECORD, record)
+    if frames is not None:
+        write_bytes(out / FRAMES, to_parquet(frames))
+    write_json(out / RECORD, record)
+
+
+def _other_frames(out: Path, found: Mapping[str, Any], frames: pa.Table, *, finished: bool) -> str:
+    """Says how the frames differ from those of the run; nothing if it may go on with them."""
+    try:
+        before = from_parquet((out / FRAMES).read_bytes(), rows=None).cast(SOURCE_SCHEMA)
+    except FileNotFoundError:
+        return "other frames, which an earlier version did not list"
+    except (pa.ArrowException, ValueError, OSError):
+        return f"other frames, and {out / FRAMES}, which lists them, is damaged"
+    # A kill can leave the list of the new frames beside the record of the old ones.
+    if source_of(before) not in (found.get("source"), source_of(frames)):
+        return f"other frames, and {out / FRAMES} lists those of another run"
+    differs = difference(before, frames)
+    if finished or not differs.same_names:
+        return f"other frames: {differs}"
+    print(f"{out}: other frames than before: {differs}", file=sys.stderr, flush=True)
+    return ""
 
 
 @contextmanager
@@ -56,6 +101,7 @@ def open_run(
     config: LoopConfig,
     made_from: Mapping[str, Any],
     *,
+    frames: pa.Table | None = None,
     overwrite: bool,
 ) -> Iterator[None]:
     """Locks and prepares the run's folder on rank 0, before any process goes on.
@@ -67,7 +113,7 @@ def open_run(
         if fabric.is_global_zero:
             try:
                 held.enter_context(lock(out))
-                prepare_run(out, config, made_from, overwrite=overwrite)
+                prepare_run(out, config, made_from, frames=frames, overwrite=overwrite)
             except (PipelineError, OSError) as error:
                 problem = error
         if problem := fabric.broadcast(problem):

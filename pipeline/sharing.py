@@ -1,18 +1,19 @@
 """The processes of one run fill one token store: each its share of the missing shards."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import pyarrow as pa
-import torch
 from lightning_fabric import Fabric
 
-from pipeline.errors import PipelineError
 from pipeline.progress import progress
-from pipeline.storage import Place, open_storage
+from pipeline.ranks import all_alive, summed
+from pipeline.storage import Bucket, Folder, Inside, Place, Storage, open_storage
 from pipeline.store_format import StoreInfo
-from pipeline.token_store import StoreWriter, create_store
+from pipeline.store_update import Known, Work, prepare_store, switch
+from pipeline.token_store import StoreWriter, TokenStore
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Share:
     """Windows of the missing shards of all processes."""
     advance: Callable[[int], None]
     """To be called after each `batch_size` windows of a shard, and after its rest."""
+    known: Known | None
+    """Tokens that need not be made, if the store's frames have changed."""
+    kept: int
+    """Windows that stay, of all processes, if the store's frames have changed."""
 
 
 @contextmanager
@@ -38,24 +43,33 @@ def share_out(
     batch_size: int,
     what: str,
     unit: str,
+    source: pa.Table | None = None,
     overwrite: bool = False,
+    update: bool = False,
 ) -> Iterator[Share]:
-    """Makes or opens a store; yields this process's share; returns when all have done theirs.
+    """Makes or opens a store, as `prepare_store` does; yields this process's share.
+
+    Returns when all have done theirs.
 
     The processes tell one another of every batch. So the progress shown is that of all, none waits
     for others longer than a batch takes, and when one is gone, the others stop. Raises
-    PipelineError in that case, when another run writes to `root`, and as `create_store` does.
+    PipelineError in that case, when another run writes to `root`, and as `prepare_store` does.
     """
     rank, first = fabric.global_rank, fabric.is_global_zero
     files = open_storage(root)
     with files.lock() if first else nullcontext(lambda: None) as let_others_in:
-        missing = []
+        work = Work([])
         if first:
-            missing = create_store(files, info, plan, overwrite=overwrite).unfinished()
+            work = prepare_store(
+                files, info, plan, source=source, overwrite=overwrite, update=update
+            )
+            if work.said:
+                print(f"{root}: other frames than before: {work.said}", file=sys.stderr, flush=True)
             let_others_in()
-        with _all_alive():
-            missing = fabric.broadcast(missing)
-        shares = [missing[number :: fabric.world_size] for number in range(fabric.world_size)]
+        with all_alive():
+            work = fabric.broadcast(work)
+        size, missing = fabric.world_size, work.missing
+        shares = [missing[number::size] for number in range(size)]
         rows = [[len(range(*info.shard_rows(*shard))) for shard in share] for share in shares]
         rounds = max(sum(-(-count // batch_size) for count in counts) for counts in rows)
         total = sum(map(sum, rows))
@@ -67,29 +81,23 @@ def share_out(
             def advance(count: int) -> None:
                 nonlocal rounds
                 rounds -= 1
-                show(_sum(fabric, count))
+                show(summed(fabric, count))
 
-            yield Share(StoreWriter(files), shares[rank], total, advance)
+            writer = StoreWriter(_below(files, work.folder))
+            others = [
+                (TokenStore(_below(files, name), allow_partial=True), whole)
+                for name, whole in work.taken
+            ]
+            known = Known(writer.store, others) if others else None
+            yield Share(writer, shares[rank], total, advance, known, work.kept)
             while rounds:
                 advance(0)
-            _sum(fabric, 0)  # The last shards are written.
+            summed(fabric, 0)  # The last shards are written.
+            if work.folder:
+                if first and not writer.store.missing():  # None may hold a damaged frame.
+                    switch(files, work.folder)
+                summed(fabric, 0)
 
 
-@contextmanager
-def _all_alive() -> Iterator[None]:
-    """Turns what torch says when another process is gone into a line for the user."""
-    try:
-        yield
-    except RuntimeError:
-        raise PipelineError(
-            "another process of this run has stopped: see what it said. Run the same command "
-            "again, it goes on with what is missing."
-        ) from None
-
-
-def _sum(fabric: Fabric, count: int) -> int:
-    """Adds up what the processes say, when the last of them has said it."""
-    with _all_alive():
-        summed = fabric.all_reduce(torch.tensor(count, device=fabric.device), reduce_op="sum")
-    assert isinstance(summed, torch.Tensor)
-    return int(summed)
+def _below(files: Folder | Bucket, folder: str) -> Storage:
+    return Inside(files, folder) if folder else files

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, overload
 
 from pipeline.errors import StorageError, TokenStoreError
-from pipeline.files import contents, lock, remove, write_bytes
+from pipeline.files import contents, lock, make_folder, remove, sync_folder, write_bytes
 
 Place = Path | str
 """A folder or file of this machine, or `s3://bucket/prefix`."""
@@ -60,6 +60,13 @@ class Folder:
     def remove(self, name: str) -> None:
         """Deletes a file or folder; does nothing if there is none."""
         remove(self.root / name)
+
+    def move(self, name: str, target: str) -> None:
+        """Lets a file take another's place. Raises FileNotFoundError if there is none."""
+        source, path = self.place(name), self.place(target)
+        make_folder(path.parent)
+        source.replace(path)
+        sync_folder(path.parent)
 
     def lock(self, *, shared: bool = False) -> AbstractContextManager[Callable[[], None]]:
         """Keeps other runs from writing; see `pipeline.files.lock`."""
@@ -130,12 +137,15 @@ class Bucket:
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a whole object, or leaves the old one untouched."""
+        self._refuse_if_robbed()
+        self._put(name, data, mode="overwrite")
+
+    def _refuse_if_robbed(self) -> None:
         if self._robbed:
             raise StorageError(
                 f"{self.root} was taken over by another run, because this one had not renewed its "
                 f"lock for {LEASE_SECONDS:.0f} seconds. What was finished is kept."
             )
-        self._put(name, data, mode="overwrite")
 
     def names(self, folder: str = "") -> list[str]:
         """Lists what is directly below the prefix, or below a folder of it, apart from the lock."""
@@ -150,6 +160,13 @@ class Bucket:
             below = [item["path"] for chunk in self._store.list(name) for item in chunk]
             for path in (*below, name):
                 self._store.delete(path)
+
+    def move(self, name: str, target: str) -> None:
+        """Lets an object take another's place. Raises FileNotFoundError if there is none."""
+        self._refuse_if_robbed()
+        with self._clear("moved", name):
+            self._store.copy(name, target)
+            self._store.delete(name)
 
     @contextmanager
     def lock(self, *, shared: bool = False) -> Iterator[Callable[[], None]]:
@@ -262,7 +279,35 @@ class _Object(io.RawIOBase):
         return count
 
 
-Storage = Folder | Bucket
+class Inside:
+    """Files below a folder of a `Folder` or `Bucket`, whose lock guards them too."""
+
+    def __init__(self, outer: Folder | Bucket, folder: str) -> None:
+        self.outer, self.folder = outer, folder
+        self.root = outer.place(folder)
+
+    def place(self, *names: str) -> Place:
+        """Returns where a file lies."""
+        return self.outer.place(self.folder, *names)
+
+    def read(self, name: str) -> bytes:
+        """Returns a whole file. Raises FileNotFoundError if there is none."""
+        return self.outer.read(f"{self.folder}/{name}")
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a whole file, or leaves the old one untouched."""
+        self.outer.write(f"{self.folder}/{name}", data)
+
+    def names(self, folder: str = "") -> list[str]:
+        """Lists what the folder holds."""
+        return self.outer.names(f"{self.folder}/{folder}".rstrip("/"))
+
+    def remove(self, name: str) -> None:
+        """Deletes a file or folder; does nothing if there is none."""
+        self.outer.remove(f"{self.folder}/{name}")
+
+
+Storage = Folder | Bucket | Inside
 
 
 def is_remote(place: object) -> bool:
@@ -270,9 +315,13 @@ def is_remote(place: object) -> bool:
     return isinstance(place, str) and place.startswith(REMOTE)
 
 
+@overload
+def open_storage(place: Place | Folder | Bucket) -> Folder | Bucket: ...
+@overload
+def open_storage(place: Place | Storage) -> Storage: ...
 def open_storage(place: Place | Storage) -> Storage:
     """Opens a folder or a bucket. Raises StorageError if a bucket cannot be."""
-    if isinstance(place, Folder | Bucket):
+    if isinstance(place, Folder | Bucket | Inside):
         return place
     return Bucket(str(place)) if is_remote(place) else Folder(Path(place))
 

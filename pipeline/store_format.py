@@ -1,12 +1,15 @@
 """What a token store looks like: its files, their names, and how tokens lie in them.
 
 A store is a folder, or a prefix of an S3 bucket: `store.json` says what it holds, `plan.parquet`
-what each row is, `SPLIT.zarr` holds the tokens in shards, and `manifest/SPLIT-00000.parquet`
-commits one finished shard.
+what each row is, `frames.parquet` which frames they were made from, `SPLIT.zarr` holds the tokens
+in shards, and `manifest/SPLIT-00000.parquet` commits one finished shard.
+
+Every file but `store.json`, whose fingerprint says the same, holds a SHA-256 of its own bytes.
+Those of the first versions hold none; they are told from damaged ones and still read.
 """
 
 import hashlib
-import io
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
@@ -23,6 +25,8 @@ from zarr.storage import MemoryStore
 
 from pipeline.config import as_dict, fingerprint
 from pipeline.errors import TokenStoreError
+from pipeline.files import parse_json
+from pipeline.sealed import BLANK, SEAL, from_parquet, is_sealed, sealed, to_parquet
 from pipeline.storage import Storage
 from pipeline.windows import PLAN_SCHEMA
 
@@ -201,6 +205,12 @@ def read_part(files: Storage, name: str) -> dict[str, Any]:
     return dict(part)
 
 
+def write_part(files: Storage, part: Mapping[str, Any]) -> None:
+    """Commits a shard: see `PART_SCHEMA`."""
+    table = pa.Table.from_pylist([dict(part)], schema=PART_SCHEMA)
+    files.write(f"{MANIFEST}/{part_name(part['split'], part['shard'])}", to_parquet(table))
+
+
 def header_name(split: str) -> str:
     """Names the file that describes the array of a split, below its store."""
     return f"{split}.zarr/zarr.json"
@@ -211,7 +221,9 @@ def part_name(split: str, shard: int) -> str:
     return f"{split}-{shard:05d}.parquet"
 
 
-def _in_memory(info: StoreInfo, split: str) -> tuple[dict[str, Buffer], "zarr.Array[Any]"]:
+def _in_memory(
+    info: StoreInfo, split: str, **attributes: Any
+) -> tuple[dict[str, Buffer], "zarr.Array[Any]"]:
     """Makes an empty array of a split's layout, in memory.
 
     Shards are encoded and decoded there. So what is checked is what is read, what is written is
@@ -226,6 +238,7 @@ def _in_memory(info: StoreInfo, split: str) -> tuple[dict[str, Buffer], "zarr.Ar
         dtype=info.dtype,
         compressors=[ZstdCodec(level=1, checksum=True)],
         fill_value=int(np.iinfo(info.dtype).max),
+        attributes=attributes,
     )
     return files, array
 
@@ -248,19 +261,15 @@ def decode_shard(
 
 def array_header(info: StoreInfo, split: str) -> bytes:
     """Returns the zarr.json of a split."""
-    return _in_memory(info, split)[0]["zarr.json"].to_bytes()
+    files, _ = _in_memory(info, split, **{SEAL: BLANK.decode()})
+    return sealed(files["zarr.json"].to_bytes())
 
 
-def to_parquet(table: pa.Table) -> bytes:
-    """Returns the file of a table."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()
-
-
-def from_parquet(data: bytes, *, rows: int) -> pa.Table:
-    """Reads a table. Raises ValueError, before that takes memory, if its rows are more or fewer."""
-    found = pq.ParquetFile(pa.BufferReader(data))
-    if found.metadata.num_rows != rows:
-        raise ValueError(f"it has {found.metadata.num_rows:,} rows, not {rows:,}")
-    return found.read()
+def is_header(data: bytes, path: object, info: StoreInfo, split: str) -> bool:
+    """Says whether this is the zarr.json of a split; also one that another version wrote."""
+    found = parse_json(data, path, TokenStoreError, "zarr array")
+    wanted = json.loads(array_header(info, split))
+    about = found.get("attributes")
+    return all(found.get(key) == wanted[key] for key in HEADER_KEYS) and (
+        about == {} or (isinstance(about, dict) and is_sealed(data, about.get(SEAL)))
+    )

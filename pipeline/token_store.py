@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from pipeline.config import as_dict, build
 from pipeline.errors import ConfigError, TokenStoreError
 from pipeline.files import parse_json, to_json
+from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, source_of
+from pipeline.sealed import from_parquet, to_parquet
 from pipeline.storage import Place, Storage, open_storage
 from pipeline.store_format import (
-    HEADER_KEYS,
     INFO,
     MANIFEST,
     MOST_SHRUNK,
-    PART_SCHEMA,
     PLAN,
     REDO,
     SCHEMA,
@@ -33,18 +33,21 @@ from pipeline.store_format import (
     array_header,
     decode_shard,
     encode_shard,
-    from_parquet,
     hash_plan,
     header_name,
+    is_header,
     part_name,
     rate_seal,
     read_part,
     shard_name,
     store_fingerprint,
     store_record,
-    to_parquet,
+    write_part,
 )
 from pipeline.windows import PLAN_SCHEMA
+
+RECORD_KEYS = {"schema", "fingerprint", "plan", "info", "seal", "frames"}
+"""What a store.json may hold; the last if its tokens were made from frames."""
 
 
 class TokenStore:
@@ -73,6 +76,12 @@ class TokenStore:
         sealed = (self.fingerprint, rate_seal(self.info, self.fingerprint))
         if (record.get("fingerprint"), record.get("seal")) != sealed:
             raise TokenStoreError(f"{path} was edited: its fingerprint does not match.")
+        self.num_frames: int | None = record.get("frames")
+        """Frames that its tokens were made from, if it lists them."""
+        unknown = record.keys() - RECORD_KEYS
+        if unknown or not isinstance(self.num_frames, int | None):
+            what = min(unknown) if unknown else f"frames: {self.num_frames!r}"
+            raise TokenStoreError(f"{path} was edited: it holds {what}; {REDO}.")
         if not allow_partial:
             self._check_complete()
 
@@ -121,19 +130,39 @@ class TokenStore:
 
     @cached_property
     def _plan(self) -> pa.Table:
-        path = self.files.place(PLAN)
+        table = self._table(PLAN, PLAN_SCHEMA, sum(self.info.counts.values()))
+        if hash_plan(table) != self.plan_hash:
+            path = self.files.place(PLAN)
+            raise TokenStoreError(f"{path} is not the plan that {INFO} was written with; {REDO}.")
+        return table
+
+    @cached_property
+    def made_from(self) -> pa.Table | None:
+        """Which frames the tokens were made from: see `SOURCE_SCHEMA`.
+
+        None for tokens that were made from none, and for stores of the first versions.
+        """
+        if self.num_frames is None:
+            return None
+        table = self._table(FRAMES, SOURCE_SCHEMA, self.num_frames)
+        if source_of(table) != self.info.source:
+            path = self.files.place(FRAMES)
+            raise TokenStoreError(
+                f"{path} lists other frames than {INFO} was written with; {REDO}."
+            )
+        return table
+
+    def _table(self, name: str, schema: pa.Schema, rows: int) -> pa.Table:
+        path = self.files.place(name)
         try:
-            data = self.files.read(PLAN)
+            data = self.files.read(name)
         except FileNotFoundError:
             raise TokenStoreError(f"{path} is missing; {REDO}.") from None
         try:
-            table = from_parquet(data, rows=sum(self.info.counts.values())).cast(PLAN_SCHEMA)
+            return from_parquet(data, rows=rows).cast(schema)
         except (pa.ArrowException, ValueError, OSError) as error:
             problem = str(error).splitlines()[0]
-            raise TokenStoreError(f"{path} is damaged: {problem}; delete it.") from None
-        if hash_plan(table) != self.plan_hash:
-            raise TokenStoreError(f"{path} is not the plan that {INFO} was written with.")
-        return table
+            raise TokenStoreError(f"{path} is damaged: {problem}; {REDO}.") from None
 
     def read_shard(self, split: str, shard: int) -> NDArray[np.unsignedinteger[Any]]:
         """Returns the tokens of one shard [n, t, h, w].
@@ -191,25 +220,28 @@ class TokenStore:
         """Re-hashes every file of the store; returns what is wrong, a line each."""
         wrong: list[str] = []
         for split in self.splits:
-            header = json.loads(array_header(self.info, split))
             try:
                 path = self.files.place(header_name(split))
                 data = self.files.read(header_name(split))
-                found = parse_json(data, path, TokenStoreError, "zarr array")
+                described = is_header(data, path, self.info, split)
             except FileNotFoundError:
-                found = {}
+                described = False
             except TokenStoreError as error:
                 wrong.append(str(error))
                 continue
-            if any(found.get(key) != header[key] for key in HEADER_KEYS):
+            if not described:
                 wrong.append(f"{path} does not describe this store's array; {REDO}.")
         try:
-            plan = self._plan
+            if not self.fits(self._plan):
+                wrong.append(f"{self.files.place(PLAN)} does not list the rows that {INFO} counts.")
         except TokenStoreError as error:
             wrong.append(str(error))
-        else:
-            if not self.fits(plan):
-                wrong.append(f"{self.files.place(PLAN)} does not list the rows that {INFO} counts.")
+        try:
+            _ = self.made_from
+        except TokenStoreError as error:
+            wrong.append(str(error))
+        if (record := self.files.read(INFO)) != to_json(json.loads(record)):
+            wrong.append(f"{self.files.place(INFO)} is not as it was written; {REDO}.")
         for split, shard in self.info.shards():
             try:
                 self.check_shard(split, shard)
@@ -323,8 +355,7 @@ class StoreWriter:
             "sha256": hashlib.sha256(data).hexdigest(),
             "fingerprint": self.store.fingerprint,
         }
-        table = pa.Table.from_pylist([part], schema=PART_SCHEMA)
-        self.files.write(f"{MANIFEST}/{part_name(split, shard)}", to_parquet(table))
+        write_part(self.files, part)
 
     def unfinished(self) -> list[tuple[str, int]]:
         """Lists the shards that are missing or damaged; what commits damaged ones is withdrawn."""
@@ -339,20 +370,25 @@ class StoreWriter:
 
 
 def create_store(
-    root: Place | Storage, info: StoreInfo, plan: pa.Table, *, overwrite: bool = False
+    root: Place | Storage,
+    info: StoreInfo,
+    plan: pa.Table,
+    *,
+    source: pa.Table | None = None,
+    overwrite: bool = False,
 ) -> StoreWriter:
     """Makes an empty store, or opens the unfinished or finished one of the same content.
 
-    That one may have lost its store.json: what commits its shards tells that they are of it. Call
+    `source` lists the frames that its tokens are made from, if they are: see `SOURCE_SCHEMA`.
+    The store may have lost its store.json: what commits its shards tells that they are of it. Call
     it under the lock of its storage. Raises TokenStoreError, naming the first difference, if `root`
     holds another store, unless `overwrite` allows to delete it, or something else.
     """
     files = open_storage(root)
-    plan_hash = hash_plan(plan)
-    wanted = store_fingerprint(info, plan_hash)
+    wanted = store_fingerprint(info, hash_plan(plan))
     others = files.names()
     if others and INFO not in others:
-        if _committed_fingerprints(files) != {wanted}:
+        if committed_fingerprints(files) != {wanted}:
             raise TokenStoreError(
                 f"{files.root} holds {others[0]} but no {INFO} that says what it is; delete it "
                 "yourself, or choose another --out."
@@ -366,11 +402,28 @@ def create_store(
         # The manifest goes first and store.json last, so that a kill leaves nothing trusted.
         for name in sorted(others, key=lambda name: (name != MANIFEST, name == INFO)):
             files.remove(name)
-    files.write(INFO, to_json(store_record(info, plan_hash)))
-    files.write(PLAN, to_parquet(plan))
-    for split in info.counts:
-        files.write(header_name(split), array_header(info, split))
+    describe_store(files, info, plan, source)
     return StoreWriter(files)
+
+
+def describe_store(
+    files: Storage, info: StoreInfo, plan: pa.Table, source: pa.Table | None
+) -> None:
+    """Writes every file of a store that says what it holds: all but shards and what commits them.
+
+    A new store begins with its store.json, by which it is known. One that there is gets it last:
+    until then it is the store that it was.
+    """
+    record = store_record(info, hash_plan(plan))
+    written = {INFO: to_json(record if source is None else {**record, "frames": len(source)})}
+    written |= {PLAN: to_parquet(plan)}
+    if source is not None:
+        written[FRAMES] = to_parquet(source)
+    written |= {header_name(split): array_header(info, split) for split in info.counts}
+    if INFO in files.names():
+        written[INFO] = written.pop(INFO)
+    for name, data in written.items():
+        files.write(name, data)
 
 
 def _found_fingerprint(files: Storage) -> str | None:
@@ -380,7 +433,7 @@ def _found_fingerprint(files: Storage) -> str | None:
         return None
 
 
-def _committed_fingerprints(files: Storage) -> set[str]:
+def committed_fingerprints(files: Storage) -> set[str]:
     """Says which stores the shards are of; what is damaged says nothing."""
     found = set()
     for name in files.names(MANIFEST):

@@ -1,7 +1,8 @@
-"""Token stores as WebDataset tars and back: each window one sample, `ROW.npy` and `ROW.json`.
+"""Token stores as WebDataset tars and back: each window one sample, `SPLIT-ROW.npy` and `.json`.
 
-Beside the tars lie the store's own `store.json` and `plan.parquet`. So what comes back is the same
-store, byte for byte, and other tools read the tars without knowing either.
+Keys are unique over the store, so that all its tars may be read as one set. Beside the tars lie the
+store's own `store.json`, `plan.parquet` and `frames.parquet`. So what comes back is the same store,
+byte for byte, and other tools read the tars without knowing any of these.
 """
 
 import io
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.files import make_folder, parse_json, replacing, to_json
+from pipeline.frame_list import FRAMES
 from pipeline.storage import Place, open_storage
 from pipeline.store_format import INFO, PLAN
 from pipeline.tars import Member, add, new_tar, read_samples
@@ -29,13 +31,15 @@ def export_tars(store: TokenStore, out: Path, *, advance: Callable[[int], None])
         raise PipelineError(f"{out} exists; choose another --out.")
     with replacing(out) as folder:
         make_folder(folder)
+        if store.made_from is not None:
+            (folder / FRAMES).write_bytes(store.files.read(FRAMES))
         for name in (INFO, PLAN):
             (folder / name).write_bytes(store.files.read(name))
         for split, shard in store.info.shards():
             rows = store.plan(split).slice(*_span(store, split, shard)).to_pylist()
             with new_tar(folder / f"{split}-{shard:05d}.tar") as tar:
                 for row, tokens in zip(rows, store.read_shard(split, shard), strict=True):
-                    key, array = f"{row['row']:09d}", _to_npy(tokens)
+                    key, array = _key(split, row["row"]), _to_npy(tokens)
                     add(tar, f"{key}.json", to_json({**row, "crc32": zlib.crc32(array)}))
                     add(tar, f"{key}.npy", array)
             advance(len(rows))
@@ -53,7 +57,9 @@ def restore_tars(
         raise TokenStoreError(f"{folder / PLAN} does not list the rows that {INFO} counts.")
     files = open_storage(out)
     with files.lock():
-        writer = create_store(files, exported.info, plan, overwrite=overwrite)
+        writer = create_store(
+            files, exported.info, plan, source=exported.made_from, overwrite=overwrite
+        )
         missing = set(writer.unfinished())
         for split, shard in exported.info.shards():
             if (split, shard) in missing:
@@ -73,7 +79,9 @@ def _restore_shard(folder: Path, writer: StoreWriter, split: str, shard: int) ->
     tokens = np.empty((count, *writer.info.grid), writer.info.dtype)
     read = 0
     for number, (member, crc32) in enumerate(_arrays(path)):
-        if number >= count or not member.name == f"{start + number:09d}.npy":
+        row = start + number
+        names = (f"{_key(split, row)}.npy", f"{row:09d}.npy")  # The latter in the first versions.
+        if number >= count or member.name not in names:
             raise TokenStoreError(f"{member} is not the next of {count} rows from {start}.")
         tokens[number] = _from_npy(member, writer.store, crc32)
         read += 1
@@ -90,6 +98,10 @@ def _arrays(path: Path) -> Iterator[tuple[Member, object]]:
         about = sample.get("json")
         text = about.read_text(TokenStoreError) if about else b"{}"
         yield sample["npy"], parse_json(text, about, TokenStoreError, "window").get("crc32")
+
+
+def _key(split: str, row: int) -> str:
+    return f"{split}-{row:09d}"
 
 
 def _span(store: TokenStore, split: str, shard: int) -> tuple[int, int]:

@@ -24,7 +24,14 @@ from pipeline.checkpoint import (
     save_checkpoint,
 )
 from pipeline.config import Precision
-from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
+from pipeline.errors import (
+    CheckpointError,
+    ConfigError,
+    FrameError,
+    PipelineError,
+    StoppedError,
+    StorageError,
+)
 from pipeline.profiling import PART, RECORDED, WARM_UP, profiled
 from pipeline.progress import progress
 from pipeline.run_log import FILE, MARK, Log, vouched
@@ -210,7 +217,13 @@ def run_loop(
         window = _Window(task, config)
         for step in range(start, config.max_steps):
             torch.manual_seed(step_seed(config.seed, step, fabric.global_rank))
-            _one_step(fabric, module, optimizer, task, config, step, window)
+            batches, problem = _batches(fabric, task, step, window)
+            if problem:
+                if step > start:
+                    _save(fabric, out, step, model, optimizer, average, task, config, log)
+                saved = f" Step {step} is saved: once that is mended, the same command goes on."
+                raise PipelineError(problem + (saved if step else ""))
+            _one_step(fabric, module, optimizer, task, config, step, batches, window)
             step_done()
             if config.ema_decay:
                 average.update(model)
@@ -235,6 +248,23 @@ def run_loop(
     return config.max_steps - start
 
 
+def _batches(fabric: Fabric, task: Task, step: int, window: "_Window") -> tuple[Sequence[Any], str]:
+    """Returns this process's part of a step's batch, or why one of the processes has none."""
+    began = time.perf_counter()
+    batches: Sequence[Any] = ()
+    problem = ""
+    with record_function(f"{PART}wait for data"):
+        try:
+            batches = task.batches(step)
+        except (FrameError, StorageError, OSError) as error:
+            problem = f"{str(error).rstrip('.')}."
+    window.waited += time.perf_counter() - began
+    if _any_rank(fabric, bool(problem)):  # None waits for one that has left.
+        said = [fabric.broadcast(problem, src=rank) for rank in range(fabric.world_size)]
+        problem = next(filter(None, said))
+    return batches, problem
+
+
 def _one_step(
     fabric: Fabric,
     module: Any,
@@ -242,16 +272,13 @@ def _one_step(
     task: Task,
     config: LoopConfig,
     step: int,
+    batches: Sequence[Any],
     window: "_Window",
 ) -> None:
     rate = learning_rate(step, config)
     for group in optimizer.param_groups:
         group["lr"] = rate
     module.train()
-    began = time.perf_counter()
-    with record_function(f"{PART}wait for data"):
-        batches = task.batches(step)
-    window.waited += time.perf_counter() - began
     total = torch.zeros((), device=fabric.device)
     for index, micro in enumerate(batches, start=1):
         last = index == len(batches)

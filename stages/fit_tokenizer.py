@@ -13,17 +13,19 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pipeline.checkpoint import user_errors
+from pipeline.checkpoint import last_step, user_errors
 from pipeline.config import as_dict, load_section
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.files import keep_apart, replacing, sha256_file
 from pipeline.foreign import load_content, state_tensors
-from pipeline.frames import describe_frames, scan_frames, source_fingerprint
+from pipeline.frame_list import list_frames, source_of
+from pipeline.frames import describe_frames, scan_frames
 from pipeline.gpu import send
 from pipeline.run_folder import open_run
 from pipeline.seeds import step_seed
 from pipeline.storage import Place
 from pipeline.training import LoopConfig, Task, run_loop
+from pipeline.verification import verify_frames
 from pipeline.window_source import WindowSource
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 from stages.launch import Launch, fabric_options
@@ -34,6 +36,7 @@ from stages.options import (
     as_stored_option,
     overwrite_option,
     params_options,
+    verify_option,
 )
 from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer, save_tokenizer
 from tokenizer.adversarial import AXES, AdversarialVQGAN, Verdict
@@ -312,13 +315,15 @@ def fit_tokenizer(
     fabric: Fabric,
     init: Path | None = None,
     lpips: Sequence[Path] = (),
+    verify: bool = False,
     overwrite: bool = False,
-) -> Fitted:
+) -> Fitted | None:
     """Trains a 3D VQGAN on random windows of the train split; resumes if `out` has checkpoints.
 
     It begins from the weights of the tokenizer `init`, or from random ones. `lpips` are files of
-    published weights. Raises PipelineError if what is given and what is in `out` do not fit
-    together.
+    published weights. `verify` decodes every frame first; of damaged ones only the first process
+    speaks, for the others there is nothing to return. Raises PipelineError if what is given and
+    what is in `out` do not fit together, or a frame is damaged.
     """
     try:
         shape.grid(windows.frames, windows.size, windows.size)
@@ -331,9 +336,12 @@ def fit_tokenizer(
     held_out = WindowSource(plan, "test" if plan.num_windows("test") else "train", reader)
     if not len(train):
         raise ConfigError(f"{frames} has no window in its train split.")
+    if verify and not verify_frames(found.videos, plan, windows, fabric):
+        return None
     begin = None if init is None else _open_init(init, shape)
     perceptual = _open_lpips(lpips, config, windows.size, str(fabric.device))
-    source = source_fingerprint(found.videos, frames)
+    listed = list_frames(found.videos, frames)
+    source = source_of(listed)
     made_from = {
         "tokenizer": as_dict(shape),
         "windows": {key: getattr(windows, key) for key in ("frames", "stride", "hop", "size")}
@@ -342,7 +350,10 @@ def fit_tokenizer(
         "init": None if begin is None else identity(begin),
         "lpips": sorted(map(sha256_file, lpips)),
     }
-    with open_run(fabric, out, config, made_from, overwrite=overwrite):
+    with open_run(fabric, out, config, made_from, frames=listed, overwrite=overwrite):
+        if last_step(out / "checkpoints") < config.max_steps:
+            for row in held_out.spread(config.validation_windows):
+                held_out.read([row])  # What is damaged there shall not come up in mid-training.
         torch.manual_seed(config.seed)
         model = new_model(shape, config, begin)
         # Processes on CPUs have no layer for it, and each normalises by its own batch.
@@ -387,6 +398,7 @@ def fit_tokenizer(
 @as_stored_option("tokenize")
 @params_options
 @fabric_options
+@verify_option
 @overwrite_option
 def command(
     frames: Place,
@@ -397,6 +409,7 @@ def command(
     params: Path,
     overrides: tuple[str, ...],
     launch: Launch,
+    verify_frames: bool,
     overwrite: bool,
 ) -> None:
     """Train a 3D VQGAN on your own frames.
@@ -405,7 +418,8 @@ def command(
     `tokenizer` (its shape), `fit_tokenizer` (training) and `tokenize` (the window) of the params
     file. --init fine-tunes a tokenizer that there is; section `tokenizer` must be of its shape.
     Discriminators and LPIPS take part if their weights in `fit_tokenizer` are above 0. A signal
-    stops it after the step at hand with exit code 75: run it again to go on.
+    stops it after the step at hand with exit code 75: run it again to go on. So does a damaged
+    frame with exit code 1, by name: mend it, and the same command goes on.
 
     \b
     Example:
@@ -425,9 +439,10 @@ def command(
         fabric=fabric,
         init=init,
         lpips=lpips,
+        verify=verify_frames,
         overwrite=overwrite,
     )
-    if fabric.is_global_zero:
+    if made and fabric.is_global_zero:
         for note in made.notes:
             click.echo(note)
         done = f"{made.steps} steps" if made.steps else "nothing to do"

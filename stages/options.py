@@ -81,6 +81,15 @@ def overwrite_option(command: Command) -> Command:
     )(command)
 
 
+def verify_option(command: Command) -> Command:
+    """Adds `--verify-frames`."""
+    return click.option(
+        "--verify-frames",
+        is_flag=True,
+        help="Decode every frame first, and name all that are damaged, before anything is made.",
+    )(command)
+
+
 def choose_split(split: str | None, known: Sequence[str], tokens: Place) -> str:
     """Returns the split that `--split` names, or the only one of the store."""
     if split is None and len(known) == 1:

@@ -18,7 +18,8 @@ from pipeline.config import load_params
 from pipeline.errors import FrameError, PipelineError, TokenStoreError
 from pipeline.evaluation import check_tokenizer, real_halves, window_reader
 from pipeline.files import keep_apart, parse_json, read_json, read_text, write_text
-from pipeline.frames import FrameFolder, Rejected, scan_frames, source_fingerprint
+from pipeline.frame_list import source_fingerprint
+from pipeline.frames import FrameFolder, Rejected, scan_frames
 from pipeline.rates import RECORD, playing_rate
 from pipeline.report import Artefact, Clip, Contents, Pair, make_report
 from pipeline.run_log import FILE as LOG

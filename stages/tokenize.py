@@ -14,13 +14,16 @@ from pipeline.config import load_section
 from pipeline.encoding import encode_shards, encoder_of
 from pipeline.errors import ConfigError
 from pipeline.files import keep_apart
-from pipeline.frames import Rejected, describe_frames, scan_frames, source_fingerprint
+from pipeline.frame_list import list_frames, source_of
+from pipeline.frames import Rejected, describe_frames, scan_frames
 from pipeline.metrics import CodebookUse, codebook_use, token_counts
+from pipeline.ranks import gathered, summed
 from pipeline.rates import recorded_rate
 from pipeline.sharing import share_out
 from pipeline.storage import Place
 from pipeline.store_format import StoreInfo
 from pipeline.token_store import TokenStore
+from pipeline.verification import refuse_damaged, verify_frames
 from pipeline.video import to_bytes
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 from stages.launch import Launch, fabric_options
@@ -32,6 +35,7 @@ from stages.options import (
     overwrite_option,
     params_options,
     spare_cores,
+    verify_option,
     workers_option,
 )
 from tokenizer import VQGAN, identity, load_tokenizer
@@ -47,6 +51,8 @@ class Tokenized:
     counts: dict[str, int]
     encoded: int
     """Windows encoded in this call."""
+    taken: int
+    """Windows whose tokens were taken over from what was there, because frames changed."""
     rejected: list[Rejected]
     notes: list[str]
     """What one might not expect of the frames."""
@@ -62,13 +68,19 @@ def tokenize(
     *,
     fabric: Fabric,
     workers: int = 0,
+    verify: bool = False,
     overwrite: bool = False,
-) -> Tokenized:
+    update: bool = False,
+) -> Tokenized | None:
     """Encodes every window of every video once; goes on where an earlier call was cut off.
 
     Process r of R encodes each R-th of the shards that are missing, and `workers` more processes
-    of each decode frames ahead. Raises PipelineError if the frames cannot be read, the tokenizer
-    does not fit them, or `out` holds something else.
+    of each decode frames ahead. `verify` decodes all frames before the first shard is made. With
+    `update` a store of other frames is brought to what they are now.
+
+    Raises PipelineError if the tokenizer does not fit the frames or `out` holds something else; if
+    frames cannot be used, when all shards without them are made. Then, only the first process
+    raises: for the others there is nothing to return.
     """
     with user_errors():
         model = load_tokenizer(tokenizer, str(fabric.device))
@@ -78,13 +90,16 @@ def tokenize(
         raise ConfigError(f"section tokenize does not fit {tokenizer}: {error}") from None
     found = scan_frames(frames)
     plan = plan_windows(found.videos, config)
+    if verify and not verify_frames(found.videos, plan, config, fabric):
+        return None
+    source = list_frames(found.videos, frames)
     splits = [split for split in ("train", "test") if plan.num_windows(split)]
     rate = config.fps or recorded_rate(frames)
     info = StoreInfo(
         tokenizer=identity(model),
         codebook_size=model.config.codebook_size,
         grid=grid,
-        source=source_fingerprint(found.videos, frames),
+        source=source_of(source),
         counts={split: plan.num_windows(split) for split in splits},
         shard_windows=config.shard_windows,
         chunk_windows=config.chunk_windows,
@@ -103,9 +118,11 @@ def tokenize(
         batch_size=config.batch_size,
         what="tokenize",
         unit="window",
+        source=source,
         overwrite=overwrite,
+        update=update,
     ) as share:
-        encode_shards(
+        done = encode_shards(
             share.writer,
             share.shards,
             found.videos,
@@ -113,7 +130,15 @@ def tokenize(
             batch_size=config.batch_size,
             workers=workers,
             advance=share.advance,
+            known=share.known,
         )
+    advice = (
+        "All shards without them are made; mend them, and the same command goes on with the rest. "
+        "Or leave out their videos, and give --update."
+    )
+    if not refuse_damaged(gathered(fabric, done.damaged), advice, fabric):
+        return None
+    taken = share.kept + summed(fabric, done.taken)
     store = TokenStore(out)
     notes: list[str] = []
     if fabric.is_global_zero:
@@ -123,7 +148,8 @@ def tokenize(
         counts += token_counts(store.read_shard(split, shard), info.codebook_size)
     return Tokenized(
         counts=info.counts,
-        encoded=share.total,
+        encoded=share.kept + share.total - taken,
+        taken=taken,
         rejected=found.rejected + plan.rejected,
         notes=notes,
         use=codebook_use(counts),
@@ -157,6 +183,12 @@ def _check_pictures(store: TokenStore, model: VQGAN, reader: WindowReader) -> fl
 @params_options
 @fabric_options
 @workers_option
+@verify_option
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Bring a store of other frames to what they are now; tokens of the same are taken over.",
+)
 @overwrite_option
 def command(
     frames: Place,
@@ -167,6 +199,8 @@ def command(
     overrides: tuple[str, ...],
     launch: Launch,
     workers: int | None,
+    verify_frames: bool,
+    update: bool,
     overwrite: bool,
 ) -> None:
     """Encode every window of every video, once.
@@ -175,10 +209,15 @@ def command(
     command goes on with the shards that are missing, on any number of processes. A batch that does
     not fit the memory is halved. Values: section `tokenize` of the params file.
 
+    Damaged frames stop only the shards that hold them, and are named at the end: once they are
+    mended, the same command encodes those. A finished store whose frames change, or get further
+    videos, is left alone until --update brings it up to date.
+
     \b
     Example:
       mebt tokenize --frames frames --tokenizer models/fish-64.safetensors --out tokens
       mebt tokenize --frames frames --tokenizer t.safetensors --out s3://bucket/tokens --devices 8
+      mebt tokenize --frames frames --tokenizer t.safetensors --out tokens --update
     """
     keep_apart(out, frames, tokenizer, params)
     config = load_section(params, "tokenize", TokenizeConfig, (*overrides, *as_stored))
@@ -187,9 +226,17 @@ def command(
         nodes = getattr(fabric.strategy, "num_nodes", 1)
         workers = spare_cores(str(fabric.device), fabric.world_size // nodes)
     made = tokenize(
-        frames, tokenizer, out, config, fabric=fabric, workers=workers, overwrite=overwrite
+        frames,
+        tokenizer,
+        out,
+        config,
+        fabric=fabric,
+        workers=workers,
+        verify=verify_frames,
+        overwrite=overwrite,
+        update=update,
     )
-    if not fabric.is_global_zero:
+    if made is None or not fabric.is_global_zero:
         return
     for note in made.notes:
         click.echo(note)
@@ -204,4 +251,6 @@ def command(
     )
     counts = ", ".join(f"{count:,} {split}" for split, count in made.counts.items())
     done = f"encoded {made.encoded:,} now" if made.encoded else "nothing to do"
+    if made.taken:
+        done = f"took over {made.taken:,}, encoded {made.encoded:,} now"
     click.echo(f"{out}: {counts} windows; {done}")

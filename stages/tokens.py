@@ -14,6 +14,7 @@ from pipeline.encoding import encode_shards, encoder_of
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.evaluation import check_source, check_tokenizer
 from pipeline.files import keep_apart, replacing
+from pipeline.frame_list import list_frames
 from pipeline.frames import Video, scan_frames
 from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
@@ -21,6 +22,7 @@ from pipeline.storage import Place, open_storage
 from pipeline.store_format import INFO, StoreInfo, numbered_plan
 from pipeline.token_store import TokenStore, create_store
 from pipeline.token_tars import export_tars, restore_tars
+from pipeline.verification import refuse_damaged
 from pipeline.windows import TokenizeConfig, plan_windows
 from stages.options import (
     FILE,
@@ -36,6 +38,8 @@ from stages.options import (
 from tokenizer import VQGAN, identity, load_tokenizer
 
 SHARD_WINDOWS = 4096
+NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
+"""How an .npy begins; and an .npz, which is refused as an archive."""
 
 
 @click.group("tokens")
@@ -142,11 +146,12 @@ def repair(store: Place, frames: Place, tokenizer: Path, workers: int | None, de
     check_source(opened, videos, frames)
     files = open_storage(store)
     with files.lock():
-        writer = create_store(files, opened.info, _planned_again(opened, videos, model))
+        plan = _planned_again(opened, videos, model)
+        writer = create_store(files, opened.info, plan, source=list_frames(videos, frames))
         broken = writer.unfinished()
         total = sum(len(range(*opened.shard_rows(*shard))) for shard in broken)
         with progress("repair", total, "window") as advance:
-            encode_shards(
+            done = encode_shards(
                 writer,
                 broken,
                 videos,
@@ -155,6 +160,7 @@ def repair(store: Place, frames: Place, tokenizer: Path, workers: int | None, de
                 workers=spare_cores(device) if workers is None else workers,
                 advance=advance,
             )
+    refuse_damaged(done.damaged, "All shards without them are whole; mend them, and repair again.")
     names = ", ".join(f"{split} {shard}" for split, shard in broken)
     click.echo(f"{store}: " + (f"encoded {total:,} windows anew: {names}" if broken else "whole"))
 
@@ -175,8 +181,23 @@ def _planned_again(store: TokenStore, videos: Sequence[Video], model: VQGAN) -> 
     return plan_windows(videos, config).table
 
 
+def _raw_array(path: Path, codebook_size: int) -> str:
+    """Says what a file without a header may be, and how to give it one."""
+    kind = "uint16" if codebook_size <= 1 << 16 else "uint32"
+    read = f"np.memmap({str(path)!r}, '{kind}', 'r').reshape(-1, t, h, w)"
+    return (
+        f"{path} is no .npy: it begins with no header. If its {path.stat().st_size:,} bytes are a "
+        "raw array, as np.memmap and tofile write it, say of which type and grid it is, for "
+        f"example: python -c \"import numpy as np; np.save('ids.npy', {read})\" with numbers for "
+        "t, h and w, and import ids.npy. Anything else, such as a pickle, is not read."
+    )
+
+
 def _open_ids(path: Path, codebook_size: int) -> NDArray[np.integer]:
     """Maps an `.npy` of ids [N, t, h, w] into memory. Never unpickles."""
+    with path.open("rb") as file:
+        if not file.read(len(NPY)).startswith((NPY, ZIP)):
+            raise PipelineError(_raw_array(path, codebook_size))
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:

@@ -1,0 +1,150 @@
+"""Which frames tokens or a tokenizer were made from: the list that is kept, its hash, what differs.
+
+The list is a table, a row for each frame of each video, in the order of the videos.
+"""
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.clip_tars import TarFrame
+from pipeline.config import fingerprint
+from pipeline.errors import FrameError
+from pipeline.frames import Video
+from pipeline.images import FrameFile
+from pipeline.storage import Place
+
+FRAMES = "frames.parquet"
+"""The list, in the folder of what was made from the frames."""
+RAW = (".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+"""Images that can keep their size in bytes whatever they show."""
+SHOWN = 3
+"""Names that a message gives of each kind of difference."""
+
+SOURCE_SCHEMA = pa.schema(
+    [
+        ("split", pa.string()),
+        ("video", pa.string()),
+        ("frame", pa.string()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),  # Of `RAW` images alone.
+    ]
+)
+
+VideoKey = tuple[str, str]
+"""Split and name of a video."""
+FrameRecord = tuple[str, int, str | None]
+"""Name, bytes and perhaps SHA-256 of a frame."""
+
+
+def list_frames(videos: Sequence[Video], root: Place) -> pa.Table:
+    """Lists the frames of videos with their sizes in bytes, and a hash of the bytes of `RAW` ones.
+
+    Cheap and the same on every machine; a compressed frame repainted to the very same number of
+    bytes is not noticed. Raises FrameError, naming the first few, if listed frames are missing.
+    """
+    rows: list[tuple[str, str, str, int, str | None]] = []
+    missing = []
+    for video in videos:
+        for frame in video.frames:
+            try:
+                rows.append((video.split, video.name, *_record(frame)))
+            except FileNotFoundError:
+                missing.append(str(frame))
+    if missing:
+        more = f" and {len(missing) - SHOWN:,} more" if missing[SHOWN:] else ""
+        are = "are" if missing[1:] else "is"
+        raise FrameError(f"{', '.join(missing[:SHOWN])}{more} {are} listed in {root} but missing.")
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, SOURCE_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=SOURCE_SCHEMA)
+
+
+def _record(frame: FrameFile) -> FrameRecord:
+    if isinstance(frame, TarFrame):
+        name, size = frame.path.name, frame.member.size
+    else:
+        name, size = os.fsencode(Path(frame).name).decode(), Path(frame).stat().st_size
+    if Path(name).suffix.lower() not in RAW:
+        return name, size, None
+    data = frame.member.read() if isinstance(frame, TarFrame) else Path(frame).read_bytes()
+    return name, size, hashlib.sha256(data).hexdigest()
+
+
+def by_video(frames: pa.Table) -> Iterator[tuple[VideoKey, list[FrameRecord]]]:
+    """Yields each video of a list with its frames, in order."""
+    rows = zip(*(frames[name].to_pylist() for name in SOURCE_SCHEMA.names), strict=True)
+    for key, group in itertools.groupby(rows, key=lambda row: row[:2]):
+        yield key, [row[2:] for row in group]
+
+
+def source_of(frames: pa.Table) -> str:
+    """Returns the hash of a list of frames, by which tokens say what they were made from."""
+    return fingerprint(
+        [
+            [video, split, [[n, size] if sha is None else [n, size, sha] for n, size, sha in found]]
+            for (split, video), found in by_video(frames)
+        ]
+    )
+
+
+def source_fingerprint(videos: Sequence[Video], root: Place) -> str:
+    """Returns the hash of which frames there are; see `list_frames`."""
+    return source_of(list_frames(videos, root))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two lists of frames differ, by name."""
+
+    frames: list[str]
+    """Of videos in both: frames that are others, or in one list alone."""
+    new: list[str]
+    """Videos."""
+    gone: list[str]
+    same_names: bool
+    """Whether both list the same frames of the same videos: none but their bytes differ."""
+
+    def __str__(self) -> str:
+        parts = [
+            _some(self.frames, "frame differs", "frames differ"),
+            _some(self.new, "video is new", "videos are new"),
+            _some(self.gone, "video is gone", "videos are gone"),
+        ]
+        return "; ".join(filter(None, parts)) or "the order of the videos"
+
+
+def difference(found: pa.Table, wanted: pa.Table) -> Difference:
+    """Compares what was listed before with what is listed now."""
+    before, now = dict(by_video(found)), dict(by_video(wanted))
+    frames = []
+    for key in before.keys() & now.keys():
+        if before[key] == now[key]:
+            continue
+        ours, theirs = ({name: rest for name, *rest in x[key]} for x in (now, before))
+        frames += [
+            f"{name} of {key[1]}"
+            for name in {**theirs, **ours}
+            if ours.get(name) != theirs.get(name)
+        ]
+    new, gone = (
+        [f"{name} in {split}" for split, name in sorted(a.keys() - b.keys())]
+        for a, b in ((now, before), (before, now))
+    )
+    names = SOURCE_SCHEMA.names[:3]
+    same_names = found.select(names).equals(wanted.select(names))
+    return Difference(sorted(frames), new, gone, same_names)
+
+
+def _some(names: Sequence[str], one: str, many: str) -> str:
+    """Counts what differs, and names the first few."""
+    if not names:
+        return ""
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    shown = ", ".join(names[:SHOWN])
+    return f"{len(names):,} {one if len(names) == 1 else many} ({shown}{more})"

@@ -18,6 +18,7 @@ class MemoryStore:
     grid: tuple[int, int, int]
     tokenizer: str | None = None
     source: str = ""
+    made_from: pa.Table | None = None
     frames: int | None = None
     stride: int | None = None
     size: int | None = None

@@ -139,6 +139,7 @@ META = "checkpoints/*/meta.json"
 TARGETS = {
     "store.json": Target("tokens", "store.json", by_export, "samples/store.json"),
     "plan.parquet": Target("tokens", "plan.parquet", by_export, "samples/plan.parquet"),
+    "frames.parquet": Target("tokens", "frames.parquet", by_export, "samples/plan.parquet"),
     "zarr.json": Target("tokens", "*.zarr/zarr.json", by_export),
     "shards": Target("tokens", "*.zarr/c/*/0/0/0", by_export),
     "manifest": Target("tokens", "manifest/*", by_export),
@@ -153,6 +154,7 @@ TARGETS = {
     "last": Target("run", "checkpoints/last", by_going_on),
     "meta.json": Target("run", META, by_going_on),
     "checkpoint": Target("run", STATE, by_going_on),
+    "frames.parquet of fit-tokenizer": Target("tokenizer-run", "frames.parquet", by_going_on),
     "run.json of fit-tokenizer": Target("tokenizer-run", "run.json", by_going_on, "run/run.json"),
     "meta.json of fit-tokenizer": Target("tokenizer-run", META, by_going_on),
     "checkpoint of fit-tokenizer": Target("tokenizer-run", STATE, by_going_on),

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import fingerprint
+from pipeline.files import to_json
 from pipeline.store_format import PART_SCHEMA
 from pipeline.windows import PLAN_SCHEMA
 from tests.faults.arms import MemoryLimit
@@ -102,7 +103,7 @@ def checkpoint_claim(trial: Trial) -> None:
     meta = json.loads((folder / "meta.json").read_text())
     meta["sha256"] = hashlib.sha256(state.read_bytes()).hexdigest()
     meta["fingerprint"] = fingerprint({key: meta[key] for key in ("step", "sha256", "values")})
-    rewrite(folder / "meta.json", json.dumps(meta).encode())
+    rewrite(folder / "meta.json", to_json(meta))
     words = trial.world.words("train", "--set", "train.max_steps=12", out=run)
     must_be_refused(trial, words, folder)
 

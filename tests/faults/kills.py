@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,3 +114,34 @@ def kill_processes(trial: Trial) -> None:
     if last != [0] * len(last) or "Traceback" in said.read_text():
         raise UnclearError(f"tokenize, {phases}: {killed}, {last}: {said.read_text()[-1500:]}")
     must_be_undisturbed(trial, "tokenize", out)
+
+
+@kind("kill -9: tokenize --update")
+def kill_update(trial: Trial) -> None:
+    """Kills the update of a store to other videos; what is read is the old store or none."""
+    frames, out, fresh = (trial.folder / name for name in ("frames", "tokens", "fresh"))
+    trial.copy("frames")
+    for path in frames.glob("*.txt"):
+        path.unlink()
+    clips = sorted(path for path in (frames / "train").iterdir() if path.is_dir())
+    one, other = trial.draw.sample(clips, 2)
+    if trial.draw.random() < 0.7:
+        shutil.copytree(one, one.with_name("added"))
+        shutil.rmtree(other)
+    else:  # The same windows, one frame changed.
+        picture = trial.draw.choice(sorted(one.iterdir()))
+        data = picture.read_bytes()
+        picture.unlink()
+        picture.write_bytes(data + b" ")
+    trial.run(*trial.with_input("tokenize", "--frames", frames, out=fresh)).must_succeed()
+    trial.copy("tokens")
+    words = [*trial.with_input("tokenize", "--frames", frames, out=out), "--update"]
+    for _ in range(trial.draw.randint(1, 3)):
+        at = trial.draw.randint(1, 2 * trial.world.changes["tokenize"])
+        ended = trial.run(*words, arms=[Interruption(out, at)])
+        trial.faults += ended.killed
+        ended.must_be_clear()
+        trial.refusal(trial.run("tokens", "verify", out), out)
+    trial.run(*words).must_succeed()
+    if result("tokenize", out) != result("tokenize", fresh):
+        raise WrongDataError("an update ended with another store than tokenizing anew")

@@ -109,3 +109,17 @@ def test_a_checkpoint_under_the_name_of_another_is_refused(tmp_path: Path) -> No
     (tmp_path / "last").write_text("step-00000005")
     with pytest.raises(CheckpointError, match=r"step-00000005/meta\.json is damaged"):
         load_last(tmp_path)
+
+
+def test_a_flipped_bit_of_what_a_checkpoint_says_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    for path in (tmp_path / "step-00000005" / "meta.json", tmp_path / "last"):
+        data = path.read_bytes()
+        for at in range(len(data)):
+            for bit in (at % 8, 5):  # The latter changes a letter's case, and 1e-3 to 1E-3.
+                path.write_bytes(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+                with pytest.raises(CheckpointError):
+                    load_last(tmp_path)
+        path.write_bytes(data)
+    (tmp_path / "last").write_text("step-00000005")  # By hand.
+    assert last_step(tmp_path) == 5

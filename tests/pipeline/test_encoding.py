@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline import encoding
 from pipeline.decoders import decoders
 from pipeline.encoding import FittingEncoder, cut_pieces, decode_ahead
-from pipeline.errors import FrameError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.frames import scan_frames
 from pipeline.store_format import StoreInfo
 from pipeline.video import moving_shapes
@@ -63,7 +63,7 @@ def test_windows_are_those_of_the_plan(
         assert len(piece.frames) <= max(piece_frames, config.frames)
         assert len(set(piece.frames)) == len(piece.frames)
     with decoders(0) as pool:
-        found = list(decode_ahead(pool, pieces, size=16, ahead=2))
+        found = list(decode_ahead(pool, pieces, size=16, ahead=2, damaged=[]))
     reader = WindowReader(videos, config)
     expected = [reader.read("train", r["video"], r["first_frame"]) for r in plan.to_pylist()]
     np.testing.assert_array_equal(found, expected)
@@ -75,12 +75,19 @@ def test_worker_processes_decode_the_same_and_stop_with_a_clear_line(frames: Pat
     plan = plan_windows(videos, config).table
     pieces = list(cut_pieces(plan, videos, info_of(config)))
     with decoders(0) as pool:
-        expected = list(decode_ahead(pool, pieces, size=16, ahead=0))
+        expected = list(decode_ahead(pool, pieces, size=16, ahead=0, damaged=[]))
     with decoders(2) as pool:
-        np.testing.assert_array_equal(list(decode_ahead(pool, pieces, size=16, ahead=3)), expected)
-        pieces[1].frames[0] = "missing.png"
-        with pytest.raises(FrameError, match=r"missing\.png is missing"):
-            list(decode_ahead(pool, pieces, size=16, ahead=3))
+        found = list(decode_ahead(pool, pieces, size=16, ahead=3, damaged=[]))
+        np.testing.assert_array_equal(found, expected)
+        pieces[1].frames[0], pieces[1].frames[2] = "missing.png", "gone.png"
+        damaged: list[str] = []
+        found = list(decode_ahead(pool, pieces, size=16, ahead=3, damaged=damaged))
+        assert damaged == ["missing.png is missing.", "gone.png is missing."]
+        first, count = len(pieces[0].windows), len(pieces[1].windows)
+        assert [n for n, window in enumerate(found) if window is None] == [
+            *range(first, first + count)
+        ]
+        np.testing.assert_array_equal(found[first + count :], expected[first + count :])
     with pytest.raises(PipelineError, match="give fewer than --workers 1"), decoders(1) as pool:
         worker = pool.submit(os.getpid).result()
         os.kill(worker, signal.SIGKILL)
@@ -136,7 +143,7 @@ def test_at_most_so_many_pieces_are_decoded_ahead(frames: Path) -> None:
             yield piece
 
     with decoders(0) as pool:
-        windows = decode_ahead(pool, pieces(), size=16, ahead=1)
+        windows = decode_ahead(pool, pieces(), size=16, ahead=1, damaged=[])
         next(windows)
         assert len(begun) == 3
         assert len(list(windows)) == 3 + 1 + 5 - 1

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import FrameError
-from pipeline.frames import Rejected, Video, describe_frames, scan_frames, source_fingerprint
+from pipeline.frame_list import source_fingerprint
+from pipeline.frames import Rejected, Video, describe_frames, scan_frames
 from pipeline.images import crop_resize, read_frames
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 

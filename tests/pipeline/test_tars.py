@@ -10,7 +10,8 @@ from PIL import Image
 
 from pipeline import tars
 from pipeline.errors import FrameError
-from pipeline.frames import scan_frames, source_fingerprint
+from pipeline.frame_list import source_fingerprint
+from pipeline.frames import scan_frames
 from pipeline.images import read_frames
 from pipeline.tars import add, new_tar, read_samples
 

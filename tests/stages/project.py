@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from mebt import MeBT, MeBTConfig, save_model
-from pipeline.frames import scan_frames, source_fingerprint
+from pipeline.frame_list import source_fingerprint
+from pipeline.frames import scan_frames
 from pipeline.video import moving_shapes, to_model
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 from tests.memory_store import MemoryStore

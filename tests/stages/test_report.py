@@ -7,7 +7,8 @@ from PIL import Image
 
 from mebt import load_model, weights_identity
 from pipeline.errors import PipelineError, TokenStoreError
-from pipeline.frames import scan_frames, source_fingerprint
+from pipeline.frame_list import source_fingerprint
+from pipeline.frames import scan_frames
 from stages.__main__ import cli
 from stages.report import collect, read_log
 from tests.stages.project import Project, make_project

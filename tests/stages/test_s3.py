@@ -18,6 +18,7 @@ from pipeline.tars import Member, read_members
 from pipeline.token_store import TokenStore
 from stages.__main__ import cli
 from tests.stages.small import Flow, content
+from tests.stages.test_mended_frames import change_videos
 
 URL = "s3://tokens/some/store"
 
@@ -181,6 +182,32 @@ def test_stopped_and_run_again_the_objects_are_the_same(
     assert "is unfinished" in flow.refused("train", "--tokens", URL, out="remote")
     flow.ok("tokenize", out=URL)
     assert objects(bucket) == content(flow.root / "tokens")
+
+
+def test_a_store_there_is_brought_up_to_date(
+    flow: Flow, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow.ok("tokenize", out=URL)
+    change_videos(flow)
+    flow.ok("tokenize", out="fresh")
+    assert "Give --update" in flow.refused("tokenize", out=URL)
+    move, moved = Bucket.move, 0
+
+    def dying(self: Bucket, name: str, target: str) -> None:
+        nonlocal moved
+        moved += 1
+        if moved > 7:
+            raise StorageError("the network is gone")
+        move(self, name, target)
+
+    monkeypatch.setattr(Bucket, "move", dying)
+    assert "the network is gone" in flow.refused("tokenize", "--update", out=URL)
+    monkeypatch.setattr(Bucket, "move", move)
+    assert "store.json is missing; run the command" in flow.refused(
+        "train", "--tokens", URL, out="remote"
+    )
+    assert "nothing to do" in flow.ok("tokenize", "--update", out=URL)
+    assert objects(bucket) == content(flow.root / "fresh")
 
 
 def test_damage_is_named_and_repaired(flow: Flow, bucket: Bucket) -> None:

@@ -94,6 +94,22 @@ def test_webdataset_itself_reads_exported_tokens(made: Flow, tmp_path: Path) -> 
     np.testing.assert_array_equal(found, store.read("test"))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # It forgets a file.
+def test_all_tars_of_an_export_are_read_as_one_set(made: Flow, tmp_path: Path) -> None:
+    tokens("export", made.root / "tokens", "--format", "webdataset", "--out", tmp_path / "tars")
+    keys = []
+    for path in sorted((tmp_path / "tars").glob("*.tar")):
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False):
+            keys.append(sample["__key__"])
+    assert len(set(keys)) == len(keys) == 180
+    # Those of the first versions, whose keys repeat in every split, come back all the same.
+    for path in (tmp_path / "tars").glob("*.tar"):
+        split = path.name.partition("-")[0]
+        _changed(path, lambda files, s=split: [(n.removeprefix(f"{s}-"), d) for n, d in files])
+    assert tokens("import", tmp_path / "tars", "--out", tmp_path / "back").exit_code == 0
+    assert content(tmp_path / "back") == content(made.root / "tokens")
+
+
 def _changed(path: Path, change: Callable[[list[tuple[str, bytes]]], list]) -> None:
     with tarfile.open(path) as tar:
         files = [(entry.name, tar.extractfile(entry).read()) for entry in tar]
@@ -184,6 +200,23 @@ def test_other_arrays_are_refused(array: np.ndarray, message: str, tmp_path: Pat
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "store" / "store.json").exists()
+
+
+@pytest.mark.parametrize("codebook_size", [70_000, 9000])
+def test_a_raw_array_is_told_how_to_get_a_header(codebook_size: int, tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, codebook_size, (5, 2, 4, 3))
+    kind = np.uint16 if codebook_size < 70_000 else np.uint32
+    ids.astype(kind).tofile(tmp_path / "ids.bin")
+    words = ("--codebook-size", codebook_size, "--out", tmp_path / "s")
+    result = tokens("import", tmp_path / "ids.bin", *words)
+    assert result.exit_code == 1
+    assert f"If its {ids.size * kind().itemsize} bytes are a raw array" in result.output
+    assert "allow_pickle" not in result.output
+    (line,) = re.findall('python -c "(.*)" with numbers', result.output)
+    line = line.replace("t, h, w", "2, 4, 3").replace("'ids.npy'", f"'{tmp_path}/ids.npy'")
+    exec(line, {})
+    assert tokens("import", tmp_path / "ids.npy", *words).exit_code == 0
+    np.testing.assert_array_equal(TokenStore(tmp_path / "s").read("train"), ids)
 
 
 def test_verify_lists_everything_that_is_wrong(flow: Flow) -> None:

@@ -184,7 +184,8 @@ IN_C = """
 import sys
 from pathlib import Path
 from pipeline.config import load_params
-from pipeline.frames import scan_frames, source_fingerprint
+from pipeline.frame_list import source_fingerprint
+from pipeline.frames import scan_frames
 root = Path(sys.argv[1])
 found = scan_frames(root)
 assert not found.rejected

@@ -14,7 +14,7 @@ OF_ONE_FILE = (errno.EIO, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, 
 
 
 def decode(
-    frames: Sequence[FrameFile], *, size: int, as_stored: bool = False
+    frames: Sequence[FrameFile], *, size: int, as_stored: bool
 ) -> NDArray[np.uint8] | list[str]:
     """Reads frames of a video as `read_frames` does, or says of each bad one what is wrong."""
     pixels = _decode(frames, size, as_stored)
@@ -42,7 +42,7 @@ def _decode(frames: Sequence[FrameFile], size: int, as_stored: bool) -> NDArray[
         return f"{frames[-1]} cannot be read: {error.strerror}."
 
 
-def look(frames: Sequence[FrameFile], *, size: int, as_stored: bool = False) -> list[str]:
+def look(frames: Sequence[FrameFile], *, size: int, as_stored: bool) -> list[str]:
     """Says of each frame of a video that cannot be used what is wrong, a line each."""
     found = decode(frames, size=size, as_stored=as_stored)
     return found if isinstance(found, list) else []

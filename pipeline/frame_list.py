@@ -5,6 +5,7 @@ The list is a table, a row for each frame of each video, in the order of the vid
 
 import hashlib
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow as pa
 from pipeline.clip_tars import TarFrame
 from pipeline.config import fingerprint
 from pipeline.errors import FrameError
-from pipeline.frames import Video, utf8_name
+from pipeline.frames import Video
 from pipeline.images import FrameFile
 from pipeline.storage import Place
 
@@ -68,7 +69,7 @@ def _record(frame: FrameFile) -> FrameRecord:
     if isinstance(frame, TarFrame):
         name, size = frame.path.name, frame.member.size
     else:
-        name, size = utf8_name(Path(frame).name), Path(frame).stat().st_size
+        name, size = os.fsencode(Path(frame).name).decode(), Path(frame).stat().st_size
     if Path(name).suffix.lower() not in RAW:
         return name, size, None
     data = frame.member.read() if isinstance(frame, TarFrame) else Path(frame).read_bytes()

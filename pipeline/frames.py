@@ -84,7 +84,7 @@ def group_frames(
     for (folder, prefix), members in sorted(groups.items()):
         inside = folder.relative_to(root) if folder.is_relative_to(root) else folder
         try:
-            names = Path(utf8_name(inside)), utf8_name(prefix)
+            names = Path(_text(inside)), _text(prefix)
         except UnicodeError:
             rejected += [_reject(frame, "its name is not UTF-8") for _, frame in members]
             continue
@@ -104,7 +104,7 @@ def _reject(file: object, reason: str) -> Rejected:
     return Rejected(printable(str(file)), reason)
 
 
-def utf8_name(path: Path | str) -> str:
+def _text(path: Path | str) -> str:
     """Returns the name of a file as the UTF-8 that its bytes are, whatever the locale.
 
     Raises UnicodeError if they are none.
@@ -113,7 +113,7 @@ def utf8_name(path: Path | str) -> str:
 
 
 def _file_name(text: str) -> str:
-    """Returns the name of the file whose bytes are `text` in UTF-8: the inverse of `utf8_name`."""
+    """Returns the name of the file whose bytes are `text` in UTF-8: the inverse of `_text`."""
     return os.fsdecode(text.encode(errors="surrogatepass"))
 
 

@@ -47,7 +47,7 @@ from pipeline.store_format import (
 from pipeline.windows import PLAN_SCHEMA
 
 RECORD_KEYS = {"schema", "fingerprint", "plan", "info", "seal", "frames"}
-"""What a store.json holds; the last two only if a rate is known, and frames that it was made of."""
+"""What a store.json may hold; the last if its tokens were made from frames."""
 
 
 class TokenStore:
@@ -414,8 +414,7 @@ def describe_store(
     A new store begins with its store.json, by which it is known. One that there is gets it last:
     until then it is the store that it was.
     """
-    plan_hash = hash_plan(plan)
-    record = store_record(info, plan_hash)
+    record = store_record(info, hash_plan(plan))
     written = {INFO: to_json(record if source is None else {**record, "frames": len(source)})}
     written |= {PLAN: to_parquet(plan)}
     if source is not None:

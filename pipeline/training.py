@@ -24,7 +24,14 @@ from pipeline.checkpoint import (
     save_checkpoint,
 )
 from pipeline.config import Precision
-from pipeline.errors import CheckpointError, ConfigError, PipelineError, StoppedError
+from pipeline.errors import (
+    CheckpointError,
+    ConfigError,
+    FrameError,
+    PipelineError,
+    StoppedError,
+    StorageError,
+)
 from pipeline.profiling import PART, RECORDED, WARM_UP, profiled
 from pipeline.progress import progress
 from pipeline.run_log import FILE, MARK, Log, vouched
@@ -249,7 +256,7 @@ def _batches(fabric: Fabric, task: Task, step: int, window: "_Window") -> tuple[
     with record_function(f"{PART}wait for data"):
         try:
             batches = task.batches(step)
-        except (PipelineError, OSError) as error:
+        except (FrameError, StorageError, OSError) as error:
             problem = f"{str(error).rstrip('.')}."
     window.waited += time.perf_counter() - began
     if _any_rank(fabric, bool(problem)):  # None waits for one that has left.

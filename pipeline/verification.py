@@ -5,6 +5,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 from lightning_fabric import Fabric
 
@@ -33,8 +34,7 @@ def verify_frames(
     used = set(zip(*(plan.table[key].to_pylist() for key in ("split", "video")), strict=True))
     damaged = damaged_frames(
         [video for video in videos if (video.split, video.name) in used],
-        size=config.size,
-        as_stored=config.as_stored,
+        config,
         part=fabric.global_rank,
         parts=fabric.world_size,
     )
@@ -43,12 +43,7 @@ def verify_frames(
 
 
 def damaged_frames(
-    videos: Sequence[Video],
-    *,
-    size: int,
-    as_stored: bool = False,
-    part: int = 0,
-    parts: int = 1,
+    videos: Sequence[Video], config: TokenizeConfig, *, part: int = 0, parts: int = 1
 ) -> list[str]:
     """Decodes all frames of videos, or one of several parts; says what is wrong, a line each."""
     pieces = [
@@ -59,14 +54,13 @@ def damaged_frames(
     ][part::parts]
     # Nothing else is at work now; few frames are sooner done than a process is started.
     workers = min(len(pieces) // 4, MOST_WORKERS, max(1, (os.cpu_count() or 1) // parts))
+    check = partial(look, size=config.size, as_stored=config.as_stored)
     found: list[str] = []
     with (
         decoders(workers) as pool,
         progress("verify frames", sum(map(len, pieces)), "frame", shown=part == 0) as advance,
     ):
-        begun = (
-            (piece, pool.submit(look, piece, size=size, as_stored=as_stored)) for piece in pieces
-        )
+        begun = ((piece, pool.submit(check, piece)) for piece in pieces)
         waiting = deque(itertools.islice(begun, 2 * max(1, workers)))
         while waiting:
             piece, looked = waiting.popleft()

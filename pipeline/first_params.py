@@ -18,6 +18,8 @@ DOWNSAMPLE = (4, 8, 8)
 """Frames and pixels of one token, in time and along the sides."""
 ALIKE = 1.05
 """Rates that differ by no more show motion alike."""
+WINDOWS = (16, 8, 4)
+"""Frames of a window, if the videos are long enough: whole tokens."""
 USUAL_RATE = 30
 """Frames a second up to which every frame of a video goes into a window."""
 MOST_WINDOWS = {"cpu": 10_000, "gpu": 200_000}
@@ -163,18 +165,19 @@ def _fit_window(
     choice: Choice, footage: Sequence[Footage], lengths: Sequence[int], rate: float | None
 ) -> None:
     """The longest window of which most videos hold one for training and one for the test."""
-    median = int(statistics.median_low(lengths))
-    usual = rate or statistics.median(video.rate for video in footage)
-    strides = sorted({max(1, round(usual / USUAL_RATE)), 1}, reverse=True)
-    options = [(f, s, (f - 1) * s + 1) for f in (16, 8, 4) for s in strides]
-    found = next((option for option in options if 2 * option[2] <= median), None)
-    if found is None:
+    usable = [length for length in lengths if length >= 2 * WINDOWS[-1]]
+    if not usable:
         longest = max(footage, key=lambda video: video.frames)
         raise FrameError(
-            f"half of the {len(footage)} videos have at most {median} frames, too few for a window "
-            f"to train on and one to test with, of 4 frames each; the longest is {longest.path} "
-            f"with {longest.frames}. Give longer videos."
+            f"the longest of {len(footage)} videos, {longest.path}, has {longest.frames} frames, "
+            f"too few for a window to train on and one to test with, of {WINDOWS[-1]} frames each; "
+            "give longer videos."
         )
+    median = int(statistics.median_low(usable))
+    usual = rate or statistics.median(video.rate for video in footage)
+    strides = sorted({max(1, round(usual / USUAL_RATE)), 1}, reverse=True)
+    options = [(f, s, (f - 1) * s + 1) for f in WINDOWS for s in strides]
+    found = next(option for option in options if 2 * option[2] <= median)
     frames, stride, span = found
     choice.set(
         f"half of your videos have {median:,} frames or more: a window for training and one for "

@@ -1,5 +1,6 @@
 """The values to begin with: a few rules, each of which says why in the file it writes."""
 
+import itertools
 import math
 import os
 import statistics
@@ -124,7 +125,7 @@ def fitted(footage: Sequence[Footage], machine: Machine) -> Choice:
         for name, section in LARGE.items():
             choice.values[name] |= section
     rate = _fit_rate(choice, footage)
-    lengths = [int(video.seconds * rate) if rate else video.frames for video in footage]
+    lengths = [round(video.seconds * min(rate or video.rate, video.rate)) for video in footage]
     _fit_size(choice, footage, machine)
     _fit_window(choice, footage, lengths, rate)
     _fit_hop(choice, lengths, machine)
@@ -134,19 +135,27 @@ def fitted(footage: Sequence[Footage], machine: Machine) -> Choice:
 
 
 def _fit_rate(choice: Choice, footage: Sequence[Footage]) -> float | None:
-    """One rate for all, so that things move at one speed; None keeps each video's own."""
+    """One rate, so that things move at one speed; None keeps each video's own."""
     rates = [video.rate for video in footage]
     slow, fast = min(rates), max(rates)
     if fast <= slow * ALIKE:
         choice.set(f"your videos have {slow:.4g} frames a second: all are kept.", extract__fps=None)
         return None
-    rate = round(slow, 3)
+    rate = round(quantile(rates, [video.seconds for video in footage], share=0.25), 3)
     choice.set(
-        f"your videos have {slow:.4g} to {fast:.4g} frames a second; the least of them is the rate "
-        "that all can have, so that things move at one speed.",
+        f"your videos have {slow:.4g} to {fast:.4g} frames a second; things are to move at one "
+        "speed, and three quarters of the footage have this rate or a higher one.",
         extract__fps=rate,
     )
     return rate
+
+
+def quantile(values: Sequence[float], weights: Sequence[float], *, share: float) -> float:
+    """Returns the least value for which those up to it have this share of the weight."""
+    pairs = sorted(zip(values, weights, strict=True))
+    sums = itertools.accumulate(weight for _, weight in pairs)
+    least = share * sum(weights)
+    return next(value for (value, _), total in zip(pairs, sums, strict=True) if total >= least)
 
 
 def _fit_size(choice: Choice, footage: Sequence[Footage], machine: Machine) -> None:
@@ -164,7 +173,10 @@ def _fit_size(choice: Choice, footage: Sequence[Footage], machine: Machine) -> N
 def _fit_window(
     choice: Choice, footage: Sequence[Footage], lengths: Sequence[int], rate: float | None
 ) -> None:
-    """The longest window of which most videos hold one for training and one for the test."""
+    """The longest window that long videos hold twice: once to train on, once to test with.
+
+    Half of the footage is in videos as long or longer; what is shorter than a window is left out.
+    """
     usable = [length for length in lengths if length >= 2 * WINDOWS[-1]]
     if not usable:
         longest = max(footage, key=lambda video: video.frames)
@@ -173,22 +185,22 @@ def _fit_window(
             f"too few for a window to train on and one to test with, of {WINDOWS[-1]} frames each; "
             "give longer videos."
         )
-    median = int(statistics.median_low(usable))
+    median = int(quantile(usable, usable, share=0.5))
     usual = rate or statistics.median(video.rate for video in footage)
     strides = sorted({max(1, round(usual / USUAL_RATE)), 1}, reverse=True)
     options = [(f, s, (f - 1) * s + 1) for f in WINDOWS for s in strides]
     found = next(option for option in options if 2 * option[2] <= median)
     frames, stride, span = found
     choice.set(
-        f"half of your videos have {median:,} frames or more: a window for training and one for "
-        "the test fit.",
+        f"half of your footage is in videos of {median:,} frames or more: a window to train on and "
+        "one to test with fit.",
         tokenize__frames=frames,
     )
     if stride > 1:
         choice.set(f"at {usual:.4g} frames a second neighbours are alike.", tokenize__stride=stride)
     share = max(10, math.ceil(100 * (span + 0.5) / median)) / 100
     choice.set(
-        f"a tenth, or what holds a window of {span} frames in half of your videos.",
+        f"a tenth, or what holds a window of {span} frames in such a video.",
         extract__test_share=min(share, 0.5),
     )
 

@@ -88,8 +88,14 @@ def test_a_comment_stands_above_every_key(tmp_path: Path) -> None:
 def test_videos_of_several_rates_get_the_least_of_them(
     rates: list[float], fps: float | None
 ) -> None:
-    values = fitted([film(rate) for rate in rates], LAPTOP).values
+    values = fitted([film(rate, round(20 * rate)) for rate in rates], LAPTOP).values
     assert values["extract"]["fps"] == fps
+
+
+def test_a_short_slow_animation_sets_neither_rate_nor_window_for_all() -> None:
+    values = fitted([film(30.0, 360), film(25.0, 250), film(10.0, 30)], LAPTOP).values
+    assert values["extract"]["fps"] == 25.0
+    assert values["tokenize"]["frames"] == 16
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import FrameError
-from pipeline.first_look import Footage
+from pipeline.survey import Seen
 
 Values = dict[str, dict[str, Any]]
 
@@ -118,7 +118,7 @@ def without_footage() -> Choice:
     return Choice({name: dict(section) for name, section in SMALL.items()})
 
 
-def fitted(footage: Sequence[Footage], machine: Machine) -> Choice:
+def fitted(footage: Sequence[Seen], machine: Machine) -> Choice:
     """Returns values for these videos on this machine. Raises FrameError if they are too short."""
     choice = without_footage()
     if machine.gpu_gb:
@@ -134,7 +134,7 @@ def fitted(footage: Sequence[Footage], machine: Machine) -> Choice:
     return choice
 
 
-def _fit_rate(choice: Choice, footage: Sequence[Footage]) -> float | None:
+def _fit_rate(choice: Choice, footage: Sequence[Seen]) -> float | None:
     """One rate, so that things move at one speed; None keeps each video's own."""
     rates = [video.rate for video in footage]
     slow, fast = min(rates), max(rates)
@@ -158,7 +158,7 @@ def quantile(values: Sequence[float], weights: Sequence[float], *, share: float)
     return next(value for (value, _), total in zip(pairs, sums, strict=True) if total >= least)
 
 
-def _fit_size(choice: Choice, footage: Sequence[Footage], machine: Machine) -> None:
+def _fit_size(choice: Choice, footage: Sequence[Seen], machine: Machine) -> None:
     short = min(min(video.width, video.height) for video in footage)
     most, step = choice.values["extract"]["size"], DOWNSAMPLE[1]
     size = max(step, min(most, short // step * step))
@@ -171,7 +171,7 @@ def _fit_size(choice: Choice, footage: Sequence[Footage], machine: Machine) -> N
 
 
 def _fit_window(
-    choice: Choice, footage: Sequence[Footage], lengths: Sequence[int], rate: float | None
+    choice: Choice, footage: Sequence[Seen], lengths: Sequence[int], rate: float | None
 ) -> None:
     """The longest window that long videos hold twice: once to train on, once to test with.
 

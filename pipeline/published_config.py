@@ -251,7 +251,8 @@ def sections(
         "extract": {
             **{"size": size, "tile": None, "tile_hop": None, "fps": None, "filters": []},
             "clip_frames": None,
-            **{"min_motion": 0.0, "test_share": 0.1, "image": "png", "seed": 0},
+            **{"min_motion": 0.0, "test_share": 0.1, "image": "png", "as_stored": False},
+            "seed": 0,
         },
         "tokenizer": {
             **{"codebook_size": codes, "embedding_dim": 256, "width": 32},

@@ -10,8 +10,8 @@ from pipeline.config import as_dict, build
 from pipeline.errors import ConfigError
 from pipeline.files import keep_apart, write_text
 from pipeline.first_params import Choice, Values, fitted, this_machine, without_footage
-from pipeline.first_look import Footage, describe, look_at_folder
 from pipeline.params_file import commented_yaml, yaml_line
+from pipeline.survey import Seen, describe, look_at_folder
 from stages.options import FOLDER, OUT
 from stages.sections import OWNERS, owner
 
@@ -33,7 +33,7 @@ def complete(choice: Choice) -> Values:
     }
 
 
-def init(out: Path, footage: list[Footage], *, overwrite: bool = False) -> Choice:
+def init(out: Path, footage: list[Seen], *, overwrite: bool = False) -> Choice:
     """Writes a params file for this footage, or for any if there is none to look at."""
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; choose another --out, or give --overwrite.")

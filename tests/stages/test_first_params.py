@@ -12,8 +12,8 @@ from PIL import Image
 from pipeline.config import load_params, load_section
 from pipeline.errors import FrameError
 from pipeline.first_params import Machine, fitted
-from pipeline.first_look import Footage, look
 from pipeline.params_file import explanations
+from pipeline.survey import Seen, look
 from pipeline.video import ExtractConfig
 from pipeline.windows import TokenizeConfig
 from stages.__main__ import cli
@@ -28,8 +28,8 @@ def init(*words: str | Path) -> Result:
     return CliRunner().invoke(cli, ["init", *map(str, words)])
 
 
-def film(rate: float = 25.0, frames: int = 1000, size: tuple[int, int] = (320, 240)) -> Footage:
-    return Footage(Path("a.mp4"), *size, rate, frames)
+def film(rate: float = 25.0, frames: int = 1000, size: tuple[int, int] = (320, 240)) -> Seen:
+    return Seen(Path("a.mp4"), *size, rate, frames)
 
 
 def write_video(path: Path, *, rate: int = 25, count: int = 50, codec: str = "libx264") -> Path:

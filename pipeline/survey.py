@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
-from av.video.stream import VideoStream
 
 from pipeline.errors import FrameError
-
-NO_VIDEOS = ("image2", "tty")
-"""FFmpeg's readers of single pictures and of text, which claim to be videos."""
+from pipeline.footage import Footage, open_video
+from pipeline.frames import files_below
+from pipeline.sources import SUFFIXES
+from pipeline.tars import printable
 
 
 @dataclass(frozen=True)
-class Footage:
+class Seen:
     """One video, by its header."""
 
     path: Path
@@ -31,57 +31,48 @@ class Footage:
         return self.frames / self.rate
 
 
-def look(path: Path) -> Footage | None:
-    """Returns what a file's header says of its video, or None if it is no video with a length."""
+def look(path: Path) -> Seen | None:
+    """Returns what a file's header says of its video, or None if it is no video of some frames."""
     try:
-        with av.open(str(path)) as container:
-            name = container.format.name
-            streams = [s for s in container.streams.video if not _is_cover(s)]
-            if not streams or name in NO_VIDEOS or name.endswith("_pipe"):
-                return None
-            stream = streams[0]
-            rate = float(stream.average_rate or stream.guessed_rate or 0)
-            frames = stream.frames or round(_seconds(container, stream) * rate)
+        with open_video(path) as video:
+            stream = video.stream
+            rate = float(stream.average_rate or video.rate)
+            frames = stream.frames or round(_seconds(video) * rate)
             if not frames:  # No header tells: count what would be decoded.
-                frames = sum(1 for packet in container.demux(stream) if packet.size)
+                frames = sum(1 for packet in video.container.demux(stream) if packet.size)
             if not (rate > 0 and frames > 1 and stream.width and stream.height):
                 return None
-            return Footage(path, stream.width, stream.height, rate, frames)
-    except (av.FFmpegError, OSError, UnicodeError):
+            return Seen(path, stream.width, stream.height, rate, frames)
+    except (FrameError, OSError):
         return None
 
 
-def _is_cover(stream: VideoStream) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
-def _seconds(container: av.container.InputContainer, stream: VideoStream) -> float:
+def _seconds(video: Footage) -> float:
+    stream = video.stream
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    return (container.duration or 0) / av.time_base
+    return (video.container.duration or 0) / av.time_base
 
 
-def look_at_folder(folder: Path) -> tuple[list[Footage], list[str]]:
-    """Looks at every file below `folder`; also returns the names of those that are no videos.
+def look_at_folder(folder: Path) -> tuple[list[Seen], list[str]]:
+    """Looks at the files that `extract` would; also returns the names of those that are no videos.
 
     Raises FrameError if there is no video.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = [path for path in files if not path.name.startswith(".")]
-    seen = {path: look(path) for path in files}
+    files = files_below(folder, folder, suffixes=SUFFIXES, skip=[])
+    seen = {path: None if reason else look(path) for path, reason in files}
     footage = [found for found in seen.values() if found]
-    others = [str(path.relative_to(folder)) for path, found in seen.items() if not found]
+    others = [printable(str(path.relative_to(folder))) for path in seen if not seen[path]]
     if not footage:
+        such = f", such as {others[0]}" if others else ""
         raise FrameError(
-            f"{folder} holds no video that FFmpeg knows ({len(others)} other files"
-            + (f", such as {others[0]}" if others else "")
-            + "); give another --videos. Frames need no `extract`: `mebt tokenize --frames` reads "
-            "them."
+            f"{folder} holds no video that FFmpeg knows ({len(others)} other files{such}); give "
+            "another --videos. Frames need no `extract`: `mebt tokenize --frames` reads them."
         )
     return footage, others
 
 
-def describe(footage: Sequence[Footage]) -> str:
+def describe(footage: Sequence[Seen]) -> str:
     """Says in one line what there is."""
     count, seconds = len(footage), sum(video.seconds for video in footage)
     rates = sorted({round(video.rate, 2) for video in footage})

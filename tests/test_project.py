@@ -19,9 +19,14 @@ from stages.sections import OWNERS, owner
 from tests import code_deps
 
 ROOT = Path(__file__).parent.parent
-FLOWS = {
-    file.parent.name: YAML(typ="safe").load(file.read_text())["stages"] for file in code_deps.FLOWS
-}
+
+
+def place(file: Path) -> str:
+    """Names the folder of a file, from the root."""
+    return str(file.parent.relative_to(ROOT))
+
+
+FLOWS = {place(flow): YAML(typ="safe").load(flow.read_text())["stages"] for flow in code_deps.FLOWS}
 DVC_STAGES = [
     pytest.param(stage, id=f"{flow}-{name}")
     for flow, stages in FLOWS.items()
@@ -40,7 +45,7 @@ def test_every_section_has_an_owner() -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-@pytest.mark.parametrize("params", PARAMS_FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+@pytest.mark.parametrize("params", PARAMS_FILES, ids=lambda file: f"{place(file)}-{file.stem}")
 def test_shipped_params_name_every_key_of_every_section(params: Path, section: str) -> None:
     cls = owner(section)
     load_section(params, section, cls)
@@ -87,19 +92,19 @@ def flat(outputs: list[Any]) -> list[str]:
     return [path for output in outputs for path in ([output] if type(output) is str else output)]
 
 
-@pytest.mark.parametrize("flow", code_deps.FLOWS, ids=lambda flow: flow.parent.name)
+@pytest.mark.parametrize("flow", code_deps.FLOWS, ids=place)
 def test_dvc_stages_depend_on_the_code_they_run(flow: Path) -> None:
     assert code_deps.rewritten(flow) == flow.read_text(), "run `python -m tests.code_deps`"
 
 
 def test_training_values_are_no_dependency_of_tokenization() -> None:
-    for name in (ROOT.name, "demo"):
+    for name in (".", "demo"):
         assert FLOWS[name]["tokenize"]["params"] == ["tokenize"]
         assert "train" in FLOWS[name]["train"]["params"]
 
 
 def test_metrics_are_left_to_git_which_keeps_those_of_every_experiment() -> None:
-    for name in (ROOT.name, "demo"):
+    for name in (".", "demo"):
         assert FLOWS[name]["evaluate"]["metrics"] == [{"metrics.json": {"cache": False}}]
     lines = (ROOT / ".gitignore").read_text().splitlines()
     assert not [line for line in lines if line[0] != "#" and ("metrics" in line or "lock" in line)]

@@ -13,9 +13,8 @@ export PYTHONDONTWRITEBYTECODE :=  # Compiled modules are kept; the stages start
 .PHONY: demo test test-slow faults lint bench clean
 
 demo: $(DEMO)  ## Fetch the footage, run every stage, say where the report is
-	python demo/fetch_footage.py data/fish
-	dvc repro
-	@echo "Done. Open $(CURDIR)/report.html in a browser."
+	cd demo && dvc repro
+	@echo "Done. Open $(CURDIR)/demo/report.html in a browser."
 
 test: $(INSTALLED) lint  ## What must hold on one machine without a GPU, but for the slowest tests
 	python -m pytest -n 2 -m "not slow"
@@ -48,5 +47,6 @@ $(INSTALLED): $(DEMO)
 	$(PIP) -e '.[dev]'
 	touch $@
 
-clean:  ## Delete everything that the stages made
-	rm -rf data frames tokens run samples metrics.json report.html faults.json
+clean:  ## Delete what the demo and the injected faults left; what is made of your videos stays
+	cd demo && rm -rf data frames tokens run samples metrics.json report.html dvc.lock
+	rm -rf faults.json

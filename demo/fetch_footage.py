@@ -1,4 +1,4 @@
-"""Fetches the demo's footage: `python demo/fetch_footage.py data/fish`.
+"""Fetches the demo's footage: `python demo/fetch_footage.py demo/data/fish`.
 
 Ten fish in a tank, 501 frames of 1160x938 pixels at 28 frames/s, filmed from above by a camera
 that stands still: an example video of idtracker.ai (GPL-3), taken out of its Python package.

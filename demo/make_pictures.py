@@ -17,6 +17,7 @@ from pipeline.windows import TokenizeConfig, WindowReader
 from pipeline.writer import write_animation
 from tokenizer import load_tokenizer
 
+DEMO = Path(__file__).parent
 ROWS, COLUMNS, ENLARGE, GAP = 4, 4, 2, 12
 
 
@@ -30,8 +31,8 @@ def block(videos: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def main(out: Path) -> None:
     """Writes the picture."""
     count = ROWS * COLUMNS
-    tokens, samples = TokenStore("tokens"), TokenStore("samples/tokens")
-    tokenizer = load_tokenizer(Path("models/fish-64.safetensors"))
+    tokens, samples = TokenStore(DEMO / "tokens"), TokenStore(DEMO / "samples/tokens")
+    tokenizer = load_tokenizer(DEMO.parent / "models/fish-64.safetensors")
     info, plan = tokens.info, tokens.plan("test")
     assert info.frames and info.stride and info.size
     # One window of each of the last videos of the plan, which is in random order.
@@ -40,7 +41,7 @@ def main(out: Path) -> None:
         for name in list(dict.fromkeys(plan["video"].to_pylist()))[-count:]
     ]
     window = TokenizeConfig(frames=info.frames, stride=info.stride, size=info.size)
-    reader = WindowReader(scan_frames(Path("frames")).videos, window)
+    reader = WindowReader(scan_frames(DEMO / "frames").videos, window)
     places = plan.take(rows).to_pylist()
     real = np.stack([reader.read("test", p["video"], p["first_frame"]) for p in places])
     with torch.inference_mode():

@@ -27,17 +27,25 @@ def _check_count(name: str, value: object, least: int, most: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MeBTShape:
-    """The part of the model that does not depend on the tokens. Defaults are the published ones."""
+    """The shape of MeBT, but for what the tokens tell: their codebook and their grid.
+
+    The defaults are the published ones.
+    """
 
     layers: tuple[str, ...] = PUBLISHED_LAYERS
     """Layer kinds in order; see `MeBT.forward`."""
     width: int = 1024
+    """Entries of the vector that each token is inside the model."""
     num_heads: int = 16
+    """Heads of each attention; they divide the width."""
     num_latents: int = 256
     """Learned latent tokens; 0 if all layers are `dense`."""
     embedding_dropout: float = 0.0
+    """Share of embedded tokens' entries that training sets to zero; against learning by heart."""
     residual_dropout: float = 0.0
+    """The same, of what each layer adds."""
     attention_dropout: float = 0.0
+    """The same, of the weights with which tokens read one another."""
 
     def __post_init__(self) -> None:
         if not self.layers:

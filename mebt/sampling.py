@@ -27,9 +27,11 @@ class SampleConfig:
     """How new token grids are drawn: bootstrap, then draft by confidence, then revise."""
 
     num_samples: int = 16
+    """New videos to draw."""
     batch_size: int = 8
     """Samples drawn at once; changes speed and memory, never a sample."""
     seed: int = 0
+    """Samples of another seed are others; with the same, sample i stays sample i."""
     bootstrap_steps: int = 0
     """Tokens fixed one at a time at random places before the draft; helps long windows."""
     draft_steps: int = 32
@@ -41,8 +43,11 @@ class SampleConfig:
     strategy: Literal["confidence", "random"] = "confidence"
     """Which drawn tokens are fixed first."""
     temperature: float = 1.0
+    """Of drafted tokens: below 1 likely ones are drawn more often still."""
     top_k: int | None = None
+    """Draft from this many of the likeliest tokens only; null: from all."""
     top_p: float | None = None
+    """Draft from the likeliest tokens that together have this probability; null: from all."""
     confidence_temperature: float = 4.0
     """Noise in the order of confidence; 0: strictly the most certain first."""
     confidence_schedule: Literal["linear", "constant", "cosine"] = "linear"
@@ -53,6 +58,7 @@ class SampleConfig:
     """Groups that a round predicts in turn, each from all others; with as many as there are tokens
     or more, each token is a group."""
     revise_temperature: float = 0.7
+    """The temperature of revised tokens."""
     keep: tuple[int, ...] = ()
     """Latent frames of given windows that never change: the first ones to continue a video, the
     first and the last to fill in between."""

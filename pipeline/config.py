@@ -74,7 +74,7 @@ def read_yaml(path: Path, advice: str = "") -> dict[str, Any]:
 
 def load_params(params: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Reads the file and applies `section.key=value` overrides; sections must be known."""
-    tree = read_yaml(params, "; name a params file with --params")
+    tree = read_yaml(params, "; write one with `mebt init`, or name one with --params")
     for name, section in tree.items():
         _check_section(str(name), str(params))
         if not isinstance(section, dict | None):

@@ -1,9 +1,7 @@
 """The published YAML configs: every key of them, and what becomes of it in params.yaml."""
 
-import json
 import re
 import shlex
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,7 +251,8 @@ def sections(
         "extract": {
             **{"size": size, "tile": None, "tile_hop": None, "fps": None, "filters": []},
             "clip_frames": None,
-            **{"min_motion": 0.0, "test_share": 0.1, "image": "png", "seed": 0},
+            **{"min_motion": 0.0, "test_share": 0.1, "image": "png", "as_stored": False},
+            "seed": 0,
         },
         "tokenizer": {
             **{"codebook_size": codes, "embedding_dim": 256, "width": 32},
@@ -296,25 +295,3 @@ def commands(published: Published, params: Path) -> list[str]:
     lines.append(["mebt", "train", "--tokens", "tokens", "--out", "run"])
     with_params = ["--params", str(params)]
     return [shlex.join(words + (with_params if i else [])) for i, words in enumerate(lines)]
-
-
-def to_yaml(tree: Mapping[str, Mapping[str, Any]]) -> str:
-    """Writes sections as YAML 1.2, with lists in one piece."""
-    blocks = []
-    for name, section in tree.items():
-        lines = [_line(key, value) for key, value in section.items()]
-        blocks.append("\n".join([f"{name}:", *lines]))
-    return "\n\n".join(blocks) + "\n"
-
-
-def _line(key: str, value: Any) -> str:
-    if isinstance(value, list):
-        text = f"{key}: [{', '.join(map(_scalar, value))}]"
-        return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="    ")
-    return f"  {key}: {_scalar(value)}"
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, str) and re.fullmatch(r"[\w-]*[A-Za-z][\w-]*", value):
-        return value if value not in ("null", "true", "false") else json.dumps(value)
-    return json.dumps(value)

@@ -57,7 +57,9 @@ class LoopConfig:
     accumulate: int = 1
     """Micro-batches of one optimizer step."""
     learning_rate: float = 3e-5
+    """The highest: after `warmup_steps`, and before `cosine` lets it fall."""
     warmup_steps: int = 0
+    """Steps over which the learning rate rises from zero."""
     cosine: bool = False
     """Let the learning rate fall to zero along half a cosine; otherwise it is constant."""
     clip_norm: float | None = None
@@ -65,11 +67,18 @@ class LoopConfig:
     ema_decay: float = 0.0
     """Decay per step of the moving average of the weights that is saved; 0: the weights."""
     precision: Precision = "32-true"
+    """Of products and attention: 32-true, or bf16-mixed or 16-mixed where the device computes in
+    half precision, as GPUs do; weights and loss stay in float32."""
     seed: int = 0
+    """Draws the first weights and whatever training draws."""
     log_every: int = 20
+    """Steps from one line of `metrics.jsonl` to the next."""
     validate_every: int = 200
+    """Steps from one measurement on held-out windows to the next."""
     checkpoint_every: int = 200
+    """Steps from one checkpoint to the next: what a kill may cost."""
     keep_checkpoints: int = 2
+    """Checkpoints that stay; older ones are deleted."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "accumulate", "keep_checkpoints", *FREE_KEYS[:3]):

@@ -18,6 +18,7 @@ from pipeline.memory import tune_memory
 from pipeline.signals import leaving_at_once
 
 STAGES = (
+    "init",
     "extract",
     "fit-tokenizer",
     "tokenize",
@@ -128,13 +129,16 @@ def _outside_cause(error: OSError | SafetensorError) -> tuple[int | None, str, s
 def cli() -> None:
     """Tokenize videos once, train MeBT on the tokens, sample new videos.
 
-    The stages, in order: extract, fit-tokenizer, tokenize, train, sample, decode, evaluate,
-    report. Paths come from the command line, values from params.yaml. `dvc repro` runs them all.
+    First `init`, which writes params.yaml; then the stages, in order: extract, fit-tokenizer,
+    tokenize, train, sample, decode, evaluate, report. Paths come from the command line, values from
+    params.yaml. `dvc repro` runs them all.
 
     \b
     Example:
+      mebt init --videos footage/
       mebt extract --videos footage/ --out frames/
-      mebt tokenize --frames frames/ --tokenizer models/fish-64.safetensors --out tokens/
+      mebt fit-tokenizer --frames frames/ --out tokenizer-run/
+      mebt tokenize --frames frames/ --tokenizer tokenizer-run/tokenizer.safetensors --out tokens/
       mebt train --tokens tokens/ --out run/
       mebt sample --run run/ --out samples/tokens
     """

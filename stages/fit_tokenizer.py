@@ -58,6 +58,7 @@ class FitTokenizerConfig(LoopConfig):
     """How a 3D VQGAN is trained; with its defaults, for likeness of pixels only."""
 
     learning_rate: float = 3e-4
+    """The highest: after `warmup_steps`, and before `cosine` lets it fall."""
     l1_weight: float = 1.0
     """Weight of the mean absolute difference of pixels; the commitment loss has 1."""
     perceptual_weight: float = 0.0

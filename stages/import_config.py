@@ -10,6 +10,7 @@ from mebt.published import shape_from_hparams
 from pipeline.config import as_dict, read_yaml
 from pipeline.errors import ConfigError
 from pipeline.files import write_text
+from pipeline.params_file import to_yaml
 from pipeline.published_config import (
     DROPOUTS,
     EXPERIMENTS,
@@ -20,7 +21,6 @@ from pipeline.published_config import (
     commands,
     read_leaves,
     sections,
-    to_yaml,
     window,
 )
 from stages.options import FILE, OUT

@@ -71,6 +71,7 @@ class TrainConfig(LoopConfig):
     average_loss: float = 1.0
     """1: mean over masked tokens; 0: a batch weighs as much as is masked in it."""
     label_smoothing: float = 0.0
+    """Share of the probability that every token gets alike in what is to be predicted."""
     budget: int | None = None
     """Most tokens that are predicted in one pass; null: all that are masked."""
     length_prior: LengthPriorName = "longest"

@@ -1,6 +1,10 @@
-"""`dvc repro` in small: everything once, nothing twice, a new learning rate never tokenizes."""
+"""`dvc repro` and experiments in small: everything once, nothing twice, every number kept."""
 
+import csv
+import io
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,46 +22,24 @@ from tests.stages.small import content
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
-    "extract": {
-        "tile": None,
-        "tile_hop": None,
-        "clip_frames": None,
-        "min_motion": 0.0,
-        "test_share": 0.5,
-    },
-    "tokenize": {"shard_windows": 8, "chunk_windows": 8},
+    "extract": {"size": 16, "test_share": 0.5},
+    "tokenizer": {"codebook_size": 16, "embedding_dim": 4, "width": 4},
+    "fit_tokenizer": {"max_steps": 2, "validation_windows": 2},
+    "tokenize": {"size": 16, "hop": 4, "shard_windows": 8, "chunk_windows": 8},
     "model": {"layers": ["encode", "decode"], "width": 16, "num_heads": 2, "num_latents": 4},
     "train": {"max_steps": 4, "batch_size": 2, "checkpoint_every": 2, "validation_windows": 4},
     "sample": {"num_samples": 4, "draft_steps": 2, "revise_rounds": 1},
     "evaluate": {"num_videos": 4, "mask_ratios": [0.5]},
 }
+DEMO_MAKES = ("data", "frames", "tokens", "run", "samples", "metrics.json", "dvc.lock")
+FLOW = ["extract", "fit-tokenizer", "tokenize", "train", "sample", "decode", "evaluate", "report"]
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    code = ("pipeline", "stages", "mebt", "tokenizer")
-    for name in (*code, "models", "examples"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (root / ".dvc").mkdir()
-    for name in ("dvc.yaml", ".dvc/config", ".dvcignore"):
-        shutil.copy(ROOT / name, root / name)
-    params = YAML().load((ROOT / "params.yaml").read_text())
-    for section, values in SMALL.items():
-        params[section] |= values
-    YAML().dump(params, root / "params.yaml")
-    for seed in range(3):
-        frames = np.stack(list(moving_shapes(60, 64, seed=seed)))
-        write_mp4(root / "data" / "fish" / f"{seed}.mp4", frames, fps=25)
-    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
-    return root
-
-
-def repro(root: Path, *words: str) -> list[str]:
-    """Runs `dvc repro`; returns the stages that it ran."""
+def run(root: Path, *words: str) -> str:
+    """Runs a command in the project; returns what it says."""
     here = Path(sys.executable).parent  # Where this environment has dvc and mebt.
     result = subprocess.run(
-        [str(here / "dvc"), "repro", *words],
+        [str(here / words[0]) if words[0] in ("dvc", "mebt") else words[0], *words[1:]],
         cwd=root,
         env={
             **os.environ,
@@ -70,31 +52,102 @@ def repro(root: Path, *words: str) -> list[str]:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    lines = (line for line in result.stdout.splitlines() if line.startswith("Running stage"))
+    return result.stdout
+
+
+def stages_run(output: str) -> list[str]:
+    """Returns the stages that DVC says it ran."""
+    lines = (line for line in output.splitlines() if line.startswith("Running stage"))
     return [line.split("'")[1] for line in lines]
 
 
+def repro(root: Path, *words: str) -> list[str]:
+    return stages_run(run(root, "dvc", "repro", *words))
+
+
+def experiments(root: Path) -> list[dict[str, str]]:
+    """Returns the rows of `dvc exp show`, the workspace's and the commit's too."""
+    table = run(root, "dvc", "exp", "show", "--csv")
+    return list(csv.DictReader(io.StringIO(table)))
+
+
+def make_small(root: Path) -> None:
+    params = YAML().load((root / "params.yaml").read_text())
+    for section, values in SMALL.items():
+        params[section] |= values
+    YAML().dump(params, root / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with three videos in `videos`."""
+    root = tmp_path_factory.mktemp("project")
+    code = ("pipeline", "stages", "mebt", "tokenizer")
+    for name in (*code, "models", "examples", "demo"):
+        left_out = shutil.ignore_patterns("__pycache__", *DEMO_MAKES)
+        shutil.copytree(ROOT / name, root / name, ignore=left_out)
+    (root / ".dvc").mkdir()
+    for name in ("dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, root / name)
+    for seed in range(3):
+        frames = np.stack(list(moving_shapes(60, 64, seed=seed)))
+        write_mp4(root / "videos" / f"{seed}.mp4", frames, fps=25)
+    run(root, "git", "init", "--quiet")
+    for key, value in (("email", "me@here"), ("name", "Me"), ("commit.gpgsign", "false")):
+        run(root, "git", "config", key if "." in key else f"user.{key}", value)
+    return root
+
+
+@pytest.fixture(scope="module")
+def flow(project: Path) -> tuple[Path, list[str]]:
+    """The project after the README's commands, up to the first experiment; and what these did."""
+    text = (ROOT / "README.md").read_text()
+    section = text.partition("## Experiments")[2].partition("\n## ")[0]
+    block = re.findall(r"```\n(.*?)```", section, re.DOTALL)[0]
+    said = []
+    for line in block.splitlines():
+        said.append(run(project, *shlex.split(line)))
+        if line.startswith("mebt init"):
+            make_small(project)
+    return project, said
+
+
 @pytest.mark.slow
-def test_everything_once_nothing_twice_and_tokens_are_reused(project: Path) -> None:
-    flow = ["extract", "tokenize", "train", "sample", "decode", "evaluate", "report"]
-    assert repro(project) == flow
+@pytest.mark.timeout(1200)
+def test_everything_once_nothing_twice_and_tokens_are_reused(flow: tuple[Path, list[str]]) -> None:
+    project, said = flow
+    first, second = [ran for ran in map(stages_run, said) if ran]
+    assert sorted(first) == sorted(FLOW)
+    assert sorted(second) == sorted(FLOW[3:])  # The experiment's learning rate makes no new tokens.
     page = (project / "report.html").read_text()
     assert "<video" in page or "data:image" in page
     assert repro(project) == []
-    tokens, stamp = content(project / "tokens"), (project / "tokens/store.json").stat().st_mtime_ns
-    params = YAML().load((project / "params.yaml").read_text())
-    params["train"]["learning_rate"] *= 2
-    YAML().dump(params, project / "params.yaml")
-    assert repro(project) == flow[2:]
-    assert content(project / "tokens") == tokens
-    assert (project / "tokens/store.json").stat().st_mtime_ns == stamp
     charts = project / "pipeline" / "charts.py"
-    charts.write_text(charts.read_text() + "# A comment.\n")
+    before = charts.read_text()
+    charts.write_text(before + "# A comment.\n")
     assert repro(project, "--dry") == ["report"]
+    charts.write_text(before)
 
 
 @pytest.mark.slow
-def test_two_models_share_one_token_store(project: Path) -> None:
+@pytest.mark.timeout(1200)
+def test_experiments_keep_their_numbers(flow: tuple[Path, list[str]]) -> None:
+    project, said = flow
+    assert "token_loss_mask_50" in said[-2]  # `dvc metrics diff`
+    made = content(project / "tokens") | content(project / "run")
+    run(project, "dvc", "exp", "run", "--temp", "-S", "train.learning_rate=0.003", "evaluate")
+    assert content(project / "tokens") | content(project / "run") == made
+    rows = [row for row in experiments(project) if row["typ"].startswith("branch")]
+    rate, loss = "params.yaml:train.learning_rate", "metrics.token_loss_mask_50"
+    losses = {float(row[rate]): float(row[loss]) for row in rows}
+    assert losses.keys() == {0.002, 0.003}
+    assert losses[0.002] != losses[0.003]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_models_share_one_token_store(flow: tuple[Path, list[str]]) -> None:
+    project, _ = flow
     folder = project / "examples" / "two-models"
     for name in ("small", "latent"):
         values = YAML().load((folder / f"{name}.yaml").read_text())
@@ -103,7 +156,7 @@ def test_two_models_share_one_token_store(project: Path) -> None:
         YAML().dump(values, folder / f"{name}.yaml")
     file = "examples/two-models/dvc.yaml"
     small, latent = f"{file}:train@small", f"{file}:train@latent"
-    assert repro(project, small)[-1:] == [small]  # After the tokens, if there are none.
+    assert repro(project, small) == [small]
     made = content(folder / "runs" / "small") | content(project / "tokens")
     assert repro(project, latent) == [latent]
     assert content(folder / "runs" / "small") | content(project / "tokens") == made
@@ -113,10 +166,7 @@ def test_two_models_share_one_token_store(project: Path) -> None:
     assert repro(project, "--dry", file) == [latent]
 
 
-def test_the_example_depends_on_what_training_depends_on() -> None:
-    reader = YAML(typ="safe")
-    ours = reader.load((ROOT / "dvc.yaml").read_text())["stages"]["train"]["deps"]
-    example = reader.load((ROOT / "examples/two-models/dvc.yaml").read_text())["stages"]["train"]
-    assert example["deps"] == [f"../../{dep}" for dep in ours]
-    for name in example["matrix"]["model"]:
+def test_the_example_trains_with_keys_that_exist() -> None:
+    example = YAML(typ="safe").load((ROOT / "examples/two-models/dvc.yaml").read_text())
+    for name in example["stages"]["train"]["matrix"]["model"]:
         load_section(ROOT / f"examples/two-models/{name}.yaml", "train", TrainConfig)

@@ -1,13 +1,12 @@
 """What the project promises as a whole: its commands, dvc.yaml, params.yaml and README agree."""
 
-import ast
 import dataclasses
-import importlib
 import itertools
 import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,51 +15,37 @@ from ruamel.yaml import YAML
 from pipeline.config import SECTIONS, load_params, load_section
 from pipeline.errors import ConfigError
 from stages.__main__ import STAGES, cli
+from stages.sections import OWNERS, owner
+from tests import code_deps
 
 ROOT = Path(__file__).parent.parent
-DVC_STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
-OWNERS = {
-    "extract": "pipeline.video.ExtractConfig",
-    "tokenizer": "tokenizer.config.VQGANConfig",
-    "fit_tokenizer": "stages.fit_tokenizer.FitTokenizerConfig",
-    "tokenize": "pipeline.windows.TokenizeConfig",
-    "model": "mebt.config.MeBTShape",
-    "train": "stages.train.TrainConfig",
-    "sample": "stages.sample.SampleStageConfig",
-    "decode": "stages.decode.DecodeConfig",
-    "evaluate": "stages.evaluate.EvaluateConfig",
-}
-PLUMBING = ["stages/launch.py", "stages/options.py"]
-PLUMBING += [*(f"pipeline/{n}.py" for n in ("config", "errors", "files", "gpu"))]
-PLUMBING += [
-    *("pipeline/profiling.py", "pipeline/progress.py"),
-    *("pipeline/signals.py", "pipeline/storage.py", "pipeline/writing.py"),
-]  # None of these has a say in what a stage makes.
-PARAMS_FILES = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
 
 
-def owner(section: str) -> type:
-    module, _, name = OWNERS[section].rpartition(".")
-    found: type = getattr(importlib.import_module(module), name)
-    return found
+def place(file: Path) -> str:
+    """Names the folder of a file, from the root."""
+    return str(file.parent.relative_to(ROOT))
 
 
-def imported(file: Path, seen: frozenset[Path] = frozenset()) -> frozenset[Path]:
-    """Returns a module of ours and every module of ours that it imports, directly or not."""
-    seen |= {file}
-    for node in ast.walk(ast.parse(file.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for path in (ROOT.joinpath(*name.split(".")) for name in names):
-            for found in (path.with_suffix(".py"), path / "__init__.py"):
-                if found.exists() and found not in seen:
-                    seen = imported(found, seen)
-    return seen
+FLOWS = {place(flow): YAML(typ="safe").load(flow.read_text())["stages"] for flow in code_deps.FLOWS}
+DVC_STAGES = [
+    pytest.param(stage, id=f"{flow}-{name}")
+    for flow, stages in FLOWS.items()
+    for name, stage in stages.items()
+    if stage["cmd"].startswith("mebt ")
+]
+PARAMS_FILES = [
+    ROOT / "params.yaml",
+    ROOT / "demo/params.yaml",
+    *sorted((ROOT / "configs").glob("*.yaml")),
+]
+
+
+def test_every_section_has_an_owner() -> None:
+    assert tuple(OWNERS) == SECTIONS
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-@pytest.mark.parametrize("params", PARAMS_FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("params", PARAMS_FILES, ids=lambda file: f"{place(file)}-{file.stem}")
 def test_shipped_params_name_every_key_of_every_section(params: Path, section: str) -> None:
     cls = owner(section)
     load_section(params, section, cls)
@@ -83,35 +68,46 @@ def test_a_value_that_no_machine_could_bear_is_refused(key: str) -> None:
         load_section(ROOT / "params.yaml", section, owner(section), [override])
 
 
-@pytest.mark.parametrize("name", DVC_STAGES)
-def test_dvc_calls_commands_and_flags_that_exist(name: str) -> None:
-    words = shlex.split(DVC_STAGES[name]["cmd"])
-    assert words[:2] == ["mebt", name]
-    command = cli.get_command(None, name)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("stage", DVC_STAGES)
+def test_dvc_calls_commands_and_flags_that_exist(stage: dict[str, Any]) -> None:
+    words = shlex.split(stage["cmd"])
+    command = cli.get_command(None, words[1])  # type: ignore[attr-defined]
     known = {flag for option in command.params for flag in option.opts}
     assert {word for word in words if word.startswith("--")} <= known
 
 
-@pytest.mark.parametrize("name", DVC_STAGES)
-def test_dvc_stages_depend_on_what_they_read(name: str) -> None:
-    stage = DVC_STAGES[name]
+@pytest.mark.parametrize("stage", DVC_STAGES)
+def test_dvc_stages_depend_on_what_they_read(stage: dict[str, Any]) -> None:
     words = shlex.split(stage["cmd"])
     paths = {word for flag, word in itertools.pairwise(words) if flag.startswith("--")}
     paths = {word for word in paths if not word.startswith("--")}
-    written = {words[words.index("--out") + 1]}
-    known = {str(dep) for dep in stage["deps"]}
-    for path in paths - written:
-        assert any(dep == path or dep.startswith(f"{path}/") for dep in known), path
-    code = imported(ROOT / "stages" / f"{name}.py") - {ROOT / file for file in PLUMBING}
-    needed = {str(file.relative_to(ROOT)) for file in code}
-    for file in needed:
-        assert any(file == dep or file.startswith(f"{dep}/") for dep in known), file
-    assert {dep for dep in known if dep.endswith(".py")} <= needed
+    (out,) = [path for kind in ("outs", "metrics") for path in flat(stage.get(kind, []))]
+    assert out == words[words.index("--out") + 1]
+    read = {*stage["deps"], *flat(stage.get("params", []))}
+    for path in paths - {out}:
+        assert any(dep == path or dep.startswith(f"{path}/") for dep in read), path
+
+
+def flat(outputs: list[Any]) -> list[str]:
+    return [path for output in outputs for path in ([output] if type(output) is str else output)]
+
+
+@pytest.mark.parametrize("flow", code_deps.FLOWS, ids=place)
+def test_dvc_stages_depend_on_the_code_they_run(flow: Path) -> None:
+    assert code_deps.rewritten(flow) == flow.read_text(), "run `python -m tests.code_deps`"
 
 
 def test_training_values_are_no_dependency_of_tokenization() -> None:
-    assert DVC_STAGES["tokenize"]["params"] == ["tokenize"]
-    assert "train" in DVC_STAGES["train"]["params"]
+    for name in (".", "demo"):
+        assert FLOWS[name]["tokenize"]["params"] == ["tokenize"]
+        assert "train" in FLOWS[name]["train"]["params"]
+
+
+def test_metrics_are_left_to_git_which_keeps_those_of_every_experiment() -> None:
+    for name in (".", "demo"):
+        assert FLOWS[name]["evaluate"]["metrics"] == [{"metrics.json": {"cache": False}}]
+    lines = (ROOT / ".gitignore").read_text().splitlines()
+    assert not [line for line in lines if line[0] != "#" and ("metrics" in line or "lock" in line)]
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -9,7 +9,10 @@ Padding = Literal["replicate", "zeros", "reflect", "circular"]
 
 @dataclass(frozen=True, kw_only=True)
 class VQGANConfig:
-    """Equal configs have interchangeable weights. The defaults are those of the TATS release."""
+    """The shape of the 3D VQGAN: equal shapes have interchangeable weights.
+
+    The defaults are those of the TATS release.
+    """
 
     codebook_size: int = 16384
     """Vectors K in the codebook; tokens are 0 … K - 1."""
@@ -24,6 +27,7 @@ class VQGANConfig:
     padding: Padding = "replicate"
     """Border of the encoder's first and down-sampling layers; all others replicate."""
     in_channels: int = 3
+    """Colours of a pixel: always 3, since videos are RGB."""
 
     def __post_init__(self) -> None:
         # Types too: a config may come from the header of somebody else's file.

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
-from tokenizer.config import VQGANConfig
+from tokenizer.config import Padding, VQGANConfig
 
 RENAMED = (
     (r"encoder\.conv_first\.conv\.", "encoder.stem."),
@@ -33,7 +33,9 @@ IGNORED = {
     "loss.": "a loss's network, needed for training only",
 }
 
-NORMS, PADDINGS = ("group", "batch"), ("replicate", "zeros", "reflect", "circular")
+NORMS = ("group", "batch")
+PADDINGS: dict[str, Padding] = {name: name for name in get_args(Padding)} | {"constant": "zeros"}
+"""Published `padding_type` -> ours. `constant` is what torch's padding calls zeros."""
 
 
 def config_from_args(args: Mapping[str, Any]) -> VQGANConfig:
@@ -50,7 +52,7 @@ def config_from_args(args: Mapping[str, Any]) -> VQGANConfig:
     padding = args.get("padding_type", "replicate")  # Old checkpoints do not say.
     for name, value, known in (
         ("norm_type", args["norm_type"], NORMS),
-        ("padding_type", padding, PADDINGS),
+        ("padding_type", padding, tuple(PADDINGS)),
     ):
         if value not in known:
             raise ValueError(f"the VQGAN's {name} is {value!r}; known: {', '.join(known)}.")
@@ -60,7 +62,7 @@ def config_from_args(args: Mapping[str, Any]) -> VQGANConfig:
         width=_whole(args, "n_hiddens"),
         downsample=(_whole(named, "t"), _whole(named, "h"), _whole(named, "w")),
         norm=args["norm_type"],
-        padding=padding,
+        padding=PADDINGS[padding],
         in_channels=_whole({"image_channels": 3, **args}, "image_channels"),
     )
 

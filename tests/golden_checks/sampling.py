@@ -24,6 +24,9 @@ from mebt.masking import num_masked
 from tests.golden_checks.model import load_published
 from tests.golden_checks.recipe import load_case
 
+FRAMES_PER_LATENT = 4
+"""The published sampler counts in video frames, and has this ratio in its code."""
+
 
 class RecordedNoise:
     """Gives back the recorded draws in their order; ones where none were stored."""
@@ -127,9 +130,10 @@ def check_next(meta: dict, io: dict[str, Tensor], scores: Tensor, noise: Tensor)
             masked = num_masked(meta["next_mask"]["schedule"], entry["t"], total)
         count = max(0, targets.shape[1] - masked)
         check_fixed(Canvas(tokens, context, targets), scores, noise, 0.0, count, io, key)
-    count = targets.shape[1] - 10
-    canvas = Canvas(tokens, context, targets)
-    check_fixed(canvas, scores, noise, 4.5, count, io, "next.noisy4.5_n10")
+    for key in (key for key in io if key.startswith("next.noisy") and key.endswith(".target")):
+        heat, masked = key.removeprefix("next.noisy").removesuffix(".target").split("_n")
+        canvas, count = Canvas(tokens, context, targets), targets.shape[1] - int(masked)
+        check_fixed(canvas, scores, noise, float(heat), count, io, key.removesuffix(".target"))
 
 
 def check_fixed(
@@ -154,9 +158,12 @@ class Spy:
     def __init__(self, predict: Predict) -> None:
         self.predict = predict
         self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.noise: RecordedNoise | None = None
 
     def __call__(self, tokens: Tensor, context: Tensor, targets: Tensor) -> Logits:
         self.calls.append((tokens, context, targets))
+        if self.noise:  # A published draft in groups draws for all targets, ours for its group.
+            self.noise.rest = self.noise.rest[:, :0]
         return self.predict(tokens, context, targets)
 
 
@@ -231,7 +238,7 @@ def check_calls(spy: Spy, run: dict, io: dict[str, Tensor]) -> None:
 def replay(spy: Spy, run: dict, io: dict[str, Tensor], meta: dict) -> Tensor:
     params, name, batch = run["params"], run["name"], meta["batch"]
     t, h, w = meta["hparams"]["shape"]
-    noise = RecordedNoise(io, f"{name}.", batch)
+    noise = spy.noise = RecordedNoise(io, f"{name}.", batch)
     settings = {
         "num_steps": params.get("n_steps", params.get("vid_n_steps")),
         "noise": noise,
@@ -265,20 +272,20 @@ def replay(spy: Spy, run: dict, io: dict[str, Tensor], meta: dict) -> Tensor:
         return extend(
             lambda canvas: draft(spy, canvas, **settings, count_given=not edit),
             start,
-            window_frames=params["step_size"] // 4,
-            context_frames=params["context_size"] // 4,
-            num_frames=params["total_length"] // 4,
+            window_frames=params["step_size"] // FRAMES_PER_LATENT,
+            context_frames=params["context_size"] // FRAMES_PER_LATENT,
+            num_frames=params["total_length"] // FRAMES_PER_LATENT,
         )
-    return replay_groups(spy, run, io, noise, first)
+    return replay_groups(spy, run, noise, first, num_kept=(t - 1) * h * w)
 
 
 def replay_groups(
-    spy: Spy, run: dict, io: dict[str, Tensor], noise: RecordedNoise, first: Canvas
+    spy: Spy, run: dict, noise: RecordedNoise, first: Canvas, *, num_kept: int
 ) -> Tensor:
+    """`num_kept`: positions before the last latent frame, for runs that are given these."""
     params = run["params"]
     count = first.tokens.shape[1]
-    is_kept = "context" in params
-    kept = torch.arange(count - 16 if is_kept else 0).expand(len(first.tokens), -1)
+    kept = torch.arange(num_kept if "context" in params else 0).expand(len(first.tokens), -1)
     start = Canvas.given(first.tokens, kept)
     tokens = start.tokens
     if not params.get("skip_draft"):

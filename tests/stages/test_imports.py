@@ -14,6 +14,8 @@ import torch
 from click.testing import CliRunner, Result
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mebt import load_model, model_metadata
 from pipeline.token_store import TokenStore
@@ -57,6 +59,31 @@ def refused(command: str, source: Path, *more: str) -> str:
     assert not (source.parent / OUTPUTS[command]).exists()
     assert not list(source.parent.glob(".*partial*"))
     return result.output
+
+
+def padded(x: Tensor, conv: nn.Conv3d, pads: list[int]) -> Tensor:
+    x = F.pad(x, pads, mode="constant", value=0)
+    return F.conv3d(x, conv.weight, conv.bias, conv.stride)
+
+
+@pytest.mark.parametrize("downsample", [[2, 4, 4], [4, 2, 4]])
+def test_the_published_padding_by_a_constant_is_padding_by_zeros(
+    tmp_path: Path, downsample: list[int]
+) -> None:
+    changed = {"downsample": downsample, "padding_type": "constant"}
+    source = write_vqgan(tmp_path / "v.ckpt", vqgan_state(vqgan_model()), **changed)
+    assert "padding zeros" in ok("import-tokenizer", source)
+    model = load_tokenizer(tmp_path / "out.safetensors").eval()
+    video = torch.rand(1, 3, 8, 12, 20, generator=torch.Generator().manual_seed(0)) - 0.5
+    by_hand = padded(video, model.encoder.stem, [1] * 6)
+    for stage, (down, residual) in enumerate(model.encoder.stages):
+        strides = [2 if factor >> stage > 1 else 1 for factor in downsample]
+        # A kernel of 4 pads an axis that is halved by 1 and 1, one that is kept by 2 and 1.
+        pads = [side for s in reversed(strides) for side in ((1, 1) if s == 2 else (2, 1))]
+        by_hand = residual(padded(by_hand, down, pads))
+    by_hand = model.to_embedding(F.silu(model.encoder.norm(by_hand)))
+    with torch.no_grad():
+        torch.testing.assert_close(model.features(video), by_hand)
 
 
 @pytest.fixture
@@ -321,6 +348,7 @@ def test_several_misfits_get_a_line_each(tmp_path: Path) -> None:
         ({"downsample": [3, 4, 4]}, "downsample must be powers of two"),
         ({"norm_type": "layer"}, "norm_type is 'layer'; known: group, batch"),
         ({"padding_type": "mirror"}, "padding_type is 'mirror'"),
+        ({"padding_type": ["zeros"]}, "padding_type is ['zeros']"),
         ({"n_codes": "many"}, "'n_codes' must be whole, found 'many'"),
     ],
 )

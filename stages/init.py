@@ -1,0 +1,100 @@
+"""Write a params.yaml whose values are explained and fit your footage."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import click
+
+from pipeline.config import as_dict, build
+from pipeline.errors import ConfigError
+from pipeline.files import keep_apart, write_text
+from pipeline.first_params import Choice, Values, fitted, this_machine, without_footage
+from pipeline.params_file import commented_yaml, yaml_line
+from pipeline.survey import Seen, describe, look_at_folder
+from stages.options import FOLDER, OUT
+from stages.sections import OWNERS, owner
+
+TITLE = (
+    "Values of every stage, as `mebt init` writes them. Above each key stands what it means, after "
+    "-> why it has its value. Change what you like; `--set section.key=value` overrides one."
+)
+
+
+def complete(choice: Choice) -> Values:
+    """Returns every section with every key, in the order of its dataclass, checked."""
+    built = {
+        name: as_dict(build(owner(name), choice.values[name], where=f"mebt init: {name}"))
+        for name in OWNERS
+    }
+    return {
+        name: {field.name: built[name][field.name] for field in dataclasses.fields(owner(name))}
+        for name in OWNERS
+    }
+
+
+def init(out: Path, footage: list[Seen], *, overwrite: bool = False) -> Choice:
+    """Writes a params file for this footage, or for any if there is none to look at."""
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists; choose another --out, or give --overwrite.")
+    choice = fitted(footage, this_machine()) if footage else without_footage()
+    owners = {name: owner(name) for name in OWNERS}
+    write_text(out, commented_yaml(complete(choice), owners, title=TITLE, reasons=choice.reasons))
+    return choice
+
+
+def next_commands(videos: Path | None, params: Path) -> list[str]:
+    """Returns the commands of the flow, to be typed after this one."""
+    tokenizer = "--tokenizer tokenizer-run/tokenizer.safetensors"
+    more = "" if params == Path("params.yaml") else f" --params {shlex.quote(str(params))}"
+    footage = shlex.quote(str(videos or "my_videos"))
+    lines = [
+        f"mebt extract --videos {footage} --out frames",
+        "mebt fit-tokenizer --frames frames --out tokenizer-run",
+        f"mebt tokenize --frames frames {tokenizer} --out tokens",
+        "mebt train --tokens tokens --out run",
+        "mebt sample --run run --out samples/tokens",
+        f"mebt decode --tokens samples/tokens {tokenizer} --out samples/videos",
+    ]
+    return [line + more for line in lines]
+
+
+@click.command("init")
+@click.option("--videos", type=FOLDER, help="Folder of videos to fit the values to.")
+@click.option(
+    "--out",
+    type=OUT,
+    default=Path("params.yaml"),
+    show_default=True,
+    help="Params file to write.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file at --out.")
+def command(videos: Path | None, out: Path, overwrite: bool) -> None:
+    """Write a params.yaml in which every key is explained.
+
+    With --videos it reads the headers of the videos, and fits size, rate, window, codebook and
+    batches to them and to this machine; without, it writes values for any footage and a CPU.
+
+    \b
+    Example:
+      mebt init --videos my_videos
+      mebt init --out params.yaml
+    """
+    keep_apart(out, videos, inside=True)
+    footage, others = look_at_folder(videos) if videos else ([], [])
+    choice = init(out, footage, overwrite=overwrite)
+    if footage:
+        click.echo(f"{videos}: {describe(footage)}")
+    if others:
+        click.echo(f"left aside, since they are no videos: {len(others)}, such as {others[0]}")
+    for reason in dict.fromkeys(choice.reasons.values()):
+        keys = [name for name, why in choice.reasons.items() if why == reason]
+        click.echo(f"  {', '.join(_shown(name, choice) for name in keys)}: {reason}")
+    click.echo(f"{out}: written. Next:")
+    for line in next_commands(videos, out):
+        click.echo(f"  {line}")
+
+
+def _shown(name: str, choice: Choice) -> str:
+    section, _, key = name.partition(".")
+    return yaml_line(name, choice.values[section][key]).strip()

@@ -1,0 +1,22 @@
+"""Which dataclass owns each section of params.yaml; each is imported when it is asked for."""
+
+import importlib
+
+OWNERS = {
+    "extract": "pipeline.video.ExtractConfig",
+    "tokenizer": "tokenizer.config.VQGANConfig",
+    "fit_tokenizer": "stages.fit_tokenizer.FitTokenizerConfig",
+    "tokenize": "pipeline.windows.TokenizeConfig",
+    "model": "mebt.config.MeBTShape",
+    "train": "stages.train.TrainConfig",
+    "sample": "stages.sample.SampleStageConfig",
+    "decode": "stages.decode.DecodeConfig",
+    "evaluate": "stages.evaluate.EvaluateConfig",
+}
+
+
+def owner(section: str) -> type:
+    """Returns the dataclass of a section."""
+    module, _, name = OWNERS[section].rpartition(".")
+    found: type = getattr(importlib.import_module(module), name)
+    return found

@@ -8,10 +8,10 @@ from pathlib import Path
 import av
 
 from pipeline.errors import FrameError
+from pipeline.files import printable
 from pipeline.footage import Footage, open_video
 from pipeline.frames import files_below
 from pipeline.sources import SUFFIXES
-from pipeline.tars import printable
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def look_at_folder(folder: Path) -> tuple[list[Seen], list[str]]:
 
     Raises FrameError if there is no video.
     """
-    files = files_below(folder, folder, suffixes=SUFFIXES, skip=[])
+    files = files_below(folder, suffixes=SUFFIXES, skip=[])
     seen = {path: None if reason else look(path) for path, reason in files}
     footage = [found for found in seen.values() if found]
     others = [printable(str(path.relative_to(folder))) for path in seen if not seen[path]]

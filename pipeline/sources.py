@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
-
-from tqdm import tqdm
 
 from pipeline.clips import Source
 from pipeline.errors import FrameError
@@ -17,6 +16,7 @@ from pipeline.files import printable
 from pipeline.footage import About, open_video
 from pipeline.frames import SPLITS, Rejected, files_below
 from pipeline.images import Frame
+from pipeline.progress import progress
 from pipeline.reader import read_video
 from pipeline.video import ExtractConfig, moving_shapes
 
@@ -37,7 +37,10 @@ SUFFIXES = (
 SYNTHETIC_FRAMES = 64
 SYNTHETIC_RATE = 25.0
 AT_ONCE = 1 << 22
-"""Bytes hashed between two looks at the progress."""
+"""Bytes hashed in one go; whole megabytes."""
+
+LONG_LOOK = 1024
+"""Megabytes from which on it is shown how far the look at the videos is."""
 
 Known = dict[str, list[Any]]
 """Hashes of files, by path: [bytes, time of change, inode, SHA-256]."""
@@ -84,21 +87,24 @@ def find_videos(
 
 def _looked_into(paths: Sequence[Path], known: Known) -> list[str | FrameError]:
     """Returns the hash of every video, or why a file is none; several at a time."""
-    sizes = {path: path.stat().st_size for path in paths}
+    total = sum(_megabytes(path.stat().st_size) for path in paths)
+    before = dict(known)
+    known.clear()  # Files that are gone are forgotten.
+    one_at_a_time = Lock()
     with (
-        tqdm(
-            total=sum(sizes.values()),
-            desc="look at videos",
-            unit="B",
-            unit_scale=True,
-            disable=None,
-            leave=False,
-        ) as bar,
+        progress("look at videos", total, "MB", shown=total >= LONG_LOOK) as advance,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        before = dict(known)
-        known.clear()  # Files that are gone are forgotten.
-        return list(pool.map(lambda path: _look_into(path, before, known, bar.update), paths))
+
+        def tell(num_bytes: int) -> None:
+            with one_at_a_time:
+                advance(_megabytes(num_bytes))
+
+        return list(pool.map(lambda path: _look_into(path, before, known, tell), paths))
+
+
+def _megabytes(num_bytes: int) -> int:
+    return -(-num_bytes >> 20)
 
 
 def _look_into(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import click
-from tqdm import tqdm
 
 from pipeline.clip_tars import Clip, write_clips
 from pipeline.clips import Source, extract_video, median_rate
@@ -26,6 +25,7 @@ from pipeline.files import (
     write_text,
 )
 from pipeline.frames import SPLITS, Rejected
+from pipeline.progress import progress
 from pipeline.reader import check_filters
 from pipeline.sources import Known, find_videos, synthetic_videos
 from pipeline.video import ExtractConfig
@@ -94,10 +94,10 @@ def extract(
             write_json(parts / MADE_FROM, made_from)
         if known:
             write_json(parts / HASHES, known)
-        with tqdm(total=len(sources), desc="extract", unit="video", disable=None) as bar:
+        with progress("extract", len(sources), "video") as advance:
             write = _write_folder if format == "folder" else _write_tars
             crew = Crew(out, config, workers or os.cpu_count() or 1)
-            records = list(write(sources, out, crew, advance=bar.update))
+            records = list(write(sources, out, crew, advance=advance))
         remove(parts / STAGED)
         return _finish(out, records, foreign, made_from)
 

@@ -93,7 +93,7 @@ def extract(
                 remove(path)
             write_json(parts / MADE_FROM, made_from)
         if known:
-            write_json(parts / HASHES, known)
+            write_json(parts / HASHES, {"files": known, "fingerprint": fingerprint(known)})
         with progress("extract", len(sources), "video") as advance:
             write = _write_folder if format == "folder" else _write_tars
             crew = Crew(out, config, workers or os.cpu_count() or 1)
@@ -376,14 +376,16 @@ def command(
 
 
 def _known_hashes(out: Path) -> Known:
-    """Reads the hashes of videos that an earlier call wrote; what is unreadable is forgotten."""
+    """Reads the hashes of videos that an earlier call wrote; what is damaged is forgotten."""
     path = out / PARTS / HASHES
     if not path.is_file():
         return {}
     try:
-        return read_json(path, FrameError, "frame folder")
+        record = read_json(path, FrameError, "frame folder")
     except FrameError:
         return {}
+    files = record.get("files")
+    return files if files and record.get("fingerprint") == fingerprint(files) else {}
 
 
 def _told(made: Extracted, out: Path) -> Iterator[str]:

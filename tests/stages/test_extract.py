@@ -427,6 +427,12 @@ def test_videos_are_told_by_their_content_and_hashed_once(
     (videos / "b").touch()
     result = CliRunner().invoke(cli, words)
     assert hashed == [videos / "b"]
+    hashes = tmp_path / "out" / ".extract" / "hashes.json"
+    for damaged in (hashes.read_text().replace("a", "b", 1), "[]", '{"files": 5}'):
+        hashed.clear()
+        hashes.write_text(damaged)
+        CliRunner().invoke(cli, words)
+        assert sorted(hashed) == [videos / "00001.MTS", videos / "b"]
     assert "other videos" in result.output  # Its hash is another one now.
 
 

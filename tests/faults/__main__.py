@@ -22,7 +22,7 @@ from pathlib import Path
 import click
 
 from pipeline.files import write_json
-from tests.faults.harness import KINDS, Tally, attempt, put_into, report, table
+from tests.faults.harness import KINDS, Tally, attempt, instructions, put_into, report, table
 from tests.faults.world import World
 
 
@@ -67,7 +67,8 @@ def main(
                 worker.result()
         world.must_be_untouched()
     write_json(out, {"minutes": minutes, **report(tallies, seed=seed)})
-    said = f"{table(tallies)}\n\nSeed {seed}, {minutes:g} minutes on {os.cpu_count()} cores."
+    machine = f"{os.cpu_count()} cores {instructions()}".rstrip()
+    said = f"{table(tallies)}\n\nSeed {seed}, {minutes:g} minutes on {machine}."
     print(said)
     if readme:
         put_into(readme, said)

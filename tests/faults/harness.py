@@ -76,13 +76,22 @@ def table(tallies: dict[str, Tally]) -> str:
     return "\n".join([lines[0], "|---" + "|---:" * 5 + "|", *lines[1:]])
 
 
+def instructions() -> str:
+    """Says whether this machine's processor has AVX-512, where that can be found out."""
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text(encoding="utf-8").split() if cpu.exists() else []
+    if "flags" not in flags:
+        return ""
+    return f"{'with' if 'avx512bw' in flags else 'without'} AVX-512"
+
+
 def put_into(page: Path, text: str) -> None:
     """Replaces what stands between the two marks of a page."""
-    before, begin, rest = page.read_text().partition("<!-- faults -->\n")
+    before, begin, rest = page.read_text(encoding="utf-8").partition("<!-- faults -->\n")
     _, end, after = rest.partition("<!-- end of faults -->")
     if not end:
         raise ValueError(f"{page} has no marks for the table of faults.")
-    page.write_text(f"{before}{begin}{text}\n{end}{after}")
+    page.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
 
 
 def _row(name: str, tally: Tally) -> list[str]:

@@ -21,6 +21,7 @@ def progress(
     """
     began = last = time.monotonic()
     first = done
+    latest: dict[str, float] = {}
     bar = tqdm(desc=what, total=total, initial=done, unit=unit, disable=None if shown else True)
 
     def advance(count: int, **numbers: float) -> None:
@@ -28,12 +29,13 @@ def progress(
         done += count
         bar.update(count)
         if numbers:
+            latest.update(numbers)
             bar.set_postfix({name: f"{value:.4f}" for name, value in numbers.items()})
         now = time.monotonic()
         if bar.disable and shown and (now - last > PLAIN_SECONDS or done == total):
             last = now
             speed = (done - first) / max(now - began, 1e-9)
-            text = "".join(f", {name} {value:.4f}" for name, value in numbers.items())
+            text = "".join(f", {name} {value:.4f}" for name, value in latest.items())
             left = (total - done) / max(speed, 1e-9) / 60
             print(
                 f"{what}: {done}/{total} {unit}s, {speed:.1f}/s, {left:.1f} min left{text}",

@@ -83,7 +83,9 @@ def read_video(
                 last, pixels = frame, _pixels(frame, about)
             yield pixels
         if num_repeated:
-            about.notes["repeated"] = f"repeats {num_repeated} frames where no other was shown"
+            about.notes["repeated"] = (
+                f"has uneven times: {num_repeated} frames are shown again, to keep its speed"
+            )
         _tell_times(clock, pace, fps, about)
 
 
@@ -159,6 +161,11 @@ def _filtered(
     frames = iter(frames)
     for time, frame in frames:
         if graph is None:
+            if frame.interlaced_frame:
+                about.notes["interlaced"] = (
+                    "is interlaced: lines of two moments alternate where something moves; "
+                    "extract.filters: [bwdif=mode=send_frame] would join them"
+                )
             upright = [] if as_stored else _upright(footage, frame, about)
             words = [*upright, *filters]
             if not words:

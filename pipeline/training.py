@@ -231,18 +231,19 @@ def run_loop(
                 if step > start:
                     _save(fabric, out, step, model, optimizer, average, task, config, log)
                 saved = f" Step {step} is saved: once that is mended, the same command goes on."
-                raise PipelineError(problem + (saved if step else ""))
+                raise FrameError(problem + (saved if step else ""))
             _one_step(fabric, module, optimizer, task, config, step, batches, window)
             step_done()
             if config.ema_decay:
                 average.update(model)
             done = step + 1
+            advance(1)
             last = done == config.max_steps
             if done % config.log_every == 0 or last:
-                steps, values = window.steps, window.summary(fabric)
+                values = window.summary(fabric)
                 if log:
                     log.write(done, values)
-                advance(steps, loss=values["loss"])
+                advance(0, loss=values["loss"])
             if done % config.validate_every == 0 or last:
                 with average.inside(model):
                     held_out = _validate(model, task)

@@ -31,6 +31,21 @@ def verify_frames(
 
     Raises FrameError in the first process if any cannot be used; the others return False.
     """
+    advice = "Nothing was made of any frame yet; mend them, or leave out their videos."
+    return _verify(videos, plan, config, fabric, advice)
+
+
+def name_damaged(
+    videos: Sequence[Video], plan: Plan, config: TokenizeConfig, fabric: Fabric, *, step: int
+) -> bool:
+    """Names all damaged frames, now that one stopped a run at `step`; else as `verify_frames`."""
+    advice = f"Step {step} is saved: once all are mended, the same command goes on."
+    return _verify(videos, plan, config, fabric, advice)
+
+
+def _verify(
+    videos: Sequence[Video], plan: Plan, config: TokenizeConfig, fabric: Fabric, advice: str
+) -> bool:
     used = set(zip(*(plan.table[key].to_pylist() for key in ("split", "video")), strict=True))
     damaged = damaged_frames(
         [video for video in videos if (video.split, video.name) in used],
@@ -38,7 +53,6 @@ def verify_frames(
         part=fabric.global_rank,
         parts=fabric.world_size,
     )
-    advice = "Nothing was made of any frame yet; mend them, or leave out their videos."
     return refuse_damaged(gathered(fabric, damaged), advice, fabric)
 
 

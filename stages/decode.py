@@ -107,13 +107,13 @@ class Outputs:
         return self.out / EXACT / "c" / str(row) / "0" / "0" / "0" / "0"
 
     def needed(self, row: int, *, exact: bool) -> bool:
-        """Says whether something of this row is still to be made."""
+        """Says whether something of this row is still to be made, if only its place on a sheet."""
         on_missing_sheet = row < self.on_sheet and not self.sheet.exists()
-        return (
-            on_missing_sheet
-            or not self.video(row).exists()
-            or (exact and not self.exact(row).exists())
-        )
+        return on_missing_sheet or self.missing(row, exact=exact)
+
+    def missing(self, row: int, *, exact: bool) -> bool:
+        """Says whether a file of this row is still to be made."""
+        return not self.video(row).exists() or (exact and not self.exact(row).exists())
 
     def writer(self, fps: float, *, exact: bool) -> Callable[[int, NDArray[np.uint8]], None]:
         """Returns what writes whatever is still to be made of a row, from its frames.
@@ -176,7 +176,7 @@ def decode(
     with lock(out):
         _prepare(out, made_from, overwrite=overwrite)
         rows = [row for row in range(count) if files.needed(row, exact=exact)]
-        written = sum(not files.video(row).exists() for row in rows)
+        written = sum(files.missing(row, exact=exact) for row in rows)
         with (
             progress("decode", len(rows), "video") as advance,
             behind(files.writer(fps, exact=exact), at_most=config.batch_size) as write,

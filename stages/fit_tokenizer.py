@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import last_step, user_errors
 from pipeline.config import as_dict, load_section
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.errors import CheckpointError, ConfigError, FrameError
 from pipeline.files import keep_apart, replacing, sha256_file
 from pipeline.foreign import load_content, state_tensors
 from pipeline.frame_list import list_frames, source_of
@@ -25,7 +25,7 @@ from pipeline.run_folder import open_run
 from pipeline.seeds import step_seed
 from pipeline.storage import Place
 from pipeline.training import LoopConfig, Task, run_loop
-from pipeline.verification import verify_frames
+from pipeline.verification import name_damaged, verify_frames
 from pipeline.window_source import WindowSource
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
 from stages.launch import Launch, fabric_options
@@ -352,9 +352,15 @@ def fit_tokenizer(
         "lpips": sorted(map(sha256_file, lpips)),
     }
     with open_run(fabric, out, config, made_from, frames=listed, overwrite=overwrite):
-        if last_step(out / "checkpoints") < config.max_steps:
-            for row in held_out.spread(config.validation_windows):
-                held_out.read([row])  # What is damaged there shall not come up in mid-training.
+        try:
+            if last_step(out / "checkpoints") < config.max_steps:
+                for row in held_out.spread(config.validation_windows):
+                    held_out.read([row])  # What is damaged shall not come up in mid-training.
+        except FrameError:
+            step = last_step(out / "checkpoints")
+            if not name_damaged(found.videos, plan, windows, fabric, step=step):
+                return None
+            raise
         torch.manual_seed(config.seed)
         model = new_model(shape, config, begin)
         # Processes on CPUs have no layer for it, and each normalises by its own batch.
@@ -377,7 +383,13 @@ def fit_tokenizer(
             rate_per_step=config.batch_size,
             measures=measures(config),
         )
-        steps = run_loop(fabric, model, optimizer, task, config, out)
+        try:
+            steps = run_loop(fabric, model, optimizer, task, config, out)
+        except FrameError:
+            step = last_step(out / "checkpoints")
+            if not name_damaged(found.videos, plan, windows, fabric, step=step):
+                return None
+            raise
     notes: list[str] = []
     if fabric.is_global_zero:
         notes = describe_frames(found.videos, as_stored=windows.as_stored)

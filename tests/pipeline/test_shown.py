@@ -276,3 +276,15 @@ def test_filters_see_an_upright_video(tmp_path: Path) -> None:
     path = film(tmp_path / "v.mp4", lambda stream: stream.set_display_rotation(90))
     (first, *_) = read_video(path, filters=[f"crop={HEIGHT}:{WIDTH // 2}:0:0"])
     assert first.shape == (WIDTH // 2, HEIGHT, 3)
+
+
+def test_an_interlaced_video_is_said_to_be_one(tmp_path: Path) -> None:
+    options = {"flags": "+ildct+ilme", "x264opts": "tff=1"}
+    write_film(tmp_path / "v.ts", [picture(n) for n in range(4)], "libx264", options=options)
+    about = About()
+    list(read_video(tmp_path / "v.ts", about=about))
+    assert "bwdif" in about.notes["interlaced"]
+    assert list(read_video(tmp_path / "v.ts", filters=["bwdif=mode=send_frame"]))
+    about = About()
+    list(read_video(film(tmp_path / "v.mp4"), about=about))
+    assert "interlaced" not in about.notes

@@ -95,6 +95,21 @@ def test_many_damaged_frames_are_all_listed(flow: Flow) -> None:
         assert f"damaged: {path} is not a readable image" in result.output
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_tokenizer_that_meets_a_damaged_frame_names_all(flow: Flow, split: str) -> None:
+    victims = [path for n, path in enumerate(pictures(flow, split)) if n % 16 in (3, 11)]
+    whole = [cut(path) for path in victims]
+    result = flow.run("fit-tokenizer", out="new")
+    assert result.exit_code == 1
+    assert f"{len(victims)} frames cannot be used: " in result.output
+    for path in victims:
+        assert f"damaged: {path} is not a readable image" in result.output
+    assert "once all are mended, the same command goes on" in result.output
+    for path, data in zip(victims, whole, strict=True):
+        path.write_bytes(data)
+    flow.ok("fit-tokenizer", out="new")
+
+
 @pytest.mark.parametrize("stage", ["tokenize", "fit-tokenizer"])
 def test_verified_frames_are_named_before_anything_is_made(flow: Flow, stage: str) -> None:
     victims = [pictures(flow)[9], pictures(flow, "test")[5]]

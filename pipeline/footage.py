@@ -165,7 +165,9 @@ def _choose(container: av.container.InputContainer, path: Path) -> tuple[av.Vide
     """Returns the stream to show, and how many others there are. Covers are never chosen."""
     streams = [s for s in container.streams.video if not s.disposition & NO_VIDEO]
     if container.format.name.endswith("_pipe") and _is_one_image(container):
-        raise FrameError(f"{path} is an image; fit-tokenizer and tokenize read folders of those (--frames).")
+        raise FrameError(
+            f"{path} is an image; fit-tokenizer and tokenize read folders of those (--frames)."
+        )
     if not streams:
         what = "a cover picture, but no video" if container.streams.video else "no video"
         raise FrameError(f"{path} holds {what}.")

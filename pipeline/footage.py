@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from errno import EINVAL
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 import av
@@ -38,6 +39,8 @@ WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that see transparency, where FFmpeg's own leave it out."""
 TS_DISCONT = 0x0200
 """FFmpeg's flag of formats whose times may jump."""
+ONE_LEVEL = Lock()
+"""Guards the level of FFmpeg's logging, of which a process has one for all threads."""
 UNKNOWN_LENGTH = "does not say how long it is: whether it was cut off could not be checked"
 
 
@@ -108,13 +111,14 @@ class Footage:
 
         PyAV has no name for it, but FFmpeg's description of the file tells.
         """
-        level = av.logging.get_level()
-        av.logging.set_level(av.logging.INFO)
-        try:
-            with av.logging.Capture():
-                described = cast(Any, self.container).dumps_format()  # Its types lack it.
-        finally:
-            av.logging.set_level(level)
+        with ONE_LEVEL:  # Or a video beside this one lowers it before the description is made.
+            level = av.logging.get_level()
+            av.logging.set_level(av.logging.INFO)
+            try:
+                with av.logging.Capture():
+                    described = cast(Any, self.container).dumps_format()  # Its types lack it.
+            finally:
+                av.logging.set_level(level)
         mine = re.search(
             rf"Stream #\d+:{self.stream.index}\b(.*?)(?=\n  Stream #|\Z)", described, re.DOTALL
         )

@@ -161,7 +161,7 @@ def _filtered(
     frames = iter(frames)
     for time, frame in frames:
         if graph is None:
-            if frame.interlaced_frame:
+            if frame.interlaced_frame and not filters:
                 about.notes["interlaced"] = (
                     "is interlaced: lines of two moments alternate where something moves; "
                     "extract.filters: [bwdif=mode=send_frame] would join them"

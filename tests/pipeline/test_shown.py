@@ -1,6 +1,7 @@
 """Videos as players show them: upright, in square pixels, in true colours, the right stream."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import FrameError
-from pipeline.footage import About
+from pipeline.footage import About, open_video
 from pipeline.reader import read_video
 from tests.pipeline.film import (
     BLUE,
@@ -108,6 +109,21 @@ def test_what_the_container_cuts_off_is_not_shown(tmp_path: Path) -> None:
     left, top = (WIDTH - 64) // 2 + 8, (HEIGHT - 32) // 2 - 4
     np.testing.assert_allclose(cut.astype(int), whole[top : top + 32, left : left + 64], atol=2)
     assert "cropped to 64x32" in about.notes["cropped"]
+
+
+def test_what_is_cut_off_is_found_whatever_other_threads_do(tmp_path: Path) -> None:
+    path = film(tmp_path / "v.mp4")
+    entry = [b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"]
+    path.write_bytes(with_box(path.read_bytes(), entry, clap_box(64, 32, 8, -4)))
+
+    def look(_: int) -> set[object]:
+        with open_video(path) as footage:
+            return {footage.cropping() for _ in range(20)}
+
+    with ThreadPoolExecutor(8) as pool:
+        found = set().union(*pool.map(look, range(64)))
+    assert found == {(24, 8, 12, 20)}
+    assert av.logging.get_level() is None
 
 
 @pytest.mark.parametrize(
@@ -284,7 +300,9 @@ def test_an_interlaced_video_is_said_to_be_one(tmp_path: Path) -> None:
     about = About()
     list(read_video(tmp_path / "v.ts", about=about))
     assert "bwdif" in about.notes["interlaced"]
-    assert list(read_video(tmp_path / "v.ts", filters=["bwdif=mode=send_frame"]))
+    about = About()
+    assert list(read_video(tmp_path / "v.ts", filters=["bwdif=mode=send_frame"], about=about))
+    assert "interlaced" not in about.notes
     about = About()
     list(read_video(film(tmp_path / "v.mp4"), about=about))
     assert "interlaced" not in about.notes

@@ -93,8 +93,10 @@ def test_a_list_of_frames_that_is_damaged_or_missing_is_said(tmp_path: Path) -> 
 
 def test_a_kill_between_list_and_record_loses_nothing(tmp_path: Path) -> None:
     prepare(tmp_path, frames_of(a=5))
-    (tmp_path / "frames.parquet").write_bytes(to_parquet(frames_of(a=6)))
+    newer = to_parquet(frames_of(a=6))
+    (tmp_path / "frames.parquet").write_bytes(newer)
     prepare(tmp_path, frames_of(a=6))
+    assert (tmp_path / "frames.parquet").read_bytes() == newer
 
 
 def test_a_flipped_bit_of_a_record_is_refused_or_makes_no_difference(tmp_path: Path) -> None:

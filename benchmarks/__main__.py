@@ -1,26 +1,38 @@
 """Measures every case in a process of its own, beside the machine's limit: `make bench`.
 
 A factor is the time taken over the time at the limit: that of the published model's own
-multiply-adds at the rate of this machine's matrix products, that of the bytes moved at the rate of
-its copies, or that of the model alone. Below 1 means that some of the work was not needed.
+multiply-adds at the rate of this machine's fastest matrix product in that precision, that of the
+bytes moved at the rate of its copies, or that of the model alone. Below 1 means that some of the
+work was not needed.
 
 The rate is the best of a few products, as short work gets it now and then where others share the
 processor. `steady` puts the time beside the mean of those products instead.
+
+With --against DIR, another checkout of this repository, both run each case in turn, and a row says
+how many times as fast this one is.
 """
 
 import argparse
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.cases import CASES
-from benchmarks.measure import in_own_process
+from benchmarks.machine import SIDE
+from benchmarks.measure import ROOT, in_own_process
+from benchmarks.work import Case
 
 RESULTS = Path(__file__).parent / "results.json"
 Row = dict[str, Any]
 HEADER = (
     f"{'':46} {'seconds':>8} {'limit':>8} {'factor':>7} {'target':>7} {'steady':>7} "
     f"{'extra GB':>8} {'target':>7} {'GFLOP/s':>8} {'GB/s':>6}"
+)
+
+
+COMPARED = (
+    f"{'':46} {'there s':>8} {'here s':>8} {'ratio':>6} {'':11} {'GB there':>8} {'GB here':>8}"
 )
 
 
@@ -39,23 +51,81 @@ def show(row: Row) -> str:
     return f"{row['name']:46} {times} {factor:15} {steady:>7} {memory:16} {machine}"
 
 
+def compare(case: Case, options: argparse.Namespace) -> Row:
+    """Runs a case here and in another checkout in turn; returns ratios of their seconds."""
+    found: dict[str, list[Row]] = {"here": [], "there": []}
+    for _ in range(options.rounds):
+        for name, build, half in (("there", options.against, False), ("here", ROOT, options.half)):
+            made = in_own_process(
+                *(case, options.device),
+                half=half,
+                small=options.small,
+                threads=options.threads,
+                build=build,
+            )
+            found[name].append(made)
+    pairs = list(zip(found["there"], found["here"], strict=True))
+    ratios = sorted(there["seconds"] / here["seconds"] for there, here in pairs)
+    return {
+        **found["here"][-1],
+        "ratios": [round(ratio, 4) for ratio in ratios],
+        "seconds_there": [row["seconds"] for row in found["there"]],
+        "seconds_here": [row["seconds"] for row in found["here"]],
+        "extra_gb_there": max(row["extra_gb"] for row in found["there"]),
+        "extra_gb": max(row["extra_gb"] for row in found["here"]),
+    }
+
+
+def show_ratio(row: Row) -> str:
+    """Writes how many times as fast this build is, between which ratios, and the memory of both."""
+    there, here = median(row["seconds_there"]), median(row["seconds_here"])
+    ratios = row["ratios"]
+    return (
+        f"{row['name']:46} {there:8.3f} {here:8.3f} {median(ratios):6.2f} "
+        f"({ratios[0]:.2f}-{ratios[-1]:.2f}) {row['extra_gb_there']:8.2f} {row['extra_gb']:8.2f}"
+    )
+
+
 def main() -> None:
     """Prints the table and writes it down."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--only", default="", help="cases whose name has one of these in it: a|b")
+    parser.add_argument("--half", action="store_true", help="with precision bf16-mixed")
+    parser.add_argument("--threads", type=int, help="cores to use; else all")
+    parser.add_argument("--against", type=Path, help="another checkout, which stays in float32")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of both, with --against")
     parser.add_argument("--small", action="store_true", help="tiny models, to try it out")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the rows go, as JSON")
+    parser.add_argument("--out", type=Path, help=f"where the rows go, as JSON; else {RESULTS.name}")
     options = parser.parse_args()
     rows: list[Row] = []
-    print(HEADER)
+    print(COMPARED if options.against else HEADER)
     for case in CASES:
-        if options.only in case.name:
-            rows.append(in_own_process(case, options.device, small=options.small))
-            print(show(rows[-1]), flush=True)
+        if not any(words in case.name for words in options.only.split("|")):
+            continue
+        if options.against:
+            rows.append(compare(case, options))
+            print(show_ratio(rows[-1]), flush=True)
+            continue
+        rows.append(
+            in_own_process(
+                *(case, options.device),
+                half=options.half,
+                small=options.small,
+                threads=options.threads,
+            )
+        )
+        print(show(rows[-1]), flush=True)
     if rows:
-        print(f"on {rows[0]['machine']}; ! marks a target that was not reached")
-    options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        kernels = ", ".join(f"{name} {rate:.0f}" for name, rate in rows[-1]["kernels"].items())
+        marks = "" if options.against else "; ! marks a target that was not reached"
+        print(f"on {rows[-1]['machine']}, load {rows[-1]['load']}, {rows[-1]['precision']}{marks}")
+        print(f"GFLOP/s of products of {SIDE} x {SIDE} in the last row: {kernels}")
+    out = options.out or (None if options.against else RESULTS)
+    if out:
+        out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 SIDE = 3072
 """Rows and columns of the matrices whose product sets the pace."""
@@ -31,12 +33,39 @@ def seconds_of(action: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def product_rates(device: torch.device, side: int = SIDE) -> list[float]:
-    """Returns the operations a second of each of several matrix products in float32."""
+def product_kernels(
+    device: torch.device, *, half: bool = False, side: int = SIDE
+) -> dict[str, Callable[[], object]]:
+    """Returns the ways in which this machine can multiply two matrices, exactly or in bfloat16."""
     left, right = torch.randn(2, side, side, device=device)
+    if half:
+        left, right = left.bfloat16(), right.bfloat16()
     out = torch.empty_like(left)
-    times = [seconds_of(lambda: torch.mm(left, right, out=out), device) for _ in range(ROUNDS)]
-    return [2 * side**3 / time for time in times]
+    kernels: dict[str, Callable[[], object]] = {
+        "torch's choice": lambda: torch.mm(left, right, out=out)
+    }
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return kernels
+
+    def linear(weight: Tensor) -> Callable[[], object]:
+        # Private, but it never rounds, and tells what oneDNN could do on every processor.
+        return lambda: torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], "")
+
+    packed = torch.ops.mkldnn._reorder_linear_weight(right, side)
+    return {**kernels, "oneDNN": linear(right), "oneDNN, packed": linear(packed)}
+
+
+def product_rates(
+    device: torch.device, *, half: bool = False, side: int = SIDE
+) -> dict[str, list[float]]:
+    """Returns the operations a second of several products of each kernel, the fastest first."""
+    rates = {}
+    with torch.inference_mode():
+        for name, multiply in product_kernels(device, half=half, side=side).items():
+            multiply()  # What is made when a shape is first seen is not measured.
+            times = [seconds_of(multiply, device) for _ in range(ROUNDS)]
+            rates[name] = [2 * side**3 / time for time in times]
+    return dict(sorted(rates.items(), key=lambda item: -max(item[1])))
 
 
 def copy_rate(device: torch.device, size: int = COPIED_BYTES) -> float:
@@ -47,20 +76,27 @@ def copy_rate(device: torch.device, size: int = COPIED_BYTES) -> float:
     return 2 * size / min(times)
 
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+"""What a processor may have that decides how fast it multiplies, as Linux names it."""
+
+
 def kind(device: torch.device) -> str:
-    """Names the processor that does the work, and how much of it."""
+    """Names the processor that does the work, what it can do, and how much of it works."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    found = platform.processor() or platform.machine()
+    found, known = platform.processor() or platform.machine(), ""
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [
-            line
-            for line in info.read_text(encoding="utf-8").splitlines()
-            if line.startswith("model name")
-        ]
-        found = names[0].partition(":")[2].strip() if names else found
-    return f"{found}, {torch.get_num_threads()} of {os.cpu_count()} cores"
+        known = info.read_text(encoding="utf-8")
+        name = re.search(r"^model name\s*:(.*)$", known, re.MULTILINE)
+        found = name[1].strip() if name else found
+    can = "".join(f", {name}" for name in INSTRUCTIONS if re.search(rf"\b{name}\b", known))
+    return f"{found}{can}, {torch.get_num_threads()} of {os.cpu_count()} cores"
+
+
+def load() -> float | None:
+    """Returns how many processes ran or waited in the last minute; this one is among them."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
 def memory_now(device: torch.device) -> int:

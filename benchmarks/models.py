@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from benchmarks import operations
-from benchmarks.machine import SIDE
+from benchmarks.machine import SIDE, product_kernels, product_rates
 from benchmarks.work import Setting, Work
 from mebt import MeBTConfig, SampleConfig, bootstrap, sample
 from mebt.decoding import Canvas, RowNoise
@@ -26,12 +26,13 @@ def products(setting: Setting) -> Work:
     What else runs on a machine slows down long work, and seldom every one of a few products.
     """
     side = 64 if setting.small else SIDE
-    left, right = torch.randn(2, side, side, device=setting.device)
-    out = torch.empty_like(left)
+    kernels = product_kernels(setting.device, half=setting.half, side=side)
+    fastest = next(iter(product_rates(setting.device, half=setting.half, side=side)))
 
+    @torch.inference_mode()
     def run() -> None:
         for _ in range(PRODUCTS):
-            torch.mm(left, right, out=out)
+            kernels[fastest]()
 
     return Work(run=run, operations=2 * PRODUCTS * side**3)
 
@@ -78,7 +79,8 @@ def training(
             parameter.grad = torch.zeros_like(parameter)
 
     def run() -> None:
-        loss, _ = objective(model, micro, step, config, train_config)
+        with setting.autocast():
+            loss, _ = objective(model, micro, step, config, train_config)
         loss.backward()
         model.zero_grad(set_to_none=True)
 
@@ -97,14 +99,15 @@ def adamw(setting: Setting) -> Work:
 
 def forward(setting: Setting, *, frames: int) -> Work:
     """One pass over a window, half of it masked."""
-    model = setting.model(frames)
+    model = setting.sampled_model(frames)
     size, half = model.config.num_tokens, model.config.num_tokens // 2
     order = torch.randperm(size, device=setting.device)[None]
     tokens = torch.randint(model.config.codebook_size, (1, half), device=setting.device)
 
     @torch.inference_mode()
     def run() -> None:
-        model(tokens, order[:, :half], order[:, half:])
+        with setting.autocast():
+            model(tokens, order[:, :half], order[:, half:])
 
     return Work(run=run, operations=2 * operations.forward(model.config, half, half))
 
@@ -122,7 +125,7 @@ def drafting(
 
     The first pass over an empty window is the same for all, and `mebt sample` computes it once.
     """
-    model = setting.model(frames, width)
+    model = setting.sampled_model(frames, width)
     config = SampleConfig(draft_steps=steps, revise_rounds=0, top_k=top_k)
     size, device = model.config.num_tokens, setting.device
     passes = operations.draft_passes(size, steps)
@@ -130,11 +133,14 @@ def drafting(
 
     def look_at_empty_window() -> None:
         canvas = Canvas.empty((1, size), device)
-        predict(canvas.known(), canvas.context, canvas.targets)
+        with setting.autocast():
+            predict(canvas.known(), canvas.context, canvas.targets)
 
     def run() -> None:
         predict.forget()
-        sample(Incremental(model) if first else predict, size, config, numbers=[0], device=device)
+        with setting.autocast():
+            predicting = Incremental(model) if first else predict
+            sample(predicting, size, config, numbers=[0], device=device)
 
     return Work(
         run=run,
@@ -145,7 +151,7 @@ def drafting(
 
 def revising(setting: Setting, *, frames: int, groups: int) -> Work:
     """One round of revision of a whole window."""
-    model = setting.model(frames)
+    model = setting.sampled_model(frames)
     config = SampleConfig(revise_rounds=1, revise_groups=groups)
     size, device = model.config.num_tokens, setting.device
     tokens = torch.randint(model.config.codebook_size, (1, size))
@@ -153,22 +159,23 @@ def revising(setting: Setting, *, frames: int, groups: int) -> Work:
     passes = operations.revise_passes(size, groups)
 
     def run() -> None:
-        sample(
-            Incremental(model),
-            size,
-            config,
-            numbers=[0],
-            given=given,
-            drafted=True,
-            device=device,
-        )
+        with setting.autocast():
+            sample(
+                Incremental(model),
+                size,
+                config,
+                numbers=[0],
+                given=given,
+                drafted=True,
+                device=device,
+            )
 
     return Work(run=run, operations=2 * operations.total(model.config, passes))
 
 
 def bootstrapping(setting: Setting, *, frames: int, steps: int) -> Work:
     """The first steps of a bootstrap, each of which fixes one token of an empty window."""
-    model = setting.model(frames)
+    model = setting.sampled_model(frames)
     size = model.config.num_tokens
     passes = operations.bootstrap_passes(size, steps)
 
@@ -176,7 +183,8 @@ def bootstrapping(setting: Setting, *, frames: int, steps: int) -> Work:
     def run() -> None:
         canvas = Canvas.empty((1, size), setting.device)
         noise = RowNoise([sample_generator(0, 0, setting.device)])
-        bootstrap(Incremental(model), canvas, num_steps=steps, noise=noise)
+        with setting.autocast():
+            bootstrap(Incremental(model), canvas, num_steps=steps, noise=noise)
 
     return Work(run=run, operations=2 * operations.total(model.config, passes))
 
@@ -188,7 +196,8 @@ def encoding(setting: Setting) -> Work:
 
     @torch.inference_mode()
     def run() -> None:
-        model.encode(video)
+        with setting.autocast():
+            model.encode(video)
 
     return Work(run=run, operations=2 * operations.encode(model.config, 16, setting.side))
 
@@ -201,6 +210,7 @@ def decoding(setting: Setting) -> Work:
 
     @torch.inference_mode()
     def run() -> None:
-        model.decode(tokens)
+        with setting.autocast():
+            model.decode(tokens)
 
     return Work(run=run, operations=2 * operations.decode(model.config, 16, setting.side))

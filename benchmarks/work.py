@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from mebt import MeBT, MeBTConfig
+from mebt.products import round_weights
 from tokenizer import VQGAN, VQGANConfig
 
 
@@ -18,6 +19,12 @@ class Setting:
     folder: Path
     """For files that the work needs; empty at first, and deleted afterwards."""
     small: bool = False
+    half: bool = False
+    """Products and attention in bfloat16, as with the precision bf16-mixed."""
+
+    def autocast(self) -> torch.autocast:
+        """Returns the context in which the models' forward passes run."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
 
     @property
     def side(self) -> int:
@@ -41,6 +48,13 @@ class Setting:
         config = self.model_config(frames, width)
         model = MeBT(config, activation_checkpointing=activation_checkpointing)
         return model.eval().to(self.device)
+
+    def sampled_model(self, frames: int, width: int = 1024) -> MeBT:
+        """Makes a model as `mebt sample` has it: in half precision with rounded weights."""
+        model = self.model(frames, width)
+        if self.half:
+            round_weights(model, torch.bfloat16)
+        return model
 
     def tokenizer(self) -> VQGAN:
         """Makes a VQGAN with random weights."""

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from mebt.masking import split_positions
-from mebt.products import linear
+from mebt.products import linear, product
 
 ROWS = 1024
 """Targets whose logits are in memory at once."""
@@ -54,12 +54,12 @@ class _CrossEntropy(torch.autograd.Function):
             right += hits
             if with_gradient:
                 grad = grad.to(precision)
-                grads.append(grad @ weight.to(precision))
-                product = grad.T @ rows.to(precision)
+                grads.append(product(grad, weight.to(precision)))
+                of_weight = product(grad.T, rows.to(precision))
                 if grad_weight is None:
-                    grad_weight = product.to(weight.dtype)
+                    grad_weight = of_weight.to(weight.dtype)
                 else:
-                    grad_weight += product
+                    grad_weight += of_weight
         ctx.mark_non_differentiable(right)
         ctx.gradients = (torch.cat(grads), grad_weight) if with_gradient else None
         return total, right

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from mebt.attention import attend
 from mebt.config import MeBTConfig
-from mebt.lean import linear_of_gelu, linear_of_norm
+from mebt.lean import linear_of, linear_of_gelu, linear_of_norm
 from mebt.loss import summed_cross_entropy
 
 INIT_STD = 0.02
@@ -50,10 +51,9 @@ class Attention(nn.Module):
             # the graph, with a gradient of zero: DDP waits for all of them.
             read = 0 * q + (k.sum(2, keepdim=True) + v.sum(2, keepdim=True))
         else:
-            p = self.dropout if self.training else 0.0
-            read = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
+            read = attend(q, k, v, self.dropout if self.training else 0.0)
         read = rearrange(read, "b head n d -> b n (head d)")
-        out: Tensor = self.out_dropout(self.out(read))
+        out: Tensor = self.out_dropout(linear_of(self.out, read))
         return out
 
 
@@ -99,9 +99,9 @@ class Block(nn.Module):
             keys, values = zip(*(self.memory(stream) for stream in streams), strict=True)
             return torch.cat(keys, dim=1), torch.cat(values, dim=1)
         (stream,) = streams
-        normed = self.norm(stream)
-        key = linear_of_norm(self.attention.key, self.norm, stream, normed)
-        return key, linear_of_norm(self.attention.value, self.norm, stream, normed)
+        layers = (self.attention.key, self.attention.value)
+        key, value = linear_of_norm(layers, self.norm, stream, self.norm(stream))
+        return key, value
 
     def read(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
         """Returns the new query stream: each row depends on that row and the memory alone.
@@ -116,11 +116,11 @@ class Block(nn.Module):
 
     def _read(self, query: Tensor, memory: Memory) -> Tensor:
         normed = self.norm(query)
-        asked = linear_of_norm(self.attention.query, self.norm, query, normed)
+        (asked,) = linear_of_norm([self.attention.query], self.norm, query, normed)
         query = normed + self.attention(asked, memory)
         widen, _, narrow, dropout = self.mlp
         assert isinstance(widen, nn.Linear) and isinstance(narrow, nn.Linear)
-        hidden = linear_of_norm(widen, self.norm_mlp, query, self.norm_mlp(query))
+        (hidden,) = linear_of_norm([widen], self.norm_mlp, query, self.norm_mlp(query))
         out: Tensor = query + dropout(linear_of_gelu(narrow, hidden))
         return out
 

@@ -14,8 +14,8 @@ import click
 from safetensors import SafetensorError
 
 from pipeline.errors import PipelineError
-from pipeline.memory import tune_memory
 from pipeline.signals import leaving_at_once
+from pipeline.tuning import tune_process
 
 STAGES = (
     "init",
@@ -74,7 +74,7 @@ class StageGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Runs the command; one line for what a user can mend."""
-        tune_memory()
+        tune_process()
         if isinstance(sys.stdout, io.TextIOWrapper):  # A name that cannot be shown ends nothing.
             sys.stdout.reconfigure(errors="backslashreplace")
         old, threading.excepthook = threading.excepthook, show_thread_error

@@ -1,0 +1,51 @@
+"""Our attention is torch's, to the rounding of half precision."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mebt import attention
+from mebt.attention import attend
+
+
+def heads(windows: int, count: int) -> Tensor:
+    """Makes heads [B 3 N 8] as they lie in a stream."""
+    return torch.randn(windows, count, 3, 8).transpose(1, 2)
+
+
+@pytest.mark.parametrize("queries", [1, 5, 40])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_head_by_head(
+    queries: int, dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "SCORES", rows * 11)
+    query, key, value = (x.to(dtype) for x in (heads(2, queries), heads(2, 11), heads(2, 11)))
+    exact = F.scaled_dot_product_attention(query.double(), key.double(), value.double())
+    with torch.no_grad():
+        found = attend(query, key, value)
+    assert found.dtype == dtype and found.shape == exact.shape
+    assert found.transpose(1, 2).is_contiguous()
+    error = (found - exact).norm() / exact.norm()
+    assert error < 2 * torch.finfo(dtype).eps
+
+
+def test_a_window_does_not_depend_on_others() -> None:
+    query, key, value = (heads(3, count).bfloat16() for count in (20, 30, 30))
+    with torch.no_grad():
+        together = attend(query, key, value)
+        for window in range(3):
+            part = slice(window, window + 1)
+            assert torch.equal(together[part], attend(query[part], key[part], value[part]))
+
+
+def test_gradients_and_dropout_are_left_to_torch() -> None:
+    query, key, value = (heads(1, count).bfloat16().requires_grad_() for count in (4, 6, 6))
+    assert torch.equal(attend(query, key, value), F.scaled_dot_product_attention(query, key, value))
+    attend(query, key, value).sum().backward()
+    assert query.grad is not None
+    with torch.no_grad():
+        torch.manual_seed(0)
+        dropped = attend(query, key, value, 0.5)
+        assert not torch.equal(dropped, attend(query, key, value, 0.0))

@@ -30,7 +30,7 @@ from benchmarks.machine import (
     seconds_of,
 )
 from benchmarks.work import Case, Setting
-from pipeline.tuning import ENVIRONMENT, tune_process
+from pipeline.tuning import environment, tune_process
 
 ROOT = Path(__file__).parent.parent
 MOST_ROUNDS, MOST_SECONDS = 5, 20.0
@@ -103,11 +103,11 @@ def in_own_process(
     command = [sys.executable, "-m", "benchmarks.measure", case.name, "--device", device]
     command += ["--half"] * half + ["--small"] * small
     # As the commands do. It is too late for this process, which has loaded torch.
-    environment = {**(ENVIRONMENT if build == ROOT else {}), **os.environ}
+    variables = {**os.environ, **(environment(os.environ) if build == ROOT else {})}
     if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
+        variables["OMP_NUM_THREADS"] = str(threads)
     made = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, cwd=build, env=environment
+        command, stdout=subprocess.PIPE, text=True, check=True, cwd=build, env=variables
     )
     row: dict[str, Any] = json.loads(made.stdout.splitlines()[-1])
     return row

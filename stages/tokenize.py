@@ -79,8 +79,8 @@ def tokenize(
     `update` a store of other frames is brought to what they are now.
 
     Raises PipelineError if the tokenizer does not fit the frames or `out` holds something else; if
-    frames cannot be used, when all shards without them are made. Then, only the first process
-    raises: for the others there is nothing to return.
+    frames cannot be used, when all shards without them are made. Only the first process raises
+    that, and only it returns what was made, for it reads the whole store.
     """
     with user_errors():
         model = load_tokenizer(tokenizer, str(fabric.device))
@@ -139,10 +139,9 @@ def tokenize(
     if not refuse_damaged(gathered(fabric, done.damaged), advice, fabric):
         return None
     taken = share.kept + summed(fabric, done.taken)
+    if not fabric.is_global_zero:
+        return None
     store = TokenStore(out)
-    notes: list[str] = []
-    if fabric.is_global_zero:
-        notes = describe_frames(found.videos, as_stored=config.as_stored)
     counts = np.zeros(info.codebook_size, dtype=np.int64)
     for split, shard in info.shards():
         counts += token_counts(store.read_shard(split, shard), info.codebook_size)
@@ -151,7 +150,7 @@ def tokenize(
         encoded=share.kept + share.total - taken,
         taken=taken,
         rejected=found.rejected + plan.rejected,
-        notes=notes,
+        notes=describe_frames(found.videos, as_stored=config.as_stored),
         use=codebook_use(counts),
         psnr=_check_pictures(store, model, WindowReader(found.videos, config, cache_bytes=0)),
     )
@@ -236,7 +235,7 @@ def command(
         overwrite=overwrite,
         update=update,
     )
-    if made is None or not fabric.is_global_zero:
+    if made is None:  # The first process says it.
         return
     for note in made.notes:
         click.echo(note)

@@ -16,8 +16,8 @@ def heads(windows: int, count: int) -> Tensor:
 
 @pytest.mark.parametrize("queries", [1, 5, 40])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("rows", [1, 7, 1000])
-def test_head_by_head(
+@pytest.mark.parametrize("rows", [1, 7, 90, 1000])
+def test_half_precision_is_as_exact_as_it_can_be(
     queries: int, dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "SCORES", rows * 11)

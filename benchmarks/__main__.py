@@ -14,6 +14,8 @@ how many times as fast this one is.
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,8 +31,6 @@ HEADER = (
     f"{'':46} {'seconds':>8} {'limit':>8} {'factor':>7} {'target':>7} {'steady':>7} "
     f"{'extra GB':>8} {'target':>7} {'GFLOP/s':>8} {'GB/s':>6}"
 )
-
-
 COMPARED = (
     f"{'':46} {'there s':>8} {'here s':>8} {'ratio':>6} {'':11} {'GB there':>8} {'GB here':>8}"
 )
@@ -51,19 +51,12 @@ def show(row: Row) -> str:
     return f"{row['name']:46} {times} {factor:15} {steady:>7} {memory:16} {machine}"
 
 
-def compare(case: Case, options: argparse.Namespace) -> Row:
+def compare(case: Case, run: Callable[..., Row], *, against: Path, rounds: int, half: bool) -> Row:
     """Runs a case here and in another checkout in turn; returns ratios of their seconds."""
     found: dict[str, list[Row]] = {"here": [], "there": []}
-    for _ in range(options.rounds):
-        for name, build, half in (("there", options.against, False), ("here", ROOT, options.half)):
-            made = in_own_process(
-                *(case, options.device),
-                half=half,
-                small=options.small,
-                threads=options.threads,
-                build=build,
-            )
-            found[name].append(made)
+    for _ in range(rounds):
+        found["there"].append(run(case, half=False, build=against))
+        found["here"].append(run(case, half=half, build=ROOT))
     pairs = list(zip(found["there"], found["here"], strict=True))
     ratios = sorted(there["seconds"] / here["seconds"] for there, here in pairs)
     return {
@@ -100,24 +93,21 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny models, to try it out")
     parser.add_argument("--out", type=Path, help=f"where the rows go, as JSON; else {RESULTS.name}")
     options = parser.parse_args()
+    run = partial(
+        in_own_process, device=options.device, small=options.small, threads=options.threads
+    )
     rows: list[Row] = []
     print(COMPARED if options.against else HEADER)
     for case in CASES:
         if not any(words in case.name for words in options.only.split("|")):
             continue
         if options.against:
-            rows.append(compare(case, options))
+            how = {"against": options.against, "rounds": options.rounds, "half": options.half}
+            rows.append(compare(case, run, **how))
             print(show_ratio(rows[-1]), flush=True)
-            continue
-        rows.append(
-            in_own_process(
-                *(case, options.device),
-                half=options.half,
-                small=options.small,
-                threads=options.threads,
-            )
-        )
-        print(show(rows[-1]), flush=True)
+        else:
+            rows.append(run(case, half=options.half))
+            print(show(rows[-1]), flush=True)
     if rows:
         kernels = ", ".join(f"{name} {rate:.0f}" for name, rate in rows[-1]["kernels"].items())
         marks = "" if options.against else "; ! marks a target that was not reached"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # torch 2.13.0, CPU: `torch.backends.mkldnn.matmul.fp32_precision = "bf16"` sounds like a loss of precision. On processors with
 # AVX-512 but no AMX it rounds nothing: it is what sends products of float32 to oneDNN instead of MKL, which takes half the time
-# on AMD's (100 against 220 GFLOP/s on one core of an EPYC with avx512_bf16) and the same on Intel's. On processors with AMX it
-# does round, and without AVX-512 it does nothing. And while it is set, `torch.get_float32_matmul_precision()` raises, which
+# on AMD's (100 against 220 GFLOP/s on one core of an EPYC with avx512_bf16; not seen on Intel's). With AMX it may round, so there
+# the script says what it does and demands nothing. And while it is set, `torch.get_float32_matmul_precision()` raises, which
 # torch.compile and Lightning Fabric (on CUDA) call: so it can't just be left on.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT; cd "$work"
@@ -37,6 +37,6 @@ except RuntimeError as error:
 torch.backends.mkldnn.matmul.fp32_precision = "none"
 assert torch.get_float32_matmul_precision() == "highest"
 print(f"torch {torch.__version__}; AVX-512 {wide}, AMX {rounds}; with bf16 allowed exact: {same}, {before / after:.2f} times as fast")
-assert same == (not (wide and rounds)), "it rounds where it did not, or the other way round"
+assert same or rounds, "it rounds on a processor without AMX"
 P
 env/bin/python products.py

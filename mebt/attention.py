@@ -44,7 +44,7 @@ def _few_at_once(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     windows, heads, count, size = query.shape
     # For each token its heads side by side, as they lie in the streams.
     out = query.new_empty(windows, count, heads, size).transpose(1, 2)
-    group, rows = SCORES // (count * key.shape[2]), max(1, SCORES // key.shape[2])
+    rows, group = max(1, SCORES // key.shape[2]), SCORES // max(1, count * key.shape[2])
     chosen: Iterable[int | slice] = range(heads)
     if group > 1:
         chosen = [slice(start, start + group) for start in range(0, heads, group)]

@@ -1,5 +1,6 @@
 """What the machine itself can do: matrix products and copies, measured beside every benchmark."""
 
+import ctypes
 import os
 import platform
 import re
@@ -99,20 +100,39 @@ def load() -> float | None:
     return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
+PROCESS = Path("/proc/self")
+
+
 def memory_now(device: torch.device) -> int:
-    """Returns the bytes that this process holds: of a GPU's memory, or of the machine's."""
+    """Returns the bytes in use, of a GPU's memory or of the machine's; a new peak begins here.
+
+    What this process has freed and kept for later is given back, so that it does not count.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    status = Path("/proc/self/statm")
-    if not status.exists():
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    if not PROCESS.exists():
         return memory_peak(device)
-    return int(status.read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
+    (PROCESS / "clear_refs").write_text("5", encoding="utf-8")  # Resets VmHWM, says proc(5).
+    return _status("VmRSS")
 
 
 def memory_peak(device: torch.device) -> int:
-    """Returns the most bytes that this process ever held."""
+    """Returns the most bytes that this process held since `memory_now`; without /proc, ever."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if PROCESS.exists():
+        return _status("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def _status(name: str) -> int:
+    """Returns a number of bytes that Linux knows of this process."""
+    status = (PROCESS / "status").read_text(encoding="utf-8")
+    found = re.search(rf"^{name}:\s*(\d+) kB$", status, re.MULTILINE)
+    assert found, f"{PROCESS}/status has no {name}"
+    return int(found[1]) * 1024

@@ -36,7 +36,7 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -91,9 +91,11 @@ def load_model(path: Path, device: str = "cpu") -> MeBT:
     metadata = model_metadata(path)
     config = read_config(path)
     with torch.device("meta"):  # A header may claim any size: compare before allocating.
-        expected = MeBT(config).state_dict()
+        model = MeBT(config)
+    expected = model.state_dict()
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = list(file.keys())
+    tensors = {name: _read_tensor(path, name) for name in names}
     if different := sorted(tensors.keys() ^ expected.keys()):
         whose = "lacks" if different[0] in expected else "has an unknown"
         raise ValueError(f"{path} {whose} tensor {different[0]!r}; it does not fit its config.")
@@ -107,9 +109,18 @@ def load_model(path: Path, device: str = "cpu") -> MeBT:
             raise ValueError(f"{path}: tensor {name!r} holds values that are not finite.")
     if metadata.get("tensors") not in (None, _digest(tensors)):
         raise ValueError(f"{path} is damaged: its tensors are not those that were written.")
-    model = MeBT(config)
-    model.load_state_dict(tensors)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return model.eval().requires_grad_(False).to(device)
+
+
+def _read_tensor(path: Path, name: str) -> torch.Tensor:
+    """Copies one tensor out of the file, which is mapped only while it lasts.
+
+    As long as it is, whatever was read of it counts as memory: all weights would be held twice.
+    """
+    with safe_open(path, framework="pt") as file:
+        tensor: torch.Tensor = file.get_tensor(name)
+        return tensor.clone()
 
 
 def weights_identity(path: Path) -> str:

@@ -30,8 +30,12 @@ SECTIONS = (
 )
 """Every section that params.yaml may hold."""
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-"""Of products and attention, in the words of Lightning Fabric."""
+FixedPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+"""Of products and attention, in the words of Lightning Fabric; auto: see `pipeline.precision`."""
+
+TokenizerPrecision = Literal["32-true", "bf16-mixed"]
+"""Of a tokenizer's convolutions: never chosen for the user, as it changes a few tokens."""
 
 Config = TypeVar("Config")
 

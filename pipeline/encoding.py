@@ -90,14 +90,18 @@ def decode_ahead(
             yield None if isinstance(pixels, list) else pixels[window]
 
 
-def encoder_of(model: nn.Module) -> Encode:
-    """Returns `model.encode`, of videos [B 3 T H W], as a function of bytes on any device."""
+def encoder_of(model: nn.Module, *, half: bool = False) -> Encode:
+    """Returns `model.encode`, of videos [B 3 T H W], as a function of bytes on any device.
+
+    With `half` its convolutions compute in bfloat16.
+    """
 
     @torch.inference_mode()
     def encode(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
         # Bytes travel to a GPU, not floats: they are a quarter.
         sent = send(torch.from_numpy(pixels), next(model.parameters()).device)
-        tokens: NDArray[np.int64] = cast(Any, model).encode(to_model(sent)).cpu().numpy()
+        with torch.autocast(sent.device.type, torch.bfloat16, enabled=half):
+            tokens: NDArray[np.int64] = cast(Any, model).encode(to_model(sent)).cpu().numpy()
         return tokens
 
     return encode

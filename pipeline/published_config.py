@@ -263,14 +263,13 @@ def sections(
         "tokenize": {
             **{"frames": frames, "stride": stride, "hop": 1, "size": size},
             **{"batch_size": 2 * many, "shard_windows": 4096, "chunk_windows": 64, "seed": 0},
-            "as_stored": False,
-            "fps": None,
+            **{"as_stored": False, "fps": None, "precision": "32-true"},
         },
         "model": dict(model),
         "train": train_section(published),
         "sample": {**sample, "precision": "32-true", "compile": False},
         "decode": {"fps": None, "batch_size": many, "sheet": "webp", "sheet_videos": 64}
-        | {"columns": None},
+        | {"columns": None, "precision": "32-true"},
         "evaluate": {
             "protocol": f"mebt-{frames}f" if known else None,
             **{"split": "train" if experiment == "ucf" else "test", "num_videos": videos},

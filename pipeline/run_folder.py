@@ -67,6 +67,13 @@ def prepare_run(
     _write_record(out, record, frames)
 
 
+def recorded_precision(out: Path) -> object:
+    """Returns the precision that a run goes on in; None if there is none yet."""
+    path = out / RECORD
+    config = read_json(path, CheckpointError, "run").get("config") if path.exists() else None
+    return config.get("precision") if isinstance(config, dict) else None
+
+
 def _write_record(out: Path, record: Mapping[str, Any], frames: pa.Table | None) -> None:
     """Writes what the run is; that goes first in a new folder, and last where it replaces one."""
     if not (out / RECORD).exists():

@@ -122,6 +122,11 @@ class StoreInfo:
         """Whether frames were read without their EXIF orientation."""
         return bool(self.extra.get("as_stored"))
 
+    @property
+    def half(self) -> bool:
+        """Whether the tokenizer computed in bfloat16."""
+        return self.extra.get("precision") == "bf16-mixed"
+
     def num_shards(self, split: str) -> int:
         """Counts the shards of a split."""
         return -(-self.counts[split] // self.shard_windows)

@@ -67,8 +67,8 @@ class LoopConfig:
     ema_decay: float = 0.0
     """Decay per step of the moving average of the weights that is saved; 0: the weights."""
     precision: Precision = "32-true"
-    """Of products and attention: 32-true, or bf16-mixed or 16-mixed where the device computes in
-    half precision, as GPUs do; weights and loss stay in float32."""
+    """Of products and attention: 32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed on GPUs and
+    processors that multiply in it, else 32-true. Weights and loss stay in float32."""
     seed: int = 0
     """Draws the first weights and whatever training draws."""
     log_every: int = 20

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.config import TokenizerPrecision
 from pipeline.errors import FrameError
 from pipeline.frames import Rejected, Video
 from pipeline.images import LARGEST_SIDE, FrameFile, read_frames
@@ -44,6 +45,9 @@ class TokenizeConfig:
     """Draws the order in which videos go to shards."""
     as_stored: bool = False
     """Read frames as they lie in the file: EXIF orientation is not applied."""
+    precision: TokenizerPrecision = "32-true"
+    """Of the tokenizer's convolutions. bf16-mixed is faster where the device multiplies in it, and
+    about one token in a hundred is another: the store says so, and is not mixed with exact ones."""
 
     def __post_init__(self) -> None:
         fields = ("frames", "stride", "hop", "size", "batch_size", "shard_windows", "chunk_windows")

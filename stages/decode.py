@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from pipeline.checkpoint import user_errors
-from pipeline.config import as_dict, load_section
+from pipeline.config import TokenizerPrecision, as_dict, load_section
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluation import check_tokenizer
 from pipeline.files import contents, keep_apart, lock, read_json, remove, write_json
@@ -59,6 +59,9 @@ class DecodeConfig:
     """Most videos on the contact sheet, up to 4096; they are held in memory together."""
     columns: int | None = None
     """Videos side by side on the sheet; null: about as many as there are rows."""
+    precision: TokenizerPrecision = "32-true"
+    """Of the tokenizer's convolutions. bf16-mixed is faster where the device multiplies in it;
+    pixels differ by one or two of 255."""
 
     def __post_init__(self) -> None:
         check_rate(self.fps)
@@ -164,12 +167,13 @@ def decode(
     split = split or store.splits[0]
     count = min(limit or store.num_windows(split), store.num_windows(split))
     fps, said = playing_rate(config.fps, store.info.fps)
+    settings = {**as_dict(config), "fps": fps}
     made_from = {
         "tokens": store.fingerprint,
         "tokenizer": store.info.tokenizer,
         "split": split,
         "count": count,
-        "config": {**as_dict(config), "fps": fps},
+        "config": {key: value for key, value in settings.items() if value != "32-true"},
     }
     files = Outputs(out, split, count, config)
     _check_sheet(files, config.sheet, store.grid, model)
@@ -181,7 +185,7 @@ def decode(
             progress("decode", len(rows), "video") as advance,
             behind(files.writer(fps, exact=exact), at_most=config.batch_size) as write,
         ):
-            for row, frames in _decoded(store, split, count, rows, model, config.batch_size):
+            for row, frames in _decoded(store, split, count, rows, model, config):
                 write(row, frames)
                 advance(1)
     notes = [said] if said else []
@@ -228,14 +232,20 @@ def _prepare(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> None:
 
 @torch.inference_mode()
 def _decoded(
-    store: TokenStore, split: str, count: int, rows: list[int], model: VQGAN, batch_size: int
+    store: TokenStore,
+    split: str,
+    count: int,
+    rows: list[int],
+    model: VQGAN,
+    config: DecodeConfig,
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yields each of `rows` with its frames [T, H, W, 3], one shard and one batch at a time.
 
     Batches are cut from all `count` rows, whichever are wanted: the last bit of a picture can
     depend on what is decoded beside it, and a resumed run shall give the same.
     """
-    device = next(model.parameters()).device
+    device, batch_size = next(model.parameters()).device, config.batch_size
+    half = config.precision == "bf16-mixed"
     wanted = set(rows)
     for shard in range(store.num_shards(split)):
         first, last = store.shard_rows(split, shard)
@@ -248,7 +258,9 @@ def _decoded(
             if wanted.isdisjoint(batch):
                 continue
             chosen = torch.from_numpy(tokens[start - first : batch.stop - first])
-            video = to_bytes(model.decode(send(chosen, device)))
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                decoded = model.decode(send(chosen, device))
+            video = to_bytes(decoded.float())
             yield from ((row, video[row - start]) for row in batch if row in wanted)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,8 @@ from pipeline.foreign import load_content, state_tensors
 from pipeline.frame_list import list_frames, source_of
 from pipeline.frames import describe_frames, scan_frames
 from pipeline.gpu import send
-from pipeline.run_folder import open_run
+from pipeline.precision import precision_of
+from pipeline.run_folder import open_run, recorded_precision
 from pipeline.seeds import step_seed
 from pipeline.storage import Place
 from pipeline.training import LoopConfig, Task, run_loop
@@ -326,6 +327,7 @@ def fit_tokenizer(
     speaks, for the others there is nothing to return. Raises PipelineError if what is given and
     what is in `out` do not fit together, or a frame is damaged.
     """
+    config = replace(config, precision=precision_of(fabric))
     try:
         shape.grid(windows.frames, windows.size, windows.size)
     except ValueError as error:
@@ -442,7 +444,8 @@ def command(
     shape = load_section(params, "tokenizer", VQGANConfig, overrides)
     windows = load_section(params, "tokenize", TokenizeConfig, (*overrides, *as_stored))
     config = load_section(params, "fit_tokenizer", FitTokenizerConfig, overrides)
-    fabric = launch(config.precision)
+    key = "fit_tokenizer.precision"
+    fabric = launch(launch.settle(key, config.precision, recorded_precision(out)))
     made = fit_tokenizer(
         frames,
         out,

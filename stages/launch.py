@@ -3,7 +3,9 @@
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -13,12 +15,30 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.strategies.parallel import ParallelStrategy
 from lightning_fabric.utilities import rank_zero_only
 
-from pipeline.config import Precision
+from pipeline.config import FixedPrecision, Precision
 from pipeline.errors import ConfigError, StoppedError
+from pipeline.precision import settle
 from stages.options import resolve_device
 
-Launch = Callable[..., Fabric]
-"""Starts Fabric where the command line says; the one argument is the precision."""
+
+@dataclass(frozen=True)
+class Launch:
+    """Where the command line says to run; called with a precision, it starts Fabric there."""
+
+    accelerator: str
+    where: Mapping[str, Any]
+    """Further arguments of Fabric's."""
+
+    def __call__(self, precision: FixedPrecision = "32-true") -> Fabric:
+        """Starts Fabric, which reads torchrun's and SLURM's variables by itself."""
+        return _launch(self.accelerator, dict(self.where), precision)
+
+    def settle(self, key: str, asked: Precision, recorded: object) -> FixedPrecision:
+        """Returns what `auto`, the value of `key`, stands for here, and says it: see `settle`."""
+        precision, said = settle(asked, recorded, _device(self.accelerator))
+        if said and not rank_zero_only.rank:  # type: ignore[attr-defined]
+            print(f"{key} auto: {said}", file=sys.stderr, flush=True)
+        return precision
 
 
 def sharding_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,7 +58,7 @@ def fabric_options(
     def run(*, accelerator: str, devices: str, nodes: int, strategy: str, **rest: Any) -> Any:
         where = {"devices": devices, "num_nodes": nodes, "strategy": strategy}
         try:
-            return command(launch=functools.partial(_launch, accelerator, where), **rest)
+            return command(launch=Launch(accelerator, where), **rest)
         except StoppedError:
             # Rank 0 speaks for all: when another process leaves with a code that is not 0, Fabric
             # kills rank 0 before it could say "run me again".
@@ -79,8 +99,9 @@ def fabric_options(
     return run
 
 
-def _launch(accelerator: str, where: dict[str, Any], precision: Precision = "32-true") -> Fabric:
-    """Starts Fabric, which reads torchrun's and SLURM's variables by itself."""
+def _launch(
+    accelerator: str, where: dict[str, Any], precision: FixedPrecision = "32-true"
+) -> Fabric:
     devices = where["devices"]
     if not re.fullmatch(r"auto|[1-9][0-9]{0,5}|[0-9]{1,6}(,[0-9]{1,6})+", devices):
         raise ConfigError(f"--devices {devices!r}: give a number, a list such as 0,1, or auto.")
@@ -102,12 +123,21 @@ def _launch(accelerator: str, where: dict[str, Any], precision: Precision = "32-
         ) from None
     _check_started(fabric, where["num_nodes"])
     fabric.launch()
+    if (first := fabric.broadcast(precision)) != precision:
+        raise ConfigError(
+            f"precision auto is {precision} for process {fabric.global_rank}, but {first} for the "
+            "first: machines of several kinds; choose one precision."
+        )
     return fabric
+
+
+def _device(accelerator: str) -> str:
+    return resolve_device("auto") if accelerator == "auto" else accelerator
 
 
 def _check_half_precision(accelerator: str, strategy: str) -> None:
     """Refuses float16 where Fabric has no scaler for it, or would use another precision unasked."""
-    kind = resolve_device("auto") if accelerator == "auto" else accelerator
+    kind = _device(accelerator)
     if kind == "cpu" or strategy == "fsdp":
         where = "on a CPU" if kind == "cpu" else "with --strategy fsdp"
         raise ConfigError(f"precision 16-mixed does not work {where}; use bf16-mixed.")

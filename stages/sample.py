@@ -26,6 +26,7 @@ from pipeline.config import Precision, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart
 from pipeline.gpu import compiling, send
+from pipeline.precision import precision_of
 from pipeline.rates import LARGEST
 from pipeline.sharing import share_out
 from pipeline.storage import Place
@@ -58,9 +59,10 @@ class SampleStageConfig(SampleConfig):
     """Frames of a sample's video; null: as many as the model's window. Raised to whole latent
     frames, of usually 4; where the model does not know its frames, these are counted. A longer one
     is made by a window that slides, a shorter one is drawn as it is."""
-    precision: Precision = "32-true"
-    """Of products and attention, logits included, in the words of Lightning Fabric: half is faster
-    where the device computes in it, and draws other samples of a seed."""
+    precision: Precision = "auto"
+    """Of products and attention, logits included: 32-true, bf16-mixed, 16-mixed, or auto:
+    bf16-mixed on GPUs and processors that multiply in it, else 32-true, and what the store was
+    begun in. Each draws other samples of a seed."""
     compile: bool = False
     """Compile the layers with `torch.compile` when sampling begins; the same numbers to rounding.
     Needs a C++ compiler, and on a GPU Triton."""
@@ -122,6 +124,15 @@ class _Window:
         if min(counts.values()) < 0 or not 0 <= fps < LARGEST:
             raise CheckpointError(f"{path}: its window is impossible: {counts}, fps {fps}.")
         return cls(**{key: count or None for key, count in counts.items()}, fps=fps or None)
+
+
+def recorded_precision(out: Place) -> object:
+    """Returns the precision that a store of samples goes on in; None if there is none yet."""
+    try:
+        settings = TokenStore(out, allow_partial=True).info.extra.get("sample")
+    except TokenStoreError:  # What is wrong with it is said when it is to be gone on with.
+        return None
+    return settings.get("precision") if isinstance(settings, dict) else None
 
 
 def _in_latent_frames(
@@ -198,6 +209,7 @@ def sample(
     not on the batch size, nor on the number of processes. Raises PipelineError if there is no
     usable model in `run`, or if `out` holds something else.
     """
+    config = replace(config, precision=precision_of(fabric))
     path = run / MODEL
     if not path.exists():
         raise CheckpointError(f"{path} is missing; train it with `mebt train --out {run}`.")
@@ -313,7 +325,7 @@ def command(
     others; with --draft, window i is a draft and only revised. `sample.total_frames` makes videos
     longer than the model's window; it counts frames of the video, and is raised to whole latent
     frames. `sample.keep` and `sample.context_frames` count latent frames.
-    `sample.precision=bf16-mixed` and `sample.compile=true` are for speed, above all on GPUs.
+    `sample.compile=true` is for speed, above all on GPUs.
 
     \b
     Example:
@@ -330,7 +342,7 @@ def command(
     if split and not tokens:
         raise click.UsageError("--split is of --given or --draft.")
     given = open_given(tokens, split, config, drafted=draft is not None) if tokens else None
-    fabric = launch(config.precision)
+    fabric = launch(launch.settle("sample.precision", config.precision, recorded_precision(out)))
     made = sample(run, out, config, fabric=fabric, given=given, overwrite=overwrite)
     if fabric.is_global_zero:
         done = f"{made.drawn} drawn now" if made.drawn else "nothing to do"

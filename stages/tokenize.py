@@ -108,7 +108,10 @@ def tokenize(
         hop=config.hop,
         size=config.size,
         fps=None if rate is None else rate / config.stride,
-        extra={"seed": config.seed} | ({"as_stored": True} if config.as_stored else {}),
+        # What is as it always was is left out: stores of earlier versions go on.
+        extra={"seed": config.seed}
+        | ({"as_stored": True} if config.as_stored else {})
+        | ({"precision": config.precision} if config.precision != "32-true" else {}),
     )
     with share_out(
         out,
@@ -126,7 +129,7 @@ def tokenize(
             share.writer,
             share.shards,
             found.videos,
-            encoder_of(model),
+            encoder_of(model, half=info.half),
             batch_size=config.batch_size,
             workers=workers,
             advance=share.advance,

@@ -155,7 +155,7 @@ def repair(store: Place, frames: Place, tokenizer: Path, workers: int | None, de
                 writer,
                 broken,
                 videos,
-                encoder_of(model),
+                encoder_of(model, half=opened.info.half),
                 batch_size=TokenizeConfig.batch_size,
                 workers=spare_cores(device) if workers is None else workers,
                 advance=advance,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ from mebt.optim import make_optimizer
 from mebt.weights import read_config
 from pipeline.batches import Balance, Batches
 from pipeline.checkpoint import last_sha256, last_step, user_errors
-from pipeline.config import as_dict, load_section
+from pipeline.config import Precision, as_dict, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart, replacing
 from pipeline.gpu import compiling, send
+from pipeline.precision import precision_of
 from pipeline.profiling import RECORDED, TABLE, TRACE, WARM_UP
-from pipeline.run_folder import open_run
+from pipeline.run_folder import open_run, recorded_precision
 from pipeline.seeds import step_seed
 from pipeline.sharding import shard
 from pipeline.storage import Place
@@ -64,6 +65,10 @@ Micro = tuple[Tensor, Tensor]
 class TrainConfig(LoopConfig):
     """How MeBT is trained on cached tokens."""
 
+    precision: Precision = "auto"
+    """Of products and attention: 32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed on GPUs and
+    processors that multiply in it, else 32-true, and what the run began with. Weights and loss stay
+    in float32."""
     weight_decay: float = 0.01
     """Of Linear weights only."""
     schedule: str = "linear"
@@ -299,6 +304,7 @@ def train(
     few steps goes. Raises PipelineError if the store is damaged, or not the one that `out` was
     begun with, or if `init` does not fit.
     """
+    config = replace(config, precision=precision_of(fabric))
     try:
         shape.check_trainable()
     except ValueError as error:
@@ -413,7 +419,8 @@ def command(
     keep_apart(out, tokens, params, init)
     shape = load_section(params, "model", MeBTShape, overrides)
     config = load_section(params, "train", TrainConfig, overrides)
-    fabric = launch(config.precision)
+    precision = launch.settle("train.precision", config.precision, recorded_precision(out))
+    fabric = launch(precision)
     made = train(
         *(tokens, out, shape, config),
         fabric=fabric,

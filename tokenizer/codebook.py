@@ -1,6 +1,7 @@
 """Vector quantisation with a codebook that follows the data by moving averages."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -52,6 +53,12 @@ def pick_rows(
     return rows[chosen.to(rows.device)]
 
 
+def _float32(device: str) -> AbstractContextManager[object]:
+    """Turns autocast off, where there is such a thing: not on torch's device `meta`."""
+    known = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known else nullcontext()
+
+
 class Codebook(nn.Module):
     """K vectors that follow the encoder's outputs by moving averages (VQ-VAE, appendix A.1).
 
@@ -77,10 +84,11 @@ class Codebook(nn.Module):
         """Returns the token of the nearest vector, in float32; of equally near ones the first."""
         norms = self.embeddings.square().sum(1)
         tokens = []
-        for part in torch.split(rows, max(1, CHUNK_ENTRIES // len(self.embeddings))):
-            products = 2 * part @ self.embeddings.t()
-            distances = torch.sub(part.square().sum(1, keepdim=True), products, out=products)
-            tokens.append(distances.add_(norms).argmin(1))
+        with _float32(rows.device.type):  # In half precision many vectors would be as near.
+            for part in torch.split(rows, max(1, CHUNK_ENTRIES // len(self.embeddings))):
+                products = 2 * part @ self.embeddings.t()
+                distances = torch.sub(part.square().sum(1, keepdim=True), products, out=products)
+                tokens.append(distances.add_(norms).argmin(1))
         return torch.cat(tokens)
 
     @torch.no_grad()

@@ -52,7 +52,8 @@ class Conv3d(nn.Conv3d):
         """Pads, then convolves."""
         if any(self.pads):
             x = F.pad(x, self.pads, self.mode)
-        if len(x) == 1 and x.dtype == torch.float32 and _only_computed(x) and HAS_ONEDNN:
+        exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if len(x) == 1 and exact and _only_computed(x) and HAS_ONEDNN:
             # One short clip by itself torch would keep from oneDNN, and take ten times as long.
             return torch.mkldnn_convolution(
                 x, self.weight, self.bias, (0, 0, 0), self.stride, self.dilation, self.groups

@@ -72,8 +72,15 @@ PARAMS = {
         "validate_every": 3,
         "log_every": 1,
         "validation_windows": 8,
+        "precision": "32-true",
     },
-    "sample": {"num_samples": 34, "batch_size": 8, "draft_steps": 4, "revise_rounds": 1},
+    "sample": {
+        "num_samples": 34,
+        "batch_size": 8,
+        "draft_steps": 4,
+        "revise_rounds": 1,
+        "precision": "32-true",
+    },
     "decode": {"fps": 8.0, "sheet_videos": 4},
     "evaluate": {"num_videos": 4, "mask_ratios": [0.5, 1.0], "batch_size": 4},
 }

@@ -43,6 +43,21 @@ def test_each_window_becomes_a_video_and_the_first_ones_a_sheet(flow: Flow) -> N
         assert sheet.size == (2 * 18, 2 * 18)
 
 
+def test_half_precision_makes_nearly_the_same_pixels(flow: Flow) -> None:
+    flow.ok("decode", "--exact")
+    record = json.loads((flow.root / "videos" / "decode.json").read_text())
+    assert "precision" not in record["config"]  # So folders of earlier versions go on.
+    half = ("--set", "decode.precision=bf16-mixed")
+    assert "was made of other config" in flow.refused("decode", *half)
+    flow.ok("decode", "--exact", *half, out="half")
+    exact, near = (
+        zarr.open_array(flow.root / name / "frames.zarr", mode="r")[:].astype(int)
+        for name in ("videos", "half")
+    )
+    assert 0 < np.abs(exact - near).mean() < 1
+    assert json.loads((flow.root / "half" / "decode.json").read_text()) != record
+
+
 def test_what_is_missing_is_made_and_the_rest_left_alone(flow: Flow) -> None:
     flow.ok("decode")
     videos = flow.root / "videos"

@@ -1,6 +1,7 @@
 """`mebt sample`: a sample is a pure function of weights, values, seed and number."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from mebt import load_model, model_metadata, save_model, weights_identity
 from mebt.decoding import token_probabilities
 from mebt.products import round_weights
+from pipeline import precision
 from pipeline.token_store import TokenStore
 from stages.__main__ import cli
 from tests.stages.small import Flow, content
@@ -79,6 +81,19 @@ def test_bfloat16_multiplies_and_keeps_probabilities_in_float32(
     assert seen == {(torch.bfloat16, torch.float32)}
     flow.ok("sample", *half, "--set", "sample.batch_size=5", out="again")
     assert content(flow.root / "again") == content(flow.root / "half")
+
+
+def test_auto_goes_on_in_the_precision_that_a_store_was_begun_in(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    auto = ("--set", "sample.precision=auto", "--accelerator", "cpu")
+    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text("flags : avx512f amx_bf16", "utf-8")
+    said = flow.ok("sample", *auto)
+    assert "sample.precision auto: 32-true, as it was begun" in said
+    assert "nothing to do" in said
+    flow.ok("sample", *auto, out="auto")
+    assert TokenStore(flow.root / "auto").info.extra["sample"]["precision"] == "bf16-mixed"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

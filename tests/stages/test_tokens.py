@@ -285,6 +285,21 @@ def test_repair_redoes_what_is_broken_and_nothing_else(
     assert content(root) == before
 
 
+def test_a_store_in_half_precision_says_so_is_not_mixed_and_is_repaired_in_it(flow: Flow) -> None:
+    half = ("--set", "tokenize.precision=bf16-mixed")
+    assert "extra" in flow.refused("tokenize", *half)
+    flow.ok("tokenize", *half, out="half")
+    root = flow.root / "half"
+    before = content(root)
+    assert "precision    bf16-mixed" in tokens("info", root).output
+    assert "extra" in flow.refused("tokenize", out="half")
+    exact = TokenStore(flow.root / "tokens").read("train")
+    assert 0 < (TokenStore(root).read("train") != exact).mean() < 0.2
+    TokenStore(root).shard_file("train", 2).write_bytes(b"")
+    assert "encoded 16 windows anew: train 2" in repair(flow, store="half").output
+    assert content(root) == before
+
+
 def test_repair_wants_what_the_store_was_made_of(flow: Flow) -> None:
     make_tokenizer(flow.root / "other.safetensors", seed=1)
     assert "Give the tokenizer that made the tokens" in repair(flow, tokenizer="other").output

@@ -18,8 +18,11 @@ from torch.utils.checkpoint import checkpoint
 
 from mebt import load_model, model_metadata
 from mebt.loss import summed_cross_entropy
+from pipeline import precision
 from pipeline.batches import Batches
 from pipeline.config import load_section
+from pipeline.errors import CheckpointError
+from pipeline.files import read_json
 from pipeline.frames import scan_frames
 from pipeline.token_store import TokenStore
 from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
@@ -187,6 +190,26 @@ def test_bfloat16_computes_layers_and_keeps_loss_and_state_in_float32(
     half = (torch.bfloat16, torch.float32, True)
     assert seen == {half, (torch.float32, torch.float32, True)}  # The second of validation.
     assert {tensor.dtype for tensor in last_state(flow.root / "half").values()} == {torch.float32}
+
+
+def test_auto_is_what_the_processor_is_fast_in_and_then_what_the_run_began_with(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    auto = ("--set", "train.precision=auto", "--set", "train.max_steps=2")
+    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text("flags : avx512f avx512_bf16", "utf-8")
+    said = flow.ok("train", *auto, "--accelerator", "cpu", out="auto")
+    assert "train.precision auto: bf16-mixed, which this cpu multiplies in" in said
+    assert (
+        read_json(flow.root / "auto" / "run.json", CheckpointError, "run")["config"]["precision"]
+        == "bf16-mixed"
+    )
+    (tmp_path / "cpuinfo").write_text("flags : avx512f", "utf-8")
+    said = flow.ok("train", *auto, "--accelerator", "cpu", out="auto")
+    assert "train.precision auto: bf16-mixed, as it was begun" in said
+    assert "nothing to do" in said
+    refused = flow.refused("train", *auto, "--set", "train.precision=32-true", out="auto")
+    assert "config.precision = 'bf16-mixed', not '32-true'" in refused
 
 
 ONE_LAYER = ("--set", "model.layers=[dense]", "--set", "model.num_latents=0")

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from tokenizer import VQGAN, VQGANConfig
 from tokenizer.codebook import Codebook, pick_rows
@@ -118,6 +119,35 @@ def test_clips_that_do_not_divide_are_refused(size: tuple[int, int, int], messag
 def test_impossible_configs_are_refused(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_config(**fields)
+
+
+def test_the_nearest_vector_is_found_in_float32_whatever_the_convolutions_compute_in() -> None:
+    torch.manual_seed(0)
+    codebook = Codebook(4096, 16)
+    rows = torch.randn(512, 16)
+    exact = codebook.nearest(rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(codebook.nearest(rows), exact)
+
+
+def test_half_precision_is_used_by_every_convolution_that_it_is_asked_of() -> None:
+    torch.manual_seed(0)
+    model = VQGAN(make_config(width=8, downsample=(2, 4, 4))).eval()
+    seen = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+            module.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    video = torch.rand(1, 3, 4, 16, 16) - 0.5  # A single clip takes a way of its own in float32.
+    with torch.inference_mode():
+        tokens = model.encode(video)
+        exact = model.decode(tokens)
+        assert set(seen) == {torch.float32}
+        seen.clear()
+        with torch.autocast("cpu", torch.bfloat16):
+            model.encode(video)
+            near = model.decode(tokens)
+    assert set(seen) == {torch.bfloat16}
+    torch.testing.assert_close(near.float(), exact, atol=0.05, rtol=0.05)
 
 
 def test_the_nearest_vector_is_chosen_and_of_two_the_first() -> None:

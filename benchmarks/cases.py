@@ -58,6 +58,12 @@ CASES = (
         target=1.1,
     ),
     Case(
+        name="revise, 128 frames, 8 groups",
+        prepare=partial(revising, frames=128, groups=8),
+        target=1.1,
+        extra_gb_target=0.8,
+    ),
+    Case(
         name="forward, 128 frames, half masked",
         prepare=partial(forward, frames=128),
         target=1.15,

@@ -1,5 +1,6 @@
 """MeBT as the sampler needs it: computes nothing twice, and only what is read."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,8 +47,9 @@ class Incremental:
 
     In `encode` layers their keys and values depend on token and position alone, as long as no
     `dense` layer came before. So they are kept for every position, and only those of tokens that
-    are new there are computed. `forget` them before the next batch of windows: a sample must not
-    depend, even in its last bits, on what was drawn before it.
+    are new there are computed. Each has a slot, and those of the context are brought to the front,
+    where they are read as they lie. `forget` them before the next batch of windows: a sample must
+    not depend, even in its last bits, on what was drawn before it.
 
     What is predicted of an empty window depends on no token: it is computed once, for all batches.
     The model's weights must stay as they are.
@@ -76,6 +78,8 @@ class Incremental:
         """Forgets the context: the next windows are others."""
         self.tokens: Tensor | None = None
         self.memories: dict[int, Memory] = {}
+        self.slots: Tensor | None = None
+        """Slot of each position [B N]."""
 
     @torch.inference_mode()
     def __call__(
@@ -116,14 +120,16 @@ class Incremental:
         context = targets[:, :0]
         if "dense" in model.config.layers:
             context = model.embed_context(context_tokens, context_positions)
-        num_context = context.shape[1]
+        num_known, num_context = context_positions.shape[1], context.shape[1]
         last: list[tuple[Block, Memory]] = []
         for index, (layer, block) in enumerate(zip(model.config.layers, model.blocks, strict=True)):
             assert isinstance(block, Block)
             both = torch.cat([context, targets], dim=1) if layer == "dense" else targets
             match layer:
                 case "encode" if index in self.memories:
-                    latents = self.read(block, latents, self._recall(index, context_positions))
+                    keys, values = self.memories[index]
+                    read = (keys[:, :num_known], values[:, :num_known])
+                    latents = self.read(block, latents, read)
                 case "encode":
                     latents = self.read(block, latents, self.memory(block, context))
                 case "process":
@@ -143,11 +149,14 @@ class Incremental:
         """Computes keys and values of the context tokens that were not there before."""
         if self.tokens is None:
             self.tokens = tokens.new_full((len(tokens), self.model.config.num_tokens), -1)
+            order = torch.arange(self.tokens.shape[1], device=tokens.device)
+            self.slots = order.repeat(len(tokens), 1)
+        slots = self._bring_forward(positions)
         is_new = self.tokens.gather(1, positions) != tokens
         count = int(is_new.sum(1).max())
         # Windows differ in how many are new to them: some compute a few once more.
         chosen = is_new.int().argsort(dim=1, descending=True, stable=True)[:, :count]
-        tokens, positions = tokens.gather(1, chosen), positions.gather(1, chosen)
+        tokens, positions, slots = (x.gather(1, chosen) for x in (tokens, positions, slots))
         self.tokens.scatter_(1, positions, tokens)
         context = self.model.embed_context(tokens, positions)
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
@@ -159,12 +168,34 @@ class Incremental:
                 empty = (*self.tokens.shape, keys.shape[-1])
                 self.memories[index] = (keys.new_empty(empty), values.new_empty(empty))
             for kept, new in zip(self.memories[index], (keys, values), strict=True):
-                kept[rows, positions] = new
+                kept[rows, slots] = new
 
-    def _recall(self, index: int, positions: Tensor) -> Memory:
+    def _bring_forward(self, positions: Int[Tensor, "B Nc"]) -> Int[Tensor, "B Nc"]:
+        """Lets these positions have the first slots, in any order; returns which each has."""
+        assert self.slots is not None
+        count = positions.shape[1]
+        slots = self.slots.gather(1, positions)
+        is_behind = slots >= count
+        most = int(is_behind.sum(1).max())
+        if not most:
+            return slots
+        # As many of the first slots are others', which change places with those behind.
+        is_others = torch.ones_like(self.slots, dtype=torch.bool).scatter_(1, slots, False)
+        first, behind = (
+            x.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+            for x in (is_others[:, :count], is_behind)
+        )
+        behind, needed = slots.gather(1, behind), is_behind.gather(1, behind)
+        first = torch.where(needed, first, behind)  # Rows differ in how many: the rest stay.
+        holders = self.slots.argsort(dim=1)
+        pairs = [(first, behind), (behind, first)]
+        moved = [(holders.gather(1, source), target) for source, target in pairs]
+        for position, target in moved:
+            self.slots.scatter_(1, position, target)
         rows = torch.arange(len(positions), device=positions.device)[:, None]
-        keys, values = self.memories[index]
-        return keys[rows, positions], values[rows, positions]
+        for kept in itertools.chain(*self.memories.values()):
+            kept[rows, first], kept[rows, behind] = kept[rows, behind], kept[rows, first]
+        return self.slots.gather(1, positions)
 
 
 def _num_rowwise(layers: tuple[str, ...]) -> int:

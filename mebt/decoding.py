@@ -15,9 +15,10 @@ from torch import Generator, Tensor
 
 from mebt.masking import num_masked
 
-ROWS = 256
-"""Targets whose probabilities are in memory at once. Fixed, as noise is drawn for so many: a sample
-must not depend on its batch."""
+ROWS, ROWS_AT_ONCE = 256, 32
+"""Targets whose logits are in memory at once; and of these, whose probabilities and noise are, so
+that they stay in a CPU's cache. Fixed, as noise is drawn for so many: a sample must not depend on
+its batch."""
 
 
 @runtime_checkable
@@ -144,11 +145,11 @@ def draw(
     """Draws tokens for the first `count` targets, and returns them with their probabilities."""
     tokens, scores = [], []
     for start in range(0, count, ROWS):
-        few = logits[:, start : min(start + ROWS, count)]
-        probs = token_probabilities(few, temperature=temperature, top_k=top_k, top_p=top_p)
-        drawn = choose_tokens(probs, noise.exponential(*probs.shape[1:]))
-        tokens.append(drawn[0])
-        scores.append(drawn[1])
+        for few in torch.split(logits[:, start : min(start + ROWS, count)], ROWS_AT_ONCE, dim=1):
+            probs = token_probabilities(few, temperature=temperature, top_k=top_k, top_p=top_p)
+            drawn = choose_tokens(probs, noise.exponential(*probs.shape[1:]))
+            tokens.append(drawn[0])
+            scores.append(drawn[1])
     return torch.cat(tokens, dim=1), torch.cat(scores, dim=1)
 
 

@@ -1,6 +1,8 @@
 """MeBT: masked-token prediction through a fixed number of latent tokens (CVPR 2023, section 3)."""
 
+import itertools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -95,24 +97,18 @@ class Block(nn.Module):
 
     def memory(self, *streams: Float[Tensor, "B _ D"]) -> Memory:
         """Returns the keys and values of streams: of each row they depend on that row alone."""
-        if len(streams) > 1:
-            keys, values = zip(*(self.memory(stream) for stream in streams), strict=True)
-            return torch.cat(keys, dim=1), torch.cat(values, dim=1)
-        (stream,) = streams
         layers = (self.attention.key, self.attention.value)
-        key, value = linear_of_norm(layers, self.norm, stream, self.norm(stream))
+
+        def of(rows: Tensor) -> tuple[Tensor, ...]:
+            return linear_of_norm(layers, self.norm, rows, self.norm(rows))
+
+        key, value = _of_rows(of, *streams)
         return key, value
 
     def read(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
-        """Returns the new query stream: each row depends on that row and the memory alone.
-
-        So without gradients a few rows go through at a time, whose values stay in a CPU's cache.
-        """
-        whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
-        if whole or query.shape[1] <= ROWS:
-            return self._read(query, memory)
-        parts = [self._read(part, memory) for part in torch.split(query, ROWS, dim=1)]
-        return torch.cat(parts, dim=1)
+        """Returns the new query stream: each row depends on that row and the memory alone."""
+        (out,) = _of_rows(lambda rows: (self._read(rows, memory),), query)
+        return out
 
     def _read(self, query: Tensor, memory: Memory) -> Tensor:
         normed = self.norm(query)
@@ -123,6 +119,32 @@ class Block(nn.Module):
         (hidden,) = linear_of_norm([widen], self.norm_mlp, query, self.norm_mlp(query))
         out: Tensor = query + dropout(linear_of_gelu(narrow, hidden))
         return out
+
+
+def _of_rows(
+    compute: Callable[[Tensor], tuple[Tensor, ...]], *streams: Float[Tensor, "B _ D"]
+) -> tuple[Tensor, ...]:
+    """Returns what `compute` makes of each row of the streams, one stream behind the other.
+
+    Without gradients a few rows go through at a time: their values stay in a CPU's cache, and only
+    the results exist as a whole.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        made = [compute(stream) for stream in streams]
+        return (
+            made[0] if len(made) == 1 else tuple(torch.cat(x, 1) for x in zip(*made, strict=True))
+        )
+    parts = [part for stream in streams for part in torch.split(stream, ROWS, dim=1)]
+    done = compute(parts[0])
+    if len(parts) == 1:
+        return done
+    edges = list(itertools.accumulate((part.shape[1] for part in parts), initial=0))
+    whole = tuple(x.new_empty(len(x), edges[-1], x.shape[2]) for x in done)
+    for number, (start, stop) in enumerate(itertools.pairwise(edges)):
+        done = compute(parts[number]) if number else done
+        for out, rows in zip(whole, done, strict=True):
+            out[:, start:stop] = rows
+    return whole
 
 
 class MeBT(nn.Module):

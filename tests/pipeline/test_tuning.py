@@ -12,8 +12,8 @@ import resource, sys, torch
 from pipeline.tuning import tune_process
 if sys.argv[1] == "tuned":
     tune_process()
-for size in range(4, 29, 4):  # Each is larger than all before it.
-    block = torch.ones(size << 20, dtype=torch.uint8)
+for _ in range(2):  # By itself glibc gives the first back, and then knows better.
+    block = torch.ones(24 << 20, dtype=torch.uint8)
     del block
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 """
@@ -26,7 +26,7 @@ def test_blocks_are_kept_from_the_beginning() -> None:
         command = [sys.executable, "-c", FAULTS, how]
         made = subprocess.run(command, capture_output=True, text=True, check=True)
         faults[how] = int(made.stdout)
-    assert faults["tuned"] < faults["as it is"] - (60 << 20) // os.sysconf("SC_PAGESIZE")
+    assert faults["tuned"] < faults["as it is"] - (20 << 20) // os.sysconf("SC_PAGESIZE")
 
 
 SAID = """

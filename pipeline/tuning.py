@@ -43,4 +43,4 @@ def tune_process() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGE)
-        mallopt(M_TRIM_THRESHOLD, LARGE)
+        mallopt(M_TRIM_THRESHOLD, 4 * LARGE)  # Of what lies free together at the heap's end.

@@ -8,6 +8,7 @@ import torch
 
 from mebt import MeBT, MeBTConfig
 from mebt.products import round_weights
+from pipeline.tuning import MEDIUM, keep_freed
 from tokenizer import VQGAN, VQGANConfig
 
 
@@ -51,6 +52,7 @@ class Setting:
 
     def sampled_model(self, frames: int, width: int = 1024) -> MeBT:
         """Makes a model as `mebt sample` has it: in half precision with rounded weights."""
+        keep_freed(MEDIUM)
         model = self.model(frames, width)
         if self.half:
             round_weights(model, torch.bfloat16)

@@ -39,8 +39,6 @@ def has_fast_bf16(device: str) -> bool:
     """Says whether a device has instructions for products of bfloat16."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device == "cpu" and CPU_INFO.exists() and bool(re.search(FAST_BF16, _cpu_info()))
-
-
-def _cpu_info() -> str:
-    return CPU_INFO.read_text(encoding="utf-8")
+    if device != "cpu" or not CPU_INFO.exists():
+        return False
+    return bool(re.search(FAST_BF16, CPU_INFO.read_text(encoding="utf-8")))

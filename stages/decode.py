@@ -173,6 +173,7 @@ def decode(
         "tokenizer": store.info.tokenizer,
         "split": split,
         "count": count,
+        # A precision as it always was is left out: folders of earlier versions go on.
         "config": {key: value for key, value in settings.items() if value != "32-true"},
     }
     files = Outputs(out, split, count, config)

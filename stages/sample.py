@@ -32,6 +32,7 @@ from pipeline.sharing import share_out
 from pipeline.storage import Place
 from pipeline.store_format import StoreInfo, numbered_plan
 from pipeline.token_store import TokenStore
+from pipeline.tuning import MEDIUM, keep_freed
 from stages.launch import Launch, fabric_options
 from stages.options import (
     FOLDER,
@@ -210,6 +211,7 @@ def sample(
     usable model in `run`, or if `out` holds something else.
     """
     config = replace(config, precision=precision_of(fabric))
+    keep_freed(MEDIUM)
     path = run / MODEL
     if not path.exists():
         raise CheckpointError(f"{path} is missing; train it with `mebt train --out {run}`.")

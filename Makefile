@@ -10,7 +10,7 @@ MINUTES ?= 10
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=  # Compiled modules are kept; the stages start sooner.
 
-.PHONY: demo test test-slow faults lint bench clean
+.PHONY: demo test test-slow faults lint bench quality clean
 
 demo: $(DEMO)  ## Fetch the footage, run every stage, say where the report is
 	cd demo && dvc repro
@@ -33,6 +33,9 @@ lint: $(INSTALLED)
 bench: $(DEMO)  ## Speed and memory beside the machine's limit, then how they grow with length
 	python -m benchmarks
 	python -m benchmarks.growth
+
+quality: $(DEMO)  ## How well models learn worlds of exact rules: hours on two cores
+	python -m benchmarks.quality
 
 # Modules are compiled when they are first imported: to compile them all, most of them never used,
 # takes pip longer than everything else.

@@ -1,0 +1,181 @@
+"""How well models learn worlds of exact rules: `make quality`; or one try, as below.
+
+  python -m benchmarks.quality --world one-square --seeds 1 --set train.max_steps=1000
+
+Each row is one training and its samples, made by the functions that the commands use, at fixed
+data, sizes and steps. A sample is lawful if it obeys the rules of its world to the last token;
+its distance is the share of what moves that is wrong. Both are means over the samples.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from benchmarks.worlds import CODES, WORLDS, World, world
+from mebt import MeBTShape
+from pipeline.config import SECTIONS, build, load_params
+from pipeline.store_format import StoreInfo, numbered_plan
+from pipeline.token_store import TokenStore, create_store
+from pipeline.tuning import tune_process
+from stages.sample import SampleStageConfig, sample
+from stages.train import TrainConfig, train
+
+RESULTS = Path(__file__).parent / "quality.json"
+TRAIN_WINDOWS, TEST_WINDOWS, SAMPLES = 16_384, 256, 256
+MODEL_CALLS = 64
+HELD_OUT_SEED = 1 << 20
+Row = dict[str, Any]
+Sections = dict[str, dict[str, Any]]
+
+LAYERS = ["encode", "process"] * 3 + ["encode", "decode"] + ["refresh", "decode"] * 2
+VALUES: Sections = {
+    "model": {"layers": LAYERS, "width": 128, "num_heads": 4, "num_latents": 32},
+    "train": {
+        **{"max_steps": 4000, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 100},
+        **{"init_std": 0.088, "validate_every": 500, "checkpoint_every": 4000, "log_every": 50},
+        **{"validation_windows": TEST_WINDOWS, "precision": "32-true"},
+    },
+    "sample": {"num_samples": SAMPLES, "batch_size": 32, "precision": "32-true"},
+}
+"""Of every world, unless `--set` says otherwise."""
+METHODS: Sections = {
+    "random, 64 steps": {"strategy": "random", "draft_steps": 64, "revise_rounds": 0},
+    "confidence, 64 steps": {"strategy": "confidence", "draft_steps": 64, "revise_rounds": 0},
+    "random, 32 steps, revised 2 x 16": {
+        **{"strategy": "random", "draft_steps": 32},
+        **{"revise_rounds": 2, "revise_groups": 16, "revise_temperature": 0.7},
+    },
+}
+"""Ways to sample, each of `MODEL_CALLS` passes through the model."""
+
+
+def make_tokens(rules: World, out: Path) -> None:
+    """Writes a store of a world's videos. Held-out ones are drawn apart from the others."""
+    drawn = {
+        "train": rules.draw(TRAIN_WINDOWS, seed=0),
+        "test": rules.draw(TEST_WINDOWS, seed=HELD_OUT_SEED),
+    }
+    info = StoreInfo(
+        tokenizer=None,
+        codebook_size=CODES,
+        grid=rules.grid,
+        source="world",
+        counts={split: len(tokens) for split, tokens in drawn.items()},
+        shard_windows=TRAIN_WINDOWS,
+    )
+    plan = numbered_plan(info.counts, "world", info.shard_windows)
+    writer = create_store(out, info, plan)
+    for split, shard in info.shards():
+        writer.write_shard(split, shard, drawn[split][slice(*info.shard_rows(split, shard))])
+
+
+def judge(rules: World, tokens: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, float]:
+    """Returns how many videos are lawful, how far all are from that, and how many are blank."""
+    distances = np.array([rules.distance(video) for video in tokens])
+    return {
+        "lawful": round(float((distances == 0).mean()), 4),
+        "distance": round(float(distances.mean()), 4),
+        "blank": round(float(np.mean([rules.is_blank(video) for video in tokens])), 4),
+    }
+
+
+def losses(run: Path) -> dict[int, dict[str, float]]:
+    """Returns the held-out losses of a run by step, over all masks and for each share masked."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    found = {}
+    for line in lines:
+        measured = {k: v for k, v in line.items() if k.startswith("val_loss") and v is not None}
+        if measured:
+            found[line["step"]] = {key: round(value, 4) for key, value in measured.items()}
+    return found
+
+
+def try_once(
+    name: str, seed: int, sections: Sections, methods: Mapping[str, dict[str, Any]]
+) -> Row:
+    """Trains on one world and samples by each method; every seed has its own model and samples."""
+    rules, fabric = world(name), Fabric(accelerator="cpu")
+    shape = build(MeBTShape, sections["model"], where="model")
+    config = build(TrainConfig, {**sections["train"], "seed": seed}, where="train")
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        make_tokens(rules, Path(folder) / "tokens")
+        began = time.perf_counter()
+        trained = train(Path(folder) / "tokens", run, shape, config, fabric=fabric)
+        seconds = time.perf_counter() - began
+        row: Row = {
+            "world": name,
+            "seed": seed,
+            "steps": trained.steps,
+            "parameters": trained.parameters,
+            "seconds_per_step": round(seconds / max(trained.steps, 1), 4),
+            "losses": losses(run),
+            "samples": {},
+        }
+        for number, (method, values) in enumerate(methods.items()):
+            out = Path(folder) / f"samples-{number}"
+            settings = build(
+                SampleStageConfig, {**sections["sample"], **values, "seed": seed}, where="sample"
+            )
+            began = time.perf_counter()
+            sample(run, out, settings, fabric=fabric)
+            row["samples"][method] = {
+                **judge(rules, TokenStore(out).read("sample")),
+                "seconds": round(time.perf_counter() - began, 1),
+            }
+    return row
+
+
+def show(row: Row) -> None:
+    """Prints a row: losses as training went on, then each way to sample."""
+    curve = ", ".join(f"{step}: {loss['val_loss']:.3f}" for step, loss in row["losses"].items())
+    print(f"{row['world']}, seed {row['seed']}, {row['seconds_per_step']:.3f} s a step; {curve}")
+    for method, found in row["samples"].items():
+        print(
+            f"  {method:36} lawful {found['lawful']:6.1%}  distance {found['distance']:.3f}  "
+            f"blank {found['blank']:6.1%}  {found['seconds']:.0f} s",
+            flush=True,
+        )
+
+
+def chosen(overrides: Sequence[str]) -> Sections:
+    """Returns the values of a try, with those of `--set` over them."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as empty:
+        given = load_params(Path(empty.name), overrides)
+    return {name: {**VALUES[name], **given.get(name, {})} for name in VALUES if name in SECTIONS}
+
+
+def main() -> None:
+    """Tries every world with every seed, and writes the rows down."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--world", choices=WORLDS, help="this one only")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, … so many")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--out", type=Path, help=f"where rows go, as JSON; else {RESULTS.name}")
+    options = parser.parse_args()
+    sections = chosen(options.set)
+    whole = not options.set and not options.world
+    rows = []
+    for name in [options.world] if options.world else WORLDS:
+        for seed in range(options.seeds):
+            rows.append(try_once(name, seed, sections, METHODS))
+            show(rows[-1])
+    out = options.out or (RESULTS if whole else None)
+    if out:
+        out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        print(f"{out}: {len(rows)} rows", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    tune_process()
+    main()

@@ -1,0 +1,108 @@
+"""Rule worlds: what they draw obeys them, and how far anything else is from that is exact."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from benchmarks.quality import METHODS, MODEL_CALLS, VALUES, chosen, judge, try_once
+from benchmarks.worlds import CODES, WORLDS, bounce, world
+
+NAMES = list(WORLDS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_world_draws_is_lawful_and_differs(name: str) -> None:
+    rules = world(name)
+    videos = rules.draw(16, seed=0)
+    assert videos.shape == (16, *rules.grid)
+    assert 0 <= videos.min() <= videos.max() < CODES
+    assert len(np.unique(videos.reshape(16, -1), axis=0)) == 16
+    assert [rules.distance(video) for video in videos] == [0] * 16
+    assert not any(rules.is_blank(video) for video in videos)
+    np.testing.assert_array_equal(videos, rules.draw(16, seed=0))
+    assert not np.array_equal(videos, rules.draw(16, seed=1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_blank_video_is_as_far_away_as_can_be(name: str) -> None:
+    rules = world(name)
+    (video,) = rules.draw(1, seed=0)
+    moving = [code for role in rules.moving for code in rules.codes[role]]
+    blank = np.where(np.isin(video, moving), video[~np.isin(video, moving)][0], video)
+    assert rules.is_blank(blank)
+    assert rules.distance(blank) > 0.9
+
+
+def test_distance_counts_wrong_places_in_sizes_of_the_square() -> None:
+    rules = world("one-square")
+    (video,) = rules.draw(1, seed=3)
+    square = video >= 8
+    wrong = video.copy()
+    places = np.argwhere(square)[:5]
+    wrong[tuple(places.T)] = video[~square][0]
+    assert rules.distance(wrong) == pytest.approx(5 / square.sum())
+    wrong[tuple(np.argwhere(~square)[:3].T)] = 63
+    assert rules.distance(wrong) == pytest.approx(8 / square.sum())
+
+
+def test_distance_is_the_least_over_all_lawful_videos() -> None:
+    rules = world("one-square")
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        tokens = generator.integers(CODES, size=rules.grid)
+        flat, best = tokens.reshape(-1), (np.inf, 0)
+        for roles in rules.maps.reshape(len(rules.maps), -1):
+            (ground, things) = (flat[roles == role] for role in (0, 1))
+            for back, front in itertools.product(rules.codes[0], rules.codes[1]):
+                wrong = np.sum(ground != back) + np.sum(things != front)
+                best = min(best, (wrong, len(things)))
+        assert rules.distance(tokens) == min(1.0, best[0] / best[1])
+
+
+def test_a_square_in_two_colours_at_once_is_not_lawful() -> None:
+    rules = world("hidden-square")
+    video = rules.draw(64, seed=0)[5]
+    seen = np.argwhere((video >= 8).any((1, 2)))[:, 0]
+    last = seen[-1]
+    other = video.copy()
+    other[last:] = np.where(video[last:] >= 8, 8 + (video[last:] - 7) % 56, video[last:])
+    assert rules.distance(video) == 0
+    assert rules.distance(other) > 0
+
+
+def test_things_are_thrown_back_at_the_borders() -> None:
+    assert bounce(4, 1, 6, 8).tolist() == [4, 5, 4, 3, 2, 1, 0, 1]
+    assert bounce(1, -1, 6, 4).tolist() == [1, 0, 1, 2]
+    assert bounce(3, 0, 6, 3).tolist() == [3, 3, 3]
+    assert bounce(0, 1, 3, 6, each=2).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_try_trains_and_samples_as_the_commands_do() -> None:
+    few = ("train.max_steps=2", "train.validate_every=1", "model.width=16", "sample.num_samples=4")
+    sections = chosen(few)
+    assert sections["model"]["num_latents"] == VALUES["model"]["num_latents"]
+    name, method = "one-square", "random, 64 steps"
+    row = try_once(name, 1, sections, {method: {**METHODS[method], "draft_steps": 2}})
+    assert list(row["losses"]) == [1, 2]
+    assert row["losses"][2].keys() == {"val_loss", *(f"val_loss/mask_{p}" for p in MASKS)}
+    found = row["samples"][method]
+    assert (found["lawful"], found["distance"]) == (0.0, 1.0)
+    assert row["steps"] == 2
+
+
+MASKS = (10, 30, 50, 70, 90, 100)
+
+
+def test_every_way_to_sample_asks_the_model_as_often() -> None:
+    for method in METHODS.values():
+        revised = method["revise_rounds"] * method.get("revise_groups", 0)
+        assert method["draft_steps"] + revised == MODEL_CALLS
+
+
+def test_samples_are_judged_by_the_rules() -> None:
+    rules = world("one-square")
+    lawful = rules.draw(3, seed=5)
+    blank = np.zeros((1, *rules.grid), np.int64)
+    found = judge(rules, np.concatenate([lawful, blank]))
+    assert found == {"lawful": 0.75, "distance": 0.25, "blank": 0.25}

@@ -100,7 +100,8 @@ def load() -> float | None:
     return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
-PROCESS = Path("/proc/self")
+STATUS, NEW_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+"""What Linux knows of this process; and where it is told to forget the peak, if it can: proc(5)."""
 
 
 def memory_now(device: torch.device) -> int:
@@ -114,17 +115,17 @@ def memory_now(device: torch.device) -> int:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-    if not PROCESS.exists():
+    if not NEW_PEAK.exists():
         return memory_peak(device)
-    (PROCESS / "clear_refs").write_text("5", encoding="utf-8")  # Resets VmHWM, says proc(5).
+    NEW_PEAK.write_text("5", encoding="utf-8")
     return _status("VmRSS")
 
 
 def memory_peak(device: torch.device) -> int:
-    """Returns the most bytes that this process held since `memory_now`; without /proc, ever."""
+    """Returns the most bytes that this process held since `memory_now`; if not on Linux, ever."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if PROCESS.exists():
+    if NEW_PEAK.exists():
         return _status("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)
@@ -132,7 +133,7 @@ def memory_peak(device: torch.device) -> int:
 
 def _status(name: str) -> int:
     """Returns a number of bytes that Linux knows of this process."""
-    status = (PROCESS / "status").read_text(encoding="utf-8")
+    status = STATUS.read_text(encoding="utf-8")
     found = re.search(rf"^{name}:\s*(\d+) kB$", status, re.MULTILINE)
-    assert found, f"{PROCESS}/status has no {name}"
+    assert found, f"{STATUS} has no {name}"
     return int(found[1]) * 1024

@@ -4,6 +4,7 @@ import errno
 import threading
 
 import pytest
+from lightning_fabric import Fabric
 
 from pipeline.errors import ConfigError
 from stages.__main__ import show_thread_error
@@ -33,6 +34,15 @@ def test_float16_is_refused_where_it_would_be_something_else(
     line = f"precision 16-mixed does not work {where}; use bf16-mixed"
     with pytest.raises(ConfigError, match=line):
         _launch(accelerator, options, "16-mixed")
+
+
+def test_processes_of_which_each_would_choose_another_precision_are_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Fabric, "broadcast", lambda *_: "bf16-mixed")  # Of the first process.
+    line = "precision auto is 32-true for process 0, but bf16-mixed for the first: machines of sev"
+    with pytest.raises(ConfigError, match=line):
+        _launch("cpu", {"devices": "1", "num_nodes": 1, "strategy": "auto"})
 
 
 BATCH = {"SLURM_NTASKS": "3", "SLURM_NTASKS_PER_NODE": "3", "SLURM_JOB_NAME": "t"}

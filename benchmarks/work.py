@@ -35,12 +35,10 @@ class Setting:
     def model_config(self, frames: int, width: int = 1024) -> MeBTConfig:
         """Returns the published model for so many frames, or a small one for as many."""
         if self.small:
-            return MeBTConfig(
-                width=8, num_heads=2, num_latents=5, codebook_size=40, grid=(frames // 4, 2, 2)
-            )
-        return MeBTConfig(
-            width=width, num_heads=width // 64, codebook_size=16_384, grid=(frames // 4, 16, 16)
-        )
+            fields = {"width": 8, "num_heads": 2, "num_latents": 5, "codebook_size": 40}
+            return MeBTConfig(**fields, block="published", grid=(frames // 4, 2, 2))
+        fields = {"width": width, "num_heads": width // 64, "codebook_size": 16_384}
+        return MeBTConfig(**fields, block="published", grid=(frames // 4, 16, 16))
 
     def model(
         self, frames: int, width: int = 1024, *, activation_checkpointing: bool = False

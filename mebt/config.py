@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from math import prod
+from typing import Literal, get_args
+
+BlockKind = Literal["stream", "published"]
 
 LAYERS = ("encode", "process", "decode", "refresh", "dense")
 """Layer kinds: latents read context; latents read latents; targets read latents; latents read
@@ -40,6 +43,9 @@ class MeBTShape:
     """Heads of each attention; they divide the width."""
     num_latents: int = 256
     """Learned latent tokens; 0 if all layers are `dense`."""
+    block: BlockKind = "stream"
+    """What each layer adds to: `stream`, the vectors it was given, or as `published` their norm,
+    which learns several times slower."""
     embedding_dropout: float = 0.0
     """Share of embedded tokens' entries that training sets to zero; against learning by heart."""
     residual_dropout: float = 0.0
@@ -57,6 +63,8 @@ class MeBTShape:
                 f"the last layer is {self.layers[-1]!r}, which changes no prediction; end with "
                 "decode or dense."
             )
+        if self.block not in get_args(BlockKind):
+            raise ValueError(f"unknown block {self.block!r}; choose from stream, published.")
         for name, least in (("width", 1), ("num_heads", 1), ("num_latents", 0)):
             _check_count(name, getattr(self, name), least, 1 << 16)
         if self.width % self.num_heads:

@@ -60,15 +60,16 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """`query` reads `memory`, then goes through an MLP.
+    """`query` reads `memory`, then goes through an MLP; one norm serves both streams.
 
-    As published, one norm serves both streams and the residual starts from the *normalised* query;
-    trained weights depend on it.
+    In a `published` block the residual starts from the *normalised* query, and weights trained so
+    depend on it. In a `stream` block it starts from the query itself, as is usual.
     """
 
     def __init__(self, config: MeBTConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
+        self.adds_to_norm = config.block == "published"
         width = config.width
         self.norm = nn.LayerNorm(width)
         self.attention = Attention(
@@ -113,7 +114,7 @@ class Block(nn.Module):
     def _read(self, query: Tensor, memory: Memory) -> Tensor:
         normed = self.norm(query)
         (asked,) = linear_of_norm([self.attention.query], self.norm, query, normed)
-        query = normed + self.attention(asked, memory)
+        query = (normed if self.adds_to_norm else query) + self.attention(asked, memory)
         widen, _, narrow, dropout = self.mlp
         assert isinstance(widen, nn.Linear) and isinstance(narrow, nn.Linear)
         (hidden,) = linear_of_norm([widen], self.norm_mlp, query, self.norm_mlp(query))

@@ -64,6 +64,7 @@ def shape_from_hparams(hparams: Mapping[str, Any]) -> MeBTShape:
         width=hparams["n_embd"],
         num_heads=hparams["n_head"],
         num_latents=hparams["sos_emb"],
+        block="published",
         embedding_dropout=float(hparams.get("embd_pdrop", 0.0)),
         residual_dropout=float(hparams.get("resid_pdrop", 0.0)),
         attention_dropout=float(hparams.get("attn_pdrop", 0.0)),

@@ -73,7 +73,8 @@ def read_config(path: Path) -> MeBTConfig:
     """Reads the config in a model's header. Raises ValueError as `model_metadata` does."""
     metadata = model_metadata(path)
     try:
-        fields: dict[str, Any] = json.loads(metadata["config"])
+        fields: dict[str, Any] = {"block": "published"}  # Files from before there was a choice.
+        fields |= json.loads(metadata["config"])
         fields["layers"] = tuple(fields["layers"])
         fields["grid"] = tuple(fields["grid"])
         return MeBTConfig(**fields)

@@ -18,6 +18,8 @@ from pipeline.sealed import from_parquet, to_parquet
 from pipeline.training import FREE_KEYS, LoopConfig
 
 RECORD = "run.json"
+BEFORE: Mapping[str, Mapping[str, Any]] = {"model": {"block": "published"}}
+"""What runs of earlier versions did whose record does not say so, by part of the record."""
 
 
 def prepare_run(
@@ -39,7 +41,7 @@ def prepare_run(
     path = out / RECORD
     others = contents(out) if out.exists() else []
     if path.exists():
-        found = read_json(path, CheckpointError, "run")
+        found = _completed(read_json(path, CheckpointError, "run"), record)
         different = _differences(found, record)
         step = last_step(out / "checkpoints")
         if frames is not None and found.get("source") != record["source"]:
@@ -126,6 +128,15 @@ def open_run(
         if problem := fabric.broadcast(problem):
             raise problem
         yield
+
+
+def _completed(found: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds to a record what earlier versions left unsaid, where it is asked for."""
+    for part, values in BEFORE.items():
+        if isinstance(found.get(part), dict):
+            asked = wanted.get(part, {})
+            found[part] = {k: v for k, v in values.items() if k in asked} | found[part]
+    return found
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

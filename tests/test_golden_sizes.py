@@ -135,6 +135,7 @@ def model() -> MeBT:
     torch.manual_seed(0)
     config = MeBTConfig(
         layers=tuple(MODES.values()),
+        block="published",
         **{"width": 12, "num_heads": 2, "num_latents": 5, "codebook_size": K, "grid": GRID},
     )
     made = MeBT(config)

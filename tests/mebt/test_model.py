@@ -70,6 +70,28 @@ def test_predictions_depend_on_the_context() -> None:
     assert (model(tokens, context, targets) - model(other, context, targets)).abs().max() > 1e-4
 
 
+def test_a_block_adds_to_its_stream_or_as_published_to_its_norm() -> None:
+    stream, published = (make("encode", "decode", block=kind) for kind in ("stream", "published"))
+    query, memory = torch.randn(2, 2, 6, 12)
+    for model, begin in ((stream, query), (published, published.blocks[0].norm(query))):
+        block = model.blocks[0]
+        for layer in (block.attention.out, block.mlp[2]):
+            torch.nn.init.zeros_(layer.weight)  # Nothing is added, so the beginning is left.
+        torch.testing.assert_close(block(query, memory), begin)
+
+
+def test_a_file_from_before_blocks_could_be_chosen_is_of_the_published_kind(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(path, make(block="published"))
+    header = json.loads(safe_open(path, framework="pt").metadata()["mebt"])
+    config = json.loads(header["config"])
+    assert config.pop("block") == "published"
+    del header["header"]  # Nor were headers sealed then.
+    header["config"] = json.dumps(config)
+    save_file(load_file(path), path, {"mebt": json.dumps(header)})
+    assert load_model(path).config.block == "published"
+
+
 @pytest.mark.parametrize("width", [1, 5, 8, 29, 128])
 def test_sines_put_positions_next_to_their_neighbours(width: int) -> None:
     table = sine_positions((3, 5, 7), width)

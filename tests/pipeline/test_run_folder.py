@@ -41,6 +41,16 @@ def test_what_may_change_in_a_run(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
+def test_a_run_of_an_earlier_version_is_of_the_published_block(tmp_path: Path) -> None:
+    prepare_run(tmp_path, LoopConfig(), {"model": {"width": 8}}, overwrite=False)
+    asked = {"model": {"width": 8, "block": "published"}}
+    prepare_run(tmp_path, LoopConfig(), asked, overwrite=False)
+    prepare_run(tmp_path / "old", LoopConfig(), {"model": {"width": 8}}, overwrite=False)
+    with pytest.raises(ConfigError, match=r"model\.block = 'published', not 'stream'"):
+        asked = {"model": {"width": 8, "block": "stream"}}
+        prepare_run(tmp_path / "old", LoopConfig(), asked, overwrite=False)
+
+
 def frames_of(**sizes: int) -> pa.Table:
     rows = [
         {"split": "train", "video": name, "frame": f"{n}.png", "bytes": size + n, "sha256": None}

@@ -35,6 +35,7 @@ MEBT_CONFIG = MeBTConfig(
     width=12,
     num_heads=2,
     num_latents=7,
+    block="published",
     codebook_size=13,
     grid=GRID,
 )

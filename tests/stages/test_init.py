@@ -68,6 +68,7 @@ def trained(model: MeBT, optimizer: torch.optim.Optimizer, tokens: Path, start: 
 def published(flow: Flow) -> tuple[Path, MeBT, torch.optim.AdamW]:
     """A published checkpoint for the flow's tokens, and what was saved in it."""
     shape = {**PARAMS["model"], "layers": tuple(PARAMS["model"]["layers"]), "residual_dropout": 0.0}
+    shape["block"] = "published"
     torch.manual_seed(1)
     model = MeBT(MeBTConfig(**shape, codebook_size=24, grid=(2, 4, 4)))
     optimizer = published_adamw(model, learning_rate=1e-3, weight_decay=0.01)

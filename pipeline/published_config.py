@@ -193,6 +193,7 @@ def train_section(published: Published) -> dict[str, Any]:
         **{"clip_norm": None, "ema_decay": 0.0, "precision": "32-true", "seed": 0},
         **{"log_every": 50, "validate_every": 5000, "checkpoint_every": 5000},
         "keep_checkpoints": 2,
+        "optimizer": "adamw",
         "weight_decay": published.get("exp.weight_decay", float, 0.01),
         "schedule": published.get(MASK + "schedule", str, "linear"),
         "average_loss": float(average)

@@ -18,7 +18,10 @@ from pipeline.sealed import from_parquet, to_parquet
 from pipeline.training import FREE_KEYS, LoopConfig
 
 RECORD = "run.json"
-BEFORE: Mapping[str, Mapping[str, Any]] = {"model": {"block": "published"}}
+BEFORE: Mapping[str, Mapping[str, Any]] = {
+    "model": {"block": "published"},
+    "config": {"optimizer": "adamw"},
+}
 """What runs of earlier versions did whose record does not say so, by part of the record."""
 
 
@@ -69,11 +72,11 @@ def prepare_run(
     _write_record(out, record, frames)
 
 
-def recorded_precision(out: Path) -> object:
-    """Returns the precision that a run goes on in; None if there is none yet."""
+def recorded(out: Path, key: str) -> object:
+    """Returns a value that a run goes on with; None if there is none yet."""
     path = out / RECORD
     config = read_json(path, CheckpointError, "run").get("config") if path.exists() else None
-    return config.get("precision") if isinstance(config, dict) else None
+    return config.get(key) if isinstance(config, dict) else None
 
 
 def _write_record(out: Path, record: Mapping[str, Any], frames: pa.Table | None) -> None:

@@ -22,7 +22,7 @@ from pipeline.frame_list import list_frames, source_of
 from pipeline.frames import describe_frames, scan_frames
 from pipeline.gpu import send
 from pipeline.precision import precision_of
-from pipeline.run_folder import open_run, recorded_precision
+from pipeline.run_folder import open_run, recorded
 from pipeline.seeds import step_seed
 from pipeline.storage import Place
 from pipeline.training import LoopConfig, Task, run_loop
@@ -445,7 +445,7 @@ def command(
     windows = load_section(params, "tokenize", TokenizeConfig, (*overrides, *as_stored))
     config = load_section(params, "fit_tokenizer", FitTokenizerConfig, overrides)
     key = "fit_tokenizer.precision"
-    fabric = launch(launch.settle(key, config.precision, recorded_precision(out)))
+    fabric = launch(launch.settle(key, config.precision, recorded(out, "precision")))
     made = fit_tokenizer(
         frames,
         out,

@@ -26,7 +26,7 @@ from mebt import (
 from mebt.loss import held_out_loss, masked_token_loss
 from mebt.masking import SCHEDULES, LengthPriorName, draw_order, draw_split
 from mebt.model import INIT_STD, PositionInit
-from mebt.optim import make_optimizer
+from mebt.optim import OptimizerKind, make_optimizer
 from mebt.weights import read_config
 from pipeline.batches import Balance, Batches
 from pipeline.checkpoint import last_sha256, last_step, user_errors
@@ -36,7 +36,7 @@ from pipeline.files import keep_apart, replacing
 from pipeline.gpu import compiling, send
 from pipeline.precision import precision_of
 from pipeline.profiling import RECORDED, TABLE, TRACE, WARM_UP
-from pipeline.run_folder import open_run, recorded_precision
+from pipeline.run_folder import open_run, recorded
 from pipeline.seeds import step_seed
 from pipeline.sharding import shard
 from pipeline.storage import Place
@@ -69,6 +69,9 @@ class TrainConfig(LoopConfig):
     """Of products and attention: 32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed on GPUs and
     processors that multiply in it, else 32-true, and what the run began with. Weights and loss stay
     in float32."""
+    optimizer: OptimizerKind = "muon"
+    """muon: for the matrices of layers, with AdamW for the rest, learns in half the steps; adamw:
+    for all, as published."""
     weight_decay: float = 0.01
     """Of Linear weights only."""
     schedule: str = "linear"
@@ -238,6 +241,11 @@ def _beginning(
             f"{init} has done {step} steps already: train.max_steps must be above that, got "
             f"{config.max_steps}."
         )
+    if (kept := recorded(init, "optimizer") or "adamw") != config.optimizer:
+        raise CheckpointError(
+            f"{init} holds the state of {kept}, but train.optimizer is {config.optimizer}; make "
+            f"them agree, or give --init {weights} to begin with its weights alone."
+        )
     return {"step": step, "sha256": last_sha256(init / CHECKPOINTS)}
 
 
@@ -348,6 +356,7 @@ def train(
             model,
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
+            kind=config.optimizer,
             fused=config.precision != "16-mixed",
         )
         task = Task(
@@ -419,7 +428,7 @@ def command(
     keep_apart(out, tokens, params, init)
     shape = load_section(params, "model", MeBTShape, overrides)
     config = load_section(params, "train", TrainConfig, overrides)
-    precision = launch.settle("train.precision", config.precision, recorded_precision(out))
+    precision = launch.settle("train.precision", config.precision, recorded(out, "precision"))
     fabric = launch(precision)
     made = train(
         *(tokens, out, shape, config),

@@ -150,6 +150,7 @@ def test_training_learns(flow: Flow) -> None:
 
 def test_accumulated_micro_batches_are_the_same_step(flow: Flow) -> None:
     more = ["--set", "model.residual_dropout=0.0", "--set", "train.clip_norm=1.0"]
+    more += ["--set", "train.optimizer=adamw"]  # Muon multiplies in bfloat16: rounding grows.
     flow.ok("train", *more, out="one")
     flow.ok("train", *more, "--set", "train.accumulate=2", out="two")
     one, two = last_state(flow.root / "one"), last_state(flow.root / "two")

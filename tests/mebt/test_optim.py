@@ -1,0 +1,63 @@
+"""Muon beside AdamW, as one optimizer."""
+
+import torch
+
+from mebt import MeBT, MeBTConfig
+from mebt.optim import BETAS, EPS, MUON_RATE, make_optimizer
+from pipeline.checkpoint import optimizer_tensors, restore_optimizer
+
+
+def make() -> MeBT:
+    torch.manual_seed(0)
+    config = MeBTConfig(
+        layers=("encode", "process", "decode"),
+        **{"width": 12, "num_heads": 2, "num_latents": 5, "codebook_size": 11, "grid": (2, 3, 4)},
+    )
+    return MeBT(config)
+
+
+def gradients(model: MeBT, number: int) -> None:
+    generator = torch.Generator().manual_seed(number)
+    order = torch.randperm(24, generator=generator)[None]
+    tokens = torch.randint(11, (1, 24), generator=generator)
+    model.zero_grad()
+    summed, _ = model(tokens[:, :8], order[:, :8], order[:, 8:], tokens[:, 8:])
+    summed.backward()
+
+
+def steps(model: MeBT, *optimizers: torch.optim.Optimizer, numbers: range) -> None:
+    for number in numbers:
+        gradients(model, number)
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def muon_of(model: MeBT) -> torch.optim.Optimizer:
+    return make_optimizer(model, learning_rate=1e-2, weight_decay=0.1, kind="muon")
+
+
+def test_muon_steps_the_matrices_of_layers_and_adamw_the_rest() -> None:
+    ours, theirs = make(), make()
+    steps(ours, muon_of(ours), numbers=range(3))
+    named = dict(theirs.named_parameters())
+    matrices = [n for n, p in named.items() if n.startswith("blocks") and p.ndim == 2]
+    assert len(matrices) == 3 * 6
+    values = {"weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    muon = torch.optim.Muon([named[n] for n in matrices], lr=MUON_RATE * 1e-2, **values)
+    rest = [p for n, p in named.items() if n not in (*matrices, "head.weight")]
+    groups = [{"params": rest, "weight_decay": 0.0}, {"params": [theirs.head.weight]}]
+    adamw = torch.optim.AdamW(groups, lr=1e-2, betas=BETAS, eps=EPS, weight_decay=0.1, fused=True)
+    steps(theirs, muon, adamw, numbers=range(3))
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(tensor, theirs.state_dict()[name]), name
+
+
+def test_a_stop_changes_no_bit() -> None:
+    whole, halves = make(), make()
+    steps(whole, muon_of(whole), numbers=range(4))
+    first, second = muon_of(halves), muon_of(halves)
+    steps(halves, first, numbers=range(2))
+    restore_optimizer(second, optimizer_tensors(first))
+    steps(halves, second, numbers=range(2, 4))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, halves.state_dict()[name]), name

@@ -1,7 +1,6 @@
 """MeBT: masked-token prediction through a fixed number of latent tokens (CVPR 2023, section 3)."""
 
 import itertools
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,9 +15,16 @@ from mebt.attention import attend
 from mebt.config import MeBTConfig
 from mebt.lean import linear_of, linear_of_gelu, linear_of_norm
 from mebt.loss import summed_cross_entropy
+from mebt.positions import places_of, sines, spread_places
 
 INIT_STD = 0.02
-PositionInit = Literal["normal", "sines"]
+"""Deviation of the first weights, as published."""
+PositionInit = Literal["local", "sines", "normal"]
+SLOW, LOUD, NEAR = 3.0, 1.5, 1.4
+"""Of `local`: the power of frequencies; positions in parts of tokens; by how much queries and keys
+are larger than others."""
+QUIET = 0.3
+"""And what is drawn at random of latents, in parts of tokens."""
 ROWS = 1024
 """Queries that go through a layer at once where there are no gradients: bounds memory, too."""
 
@@ -175,7 +181,9 @@ class MeBT(nn.Module):
     def initialize(self, std: float = INIT_STD, *, positions: PositionInit = "normal") -> None:
         """Draws fresh weights, as published by default, from torch's global generator.
 
-        With `positions` sines, neighbours in time and space begin alike: see `sine_positions`.
+        With `positions` sines, neighbours in time and space begin alike. With local, latents have
+        places of their own besides, and layers begin by reading what is near: otherwise both ways
+        of a token, into a latent and out again, have to be found before either is of use.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -184,8 +192,17 @@ class MeBT(nn.Module):
                 nn.init.zeros_(module.bias)
         for parameter in (self.position_embedding, self.mask_embedding, self.latents):
             nn.init.normal_(parameter, std=std)
+        grid, width = self.config.grid, self.config.width
         if positions == "sines":
-            self.position_embedding.copy_(std * sine_positions(self.config.grid, self.config.width))
+            self.position_embedding.copy_(std * sines(places_of(grid), width))
+        if positions == "local":
+            self.position_embedding.copy_(LOUD * std * sines(places_of(grid), width, power=SLOW))
+            spread = sines(spread_places(grid, len(self.latents)), width, power=SLOW)
+            self.latents.mul_(QUIET).add_(LOUD * std * spread)
+            for attention in (module for module in self.modules() if isinstance(module, Attention)):
+                # What is alike looks alike to a query, then (Trockman & Kolter 2023, section 3).
+                nn.init.normal_(attention.query.weight, std=NEAR / width**0.5)
+                attention.key.weight.copy_(attention.query.weight)
 
     def forward(
         self,
@@ -247,20 +264,3 @@ class MeBT(nn.Module):
         places = F.embedding(positions, self.position_embedding)
         targets: Tensor = self.dropout(self.mask_embedding + places)
         return targets
-
-
-def sine_positions(grid: tuple[int, int, int], width: int) -> Float[Tensor, "N D"]:
-    """Returns sines and cosines of each position's place in time and space, of mean square 1.
-
-    Learned positions that begin at random have to be told apart first, and then which of them are
-    neighbours; until then a model sees no more than how frequent tokens are (Attention Is All You
-    Need, section 3.5, for each axis; frequencies evenly spaced, for grids are short).
-    """
-    places = torch.cartesian_prod(*(torch.arange(size) for size in grid))
-    waves = []
-    for axis in range(3):
-        count = (width // 2 + 2 - axis) // 3
-        angles = places[:, axis, None] * (torch.arange(1, count + 1) * math.pi / max(count, 1))
-        waves += [angles.sin(), angles.cos()]
-    table = math.sqrt(2) * torch.cat(waves, dim=1)
-    return F.pad(table, (0, width - table.shape[1]))

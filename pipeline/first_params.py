@@ -43,7 +43,7 @@ SMALL: Values = {
     "model": {"layers": ["dense"] * 4, "width": 192, "num_heads": 6, "num_latents": 0},
     "train": {
         **{"max_steps": 3000, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 100},
-        **{"cosine": True, "clip_norm": 1.0, "ema_decay": 0.99, "init_std": 0.07},
+        **{"cosine": True, "clip_norm": 1.0, "ema_decay": 0.99},
         **{"validate_every": 500, "checkpoint_every": 100, "memory_gb": 1.0},
     },
     "sample": {
@@ -67,7 +67,7 @@ LARGE: Values = {
     "model": {"layers": ["dense"] * 8, "width": 512, "num_heads": 8},
     "train": {
         **{"max_steps": 30_000, "batch_size": 32, "learning_rate": 3e-4, "warmup_steps": 1000},
-        **{"init_std": 0.044, "ema_decay": 0.999, "validate_every": 2000},
+        **{"ema_decay": 0.999, "validate_every": 2000},
         **{"checkpoint_every": 1000, "memory_gb": 4.0},
     },
 }

@@ -25,7 +25,7 @@ from mebt import (
 )
 from mebt.loss import held_out_loss, masked_token_loss
 from mebt.masking import SCHEDULES, LengthPriorName, draw_order, draw_split
-from mebt.model import INIT_STD, PositionInit
+from mebt.model import PositionInit
 from mebt.optim import OptimizerKind, make_optimizer
 from mebt.weights import read_config
 from pipeline.batches import Balance, Batches
@@ -86,12 +86,12 @@ class TrainConfig(LoopConfig):
     """Length of training clips: longest, uniform, or gaussian (short first, then longer)."""
     time_scale: float = 30_000.0
     """Steps after which gaussian clips grow by a latent frame; published: 30,000 or 100,000."""
-    init_std: float = INIT_STD
-    """Deviation of the first weights, as published for width 1024; narrow models learn sooner from
-    larger ones, about 1 / sqrt(width)."""
-    position_init: PositionInit = "sines"
-    """First position embeddings: sines of their place in time, height and width, or normal draws
-    as published, whose neighbourhoods have to be learned."""
+    init_std: float | None = None
+    """Deviation of the first weights; null: 1 / sqrt(width). Published: 0.02, for width 1024."""
+    position_init: PositionInit = "local"
+    """What is near at first: local, sines of the place in time, height and width, with latents that
+    read what is around them; sines, of positions alone; or normal draws as published, whose
+    neighbourhoods have to be learned."""
     balance: Balance = "window"
     """window: each window once per epoch; video: each video once, as published."""
     memory_gb: float = 4.0
@@ -118,7 +118,7 @@ class TrainConfig(LoopConfig):
         if self.budget is not None and self.budget < 1:
             raise ValueError(f"budget must be at least 1, got {self.budget}.")
         for name in ("time_scale", "memory_gb", "init_std"):
-            if getattr(self, name) <= 0:
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.validation_windows < 1:
             raise ValueError(f"validation_windows must be at least 1: {self.validation_windows}.")
@@ -345,7 +345,8 @@ def train(
     with open_run(fabric, out, config, made_from, overwrite=overwrite):
         torch.manual_seed(config.seed)
         model = MeBT(model_config, activation_checkpointing=config.activation_checkpointing)
-        model.initialize(config.init_std, positions=config.position_init)
+        std = config.init_std or shape.width**-0.5
+        model.initialize(std, positions=config.position_init)
         if init and init.is_file():
             model.load_state_dict(load_model(init).state_dict())
         if config.compile:

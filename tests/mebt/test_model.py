@@ -15,7 +15,7 @@ from mebt import MeBT, MeBTConfig, load_model, model_metadata, save_model, weigh
 from mebt.config import LAYERS
 from mebt.loss import held_out_loss, masked_token_loss, summed_cross_entropy
 from mebt.masking import draw_order, draw_split, length_probabilities, split_positions
-from mebt.model import sine_positions
+from mebt.positions import places_of, sines, spread_places
 
 GRID = (2, 3, 4)
 FIELDS = {"width": 12, "num_heads": 2, "num_latents": 5, "codebook_size": 11, "grid": GRID}
@@ -94,7 +94,7 @@ def test_a_file_from_before_blocks_could_be_chosen_is_of_the_published_kind(tmp_
 
 @pytest.mark.parametrize("width", [1, 5, 8, 29, 128])
 def test_sines_put_positions_next_to_their_neighbours(width: int) -> None:
-    table = sine_positions((3, 5, 7), width)
+    table = sines(places_of((3, 5, 7)), width)
     assert table.shape == (105, width)
     if width < 29:
         return
@@ -105,11 +105,40 @@ def test_sines_put_positions_next_to_their_neighbours(width: int) -> None:
         assert neighbour > alike[2, 4, 6] + 0.2
 
 
+@pytest.mark.parametrize("count", [1, 7, 32, 300])
+def test_places_of_latents_fill_the_grid_evenly(count: int) -> None:
+    places = spread_places((4, 8, 16), count)
+    assert places.shape == (count, 3)
+    shares = (places + 0.5) / torch.tensor([4, 8, 16])
+    assert shares.min() >= 0 and shares.max() < 1
+    for share in (0.25, 0.5, 0.75):  # As many of them below as is fair, but for a few.
+        assert ((shares < share).double().mean(0) - share).abs().max() < 6 / count
+
+
+def test_layers_begin_by_reading_what_is_near() -> None:
+    torch.manual_seed(0)
+    fields = {**FIELDS, "width": 128, "num_heads": 4, "num_latents": 32, "grid": (8, 8, 8)}
+    model = MeBT(MeBTConfig(layers=("encode", "decode"), **fields))
+    far = torch.cdist(spread_places((8, 8, 8), 32), places_of((8, 8, 8)))
+    tokens, positions = torch.randint(11, (1, 512)), torch.arange(512)[None]
+    means = {}
+    for kind in ("sines", "local"):
+        model.initialize(128**-0.5, positions=kind)
+        block = model.blocks[0]
+        keys, _ = block.memory(model.embed_context(tokens, positions))
+        queries = block.attention.query(block.norm(model.embed_latents(1)))
+        query, key = (x.detach().unflatten(2, (4, 32)).transpose(1, 2) for x in (queries, keys))
+        shares = functional.softmax(query @ key.mT / 32**0.5, dim=-1)
+        means[kind] = float((shares * far).sum(-1).mean())
+    assert abs(means["sines"] - float(far.mean())) < 0.5
+    assert means["local"] < 0.7 * means["sines"]
+
+
 def test_fresh_weights_are_as_wide_as_asked_for() -> None:
     model = make(width=96)
     model.initialize(0.5, positions="sines")
     assert abs(float(model.head.weight.detach().std()) - 0.5) < 0.05
-    places = sine_positions(model.config.grid, model.config.width)
+    places = sines(places_of(model.config.grid), model.config.width)
     torch.testing.assert_close(model.position_embedding.data, 0.5 * places)
 
 

@@ -61,6 +61,8 @@ class Evaluation:
     """Numbers, how they were made, and which ones could not be made."""
 
     metrics: dict[str, float] = field(default_factory=dict)
+    copying: dict[str, Any] = field(default_factory=dict)
+    """Whether samples are copies, and of what: see `pipeline.copying`."""
     protocol: dict[str, Any] = field(default_factory=dict)
     not_computed: dict[str, str] = field(default_factory=dict)
 
@@ -173,7 +175,7 @@ def choose_windows(
     drawn = None
     if samples is not None:
         drawn = samples.read(samples.splits[0], first_sample, first_sample + limit)
-        drawn = _one_window_each(drawn, store.grid[0], first_sample)
+        drawn = one_window_each(drawn, store.grid[0], first_sample)
     return Windows(
         store,
         split,
@@ -221,7 +223,7 @@ def _length(store: TokenStore) -> str:
     return f"{store.info.frames} frames ({latent})" if store.info.frames else latent
 
 
-def _one_window_each(samples: Tokens, length: int, first: int) -> Tokens:
+def one_window_each(samples: Tokens, length: int, first: int) -> Tokens:
     """Cuts one window out of each sample; of longer ones at all places in turn, by their number."""
     places = samples.shape[1] - length + 1
     starts = [(first + number) % places for number in range(len(samples))]

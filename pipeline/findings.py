@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline import copying_findings
 from pipeline.charts import Level, Series, line_chart, number
 from pipeline.fvd_findings import OVER_TIME, explain_spread, fvd_over_time
 from pipeline.markup import Markup, element, join
@@ -93,6 +94,7 @@ MEANINGS = {
     ),
     "motion_reconstructions": ("Motion of reconstructions", "levels", "The same, from tokens."),
     "motion_samples": ("Motion of new videos", "levels", "The same, in new videos."),
+    **copying_findings.MEANINGS,
 }
 """Key in metrics.json -> name, unit (% of a share), one sentence of meaning."""
 AT_MASK = re.compile(r"token_(loss|accuracy)_mask_(\d+)")
@@ -134,7 +136,7 @@ def comparison(evaluation: Mapping[str, Any]) -> Markup:
     if not cards:
         return Markup()
     count = evaluation.get("protocol", {}).get("num_videos")
-    along = _card(
+    along = card(
         "FVD along the video",
         "Of 16 frames each: does a long video stay as good as it began?",
         fvd_over_time(metrics, SETS, COLOURS),
@@ -201,7 +203,8 @@ def _level(label: str, log: Log, key: str) -> list[Level]:
     return [Level(label, points[-1][1])] if points else []
 
 
-def _card(title: str, about: str, drawing: Markup) -> Markup:
+def card(title: str, about: str, drawing: Markup) -> Markup:
+    """Makes a chart with its heading; nothing if nothing was drawn."""
     if not drawing:
         return Markup()
     words = element("div", element("h3", title), element("p", about, class_="note"))
@@ -233,8 +236,8 @@ def _training_charts(log: Log) -> list[Markup]:
         levels=levels,
     )
     return [
-        _card("The transformer's loss", "On training and on held-out videos.", whole),
-        _card(
+        card("The transformer's loss", "On training and on held-out videos.", whole),
+        card(
             "… by share of hidden tokens",
             "The more of a video is hidden, the harder the rest is to guess.",
             by_mask,
@@ -279,8 +282,8 @@ def _mask_charts(metrics: Mapping[str, float]) -> list[Markup]:
         percent="xy",
     )
     return [
-        _card("The finished transformer's loss", "On held-out videos.", loss),
-        _card("… and how often its first guess is right", "On held-out videos.", right),
+        card("The finished transformer's loss", "On held-out videos.", loss),
+        card("… and how often its first guess is right", "On held-out videos.", right),
     ]
 
 
@@ -300,12 +303,12 @@ def _tokenizer_charts(log: Log) -> list[Markup]:
         percent="y",
     )
     return [
-        _card(
+        card(
             "The tokenizer's reconstructions",
             "Likeness to held-out videos; dashed: a still picture of each clip's average frame.",
             likeness,
         ),
-        _card("… and its codebook", "Share of its tokens that occur in held-out videos.", use),
+        card("… and its codebook", "Share of its tokens that occur in held-out videos.", use),
     ]
 
 

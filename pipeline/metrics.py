@@ -154,6 +154,35 @@ def wasserstein_distance(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " M"])
     return float(np.abs(below_x - below_y) @ np.diff(places))
 
 
+def mann_whitney(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " M"]) -> float:
+    """Returns the z of the Mann-Whitney test: below 0 if numbers of x tend to be the smaller ones.
+
+    About normal with a deviation of 1 if both are drawn alike and apart from each other. Equal
+    numbers share their mean rank; 0 if all are equal.
+    """
+    both = np.concatenate([x, y])
+    ordered = np.sort(both)
+    ranks = np.searchsorted(ordered, both) + np.searchsorted(ordered, both, side="right")
+    if ranks.min() == ranks.max():
+        return 0.0
+    spread = ranks.std(ddof=1) * math.sqrt(len(x) * len(y) / len(both))
+    return float((ranks[: len(x)].sum() - len(x) * ranks.mean()) / spread)
+
+
+def fisher_exact(found: tuple[int, int], sizes: tuple[int, int]) -> float:
+    """Returns how likely chance alone gives a first set so many finds, or more (one-sided).
+
+    Two sets of `sizes` hold `found` finds; chance deals all of them out again.
+    """
+    n, m = sizes
+    total = sum(found)
+    ways = sum(
+        math.comb(n, first) * math.comb(m, total - first)
+        for first in range(found[0], min(n, total) + 1)
+    )
+    return ways / math.comb(n + m, total)
+
+
 def token_counts(tokens: Int[np.ndarray, "*shape"], codebook_size: int) -> Int[np.ndarray, " K"]:
     """Counts how often each token occurs."""
     return np.bincount(tokens.reshape(-1), minlength=codebook_size)

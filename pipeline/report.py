@@ -11,9 +11,23 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipeline.charts import number
-from pipeline.findings import Log, by_mask_ratio, comparison, curves, details, facts, section, table
+from pipeline.copying import verdict
+from pipeline.copying_findings import distances_from_training
+from pipeline.findings import (
+    COLOURS,
+    Log,
+    by_mask_ratio,
+    card,
+    comparison,
+    curves,
+    details,
+    facts,
+    section,
+    table,
+)
 from pipeline.frames import Rejected
 from pipeline.markup import Markup, element
+from pipeline.metrics import psnr, squared_error
 from pipeline.page import page
 from pipeline.writer import write_animation
 
@@ -29,6 +43,18 @@ class Pair:
     name: str
     real: Clip
     reconstruction: Clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestPair:
+    """A new video and the training clip that is nearest to it, where they overlap."""
+
+    name: str
+    """Of the training clip."""
+    sample: Clip
+    training: Clip
+    distance: float
+    """Share of tokens that differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +79,7 @@ class Contents:
     pairs_split: str = "test"
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """The contents of metrics.json."""
+    nearest: Sequence[NearestPair] = ()
     training_log: Log = ()
     tokenizer_log: Log = ()
     artefacts: Sequence[Artefact] = ()
@@ -68,6 +95,7 @@ def make_report(contents: Contents) -> str:
         _side_by_side(contents),
         _more_samples(contents),
         comparison(contents.evaluation),
+        _copying(contents),
         curves(contents.evaluation, contents.training_log, contents.tokenizer_log),
         table(contents.evaluation),
         _origin(contents),
@@ -177,6 +205,43 @@ def _more_samples(contents: Contents) -> Markup:
         "Drawn from nothing but a random seed, the first ones and not the best ones; "
         f"{number(contents.fps)} frames a second, over and over.",
         element("ul", *clips, class_="clips"),
+    )
+
+
+def _copying(contents: Contents) -> Markup:
+    """Says whether new videos are copies, and shows those that are nearest to training."""
+    copying = contents.evaluation.get("copying")
+    if not copying:
+        return Markup()
+    rows = []
+    for pair in contents.nearest:
+        strip = np.concatenate([pair.sample, pair.training], axis=2)
+        moving = element("div", _moving(strip, contents.fps, pair.name), class_="strip")
+        error = squared_error(pair.sample, pair.training)
+        likeness = f"PSNR {psnr(error):.1f} dB" if error else "the same pictures"
+        about = f"training: {pair.distance:.0%} of tokens differ, {likeness}"
+        panels = element("span", "new", class_="new"), element("span", about)
+        rows.append(element("li", moving, *panels, title=pair.name, class_="of2"))
+    names = {"samples": "new videos", "real": "held-out real ones"}
+    chart = card(
+        "How far from training",
+        "In tokens that differ from the nearest training clip.",
+        distances_from_training(copying, names, COLOURS),
+    )
+    return section(
+        "Is it copying?",
+        verdict(contents.evaluation),
+        element(
+            "p",
+            "Every new video was looked up among all training clips. So were held-out real ones, "
+            "which cannot be copies: how near those are, videos of this kind are anyway. Near "
+            "copies are at most half as far from training as the held-out video in the middle.",
+        ),
+        element("div", chart, class_="charts"),
+        element("p", "The new videos nearest to training, each beside its training clip:")
+        if rows
+        else "",
+        element("ul", *rows, class_="rows") if rows else "",
     )
 
 

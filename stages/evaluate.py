@@ -15,6 +15,7 @@ from mebt import load_model, model_metadata, weights_identity
 from mebt.loss import held_out_loss
 from pipeline.checkpoint import user_errors
 from pipeline.config import load_section
+from pipeline.copying import PIXELS, measure_copying, verdict
 from pipeline.errors import CheckpointError
 from pipeline.evaluation import (
     Evaluation,
@@ -154,21 +155,23 @@ def evaluate(
     else:
         _measure_model(found, run / MODEL, windows, config, device)
         identities["model"] = weights_identity(run / MODEL)
+    decode = None
     if tokenizer is None or frames is None:
         why = f"no {'--tokenizer' if tokenizer is None else '--frames'} was given"
         skip_pictures(found, why)
-        found.skip(["lpips"], why)
+        found.skip(["lpips", *PIXELS], why)
         if network is not None:
             found.skip(KEYS, why)
     else:
         model = _open_tokenizer(tokenizer, store, device)
+        decode = partial(_decode, model)
         identities["tokenizer"] = identity(model)
         reader = window_reader(scan_frames(frames).videos, frames, store)
         measure_pictures(
             found,
             windows,
             read=partial(reader.read, config.split),
-            decode=partial(_decode, model),
+            decode=decode,
             features=partial(_features, model),
             perceptual=None if perceptual is None else partial(_frame_differences, perceptual),
             batch_size=config.batch_size,
@@ -195,6 +198,7 @@ def evaluate(
         "mask_ratios": list(config.mask_ratios),
         "identities": identities,
         "fvd": fvd,
+        "copying": measure_copying(found, windows, drawn, decode=decode, device=device),
     }
     return found
 
@@ -318,10 +322,11 @@ def command(
 
     Measures what it is given: with --tokenizer and --frames how close reconstructions come to
     their videos, with --run how well held-out tokens are guessed, with --samples how far new
-    videos are from real ones, beside how far real ones are from one another; with --i3d as FVD and
-    KVD too, with --lpips how different reconstructions look. OUT holds the numbers, the protocol
-    that made them, and what was not computed and why. Values: section `evaluate` of the params
-    file; evaluate.protocol=mebt-16f or mebt-128f measures as published.
+    videos are from real ones, beside how far real ones are from one another, and whether they are
+    copies of training windows; with --i3d FVD and KVD too, with --lpips how different
+    reconstructions look. OUT holds the numbers, the protocol that made them, and what was not
+    computed and why. Values: section `evaluate` of the params file; evaluate.protocol=mebt-16f or
+    mebt-128f measures as published.
 
     \b
     Example:
@@ -346,6 +351,8 @@ def command(
     write_json(out, asdict(found))
     for key, value in found.metrics.items():
         click.echo(f"{key:32s} {value:.6g}")
+    if found.copying:
+        click.echo(verdict(asdict(found)))
     for why in dict.fromkeys(found.not_computed.values()):
         keys = [key for key, reason in found.not_computed.items() if reason == why]
         click.echo(f"not computed: {', '.join(keys)}: {why}")

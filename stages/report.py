@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from safetensors import safe_open
 from mebt import model_metadata, weights_identity
 from pipeline.checkpoint import user_errors
 from pipeline.config import load_params
+from pipeline.copying import decoded_pair
 from pipeline.errors import FrameError, PipelineError, TokenStoreError
-from pipeline.evaluation import check_tokenizer, real_halves, window_reader
+from pipeline.evaluation import check_tokenizer, one_window_each, real_halves, window_reader
 from pipeline.files import keep_apart, parse_json, read_json, read_text, write_text
 from pipeline.frame_list import source_fingerprint
 from pipeline.frames import FrameFolder, Rejected, scan_frames
 from pipeline.rates import RECORD, playing_rate
-from pipeline.report import Artefact, Clip, Contents, Pair, make_report
+from pipeline.report import Artefact, Clip, Contents, NearestPair, Pair, make_report
 from pipeline.run_log import FILE as LOG
 from pipeline.run_log import read_log
 from pipeline.storage import Place, open_file
@@ -72,6 +74,7 @@ def collect(
     rejected: list[Rejected] = []
     pairs: list[Pair] = []
     shown: list[Clip] = []
+    nearest: list[NearestPair] = []
     if frames is not None:
         found = scan_frames(frames)
         extracted = _extracted(frames)
@@ -90,6 +93,8 @@ def collect(
             shown = _decode(model, drawn.read(drawn.splits[0], 0, SHOWN_SAMPLES))
     evaluation = {} if metrics is None else read_json(metrics, PipelineError, "evaluation")
     _check_measured(evaluation, artefacts, metrics)
+    if drawn is not None and model is not None:
+        nearest = _nearest(model, store, drawn, evaluation)
     return Contents(
         lede=_lede(store, drawn),
         fps=_fps(params, store.info if drawn is None else drawn.info),
@@ -97,6 +102,7 @@ def collect(
         pairs=pairs,
         pairs_split=split,
         evaluation=evaluation,
+        nearest=nearest,
         training_log=[] if run is None else read_log(run / LOG),
         tokenizer_log=[] if tokenizer_log is None else read_log(tokenizer_log),
         artefacts=artefacts,
@@ -155,6 +161,24 @@ def _pairs(
         (decoded,) = _decode(model, store.read(split, row, row + 1))
         real = reader.read(split, video, first)
         pairs.append(Pair(name=f"{video}, frame {first}", real=real, reconstruction=decoded))
+    return pairs
+
+
+def _nearest(
+    model: VQGAN, store: TokenStore, drawn: TokenStore, evaluation: Mapping[str, Any]
+) -> list[NearestPair]:
+    """Decodes the samples nearest to training, and the training windows that they are near to."""
+    pairs = []
+    for found in evaluation.get("copying", {}).get("pairs", []):
+        number, row = found["sample"], found["row"]
+        sample = drawn.read(drawn.splits[0], number, number + 1)
+        (window,) = one_window_each(sample, store.grid[0], number)
+        (other,) = store.read("train", row, row + 1)
+        clips = decoded_pair(window, other, found["shift"], partial(_decode, model))
+        name = f"new video {number + 1}; {found['video']}, frame {found['first_frame']}"
+        pairs.append(
+            NearestPair(name=name, sample=clips[0], training=clips[1], distance=found["distance"])
+        )
     return pairs
 
 

@@ -5,10 +5,12 @@ import pytest
 
 from pipeline.metrics import (
     codebook_use,
+    fisher_exact,
     frame_change,
     frechet_distance,
     frequency_loss,
     kernel_distance,
+    mann_whitney,
     pool_features,
     psnr,
     squared_error,
@@ -180,6 +182,36 @@ def test_distances_refuse_what_has_no_covariance(distance):
 )
 def test_wasserstein_distance_is_how_far_values_move(x, y, expected):
     assert wasserstein_distance(np.array(x), np.array(y)) == pytest.approx(expected, rel=1e-12)
+
+
+# Chance
+
+
+def test_mann_whitney_of_numbers_without_ties():
+    # U is 1 of 6 pairs, 3 by chance, with variance 2 * 3 * (2 + 3 + 1) / 12.
+    z = mann_whitney(np.array([1.0, 3]), np.array([2.0, 4, 5]))
+    assert z == pytest.approx((1 - 3) / math.sqrt(3), rel=1e-12)
+    assert mann_whitney(np.array([2.0, 4, 5]), np.array([1.0, 3])) == pytest.approx(-z, rel=1e-12)
+
+
+def test_mann_whitney_shares_ranks_among_equal_numbers():
+    # Ranks 2, 2 against 2, 4: sum 4, by chance 5, of ranks with variance 1.
+    z = mann_whitney(np.array([1.0, 1]), np.array([1.0, 7]))
+    assert z == pytest.approx((4 - 5) / math.sqrt(1), rel=1e-12)
+    assert mann_whitney(np.zeros(3), np.zeros(4)) == 0
+
+
+def test_mann_whitney_is_standard_normal_for_draws_of_one_kind(rng):
+    values = [mann_whitney(rng.random(20), rng.random(30)) for _ in range(2000)]
+    assert np.mean(values) == pytest.approx(0, abs=0.1)
+    assert np.std(values) == pytest.approx(1, abs=0.1)
+
+
+def test_fisher_exact_of_the_lady_who_tastes_tea():
+    # Fisher, The Design of Experiments, 1935: 3 or more of 4 right by chance, 17 of 70 ways.
+    assert fisher_exact((3, 1), (4, 4)) == pytest.approx(17 / 70, rel=1e-12)
+    assert fisher_exact((4, 0), (4, 4)) == pytest.approx(1 / 70, rel=1e-12)
+    assert fisher_exact((0, 0), (4, 4)) == 1
 
 
 # Tokens

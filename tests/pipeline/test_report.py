@@ -9,8 +9,16 @@ from PIL import Image
 
 from pipeline.findings import MEANINGS, by_mask_ratio
 from pipeline.frames import Rejected
-from pipeline.report import SHOWN_REJECTS, Artefact, Contents, Pair, make_report
+from pipeline.report import SHOWN_REJECTS, Artefact, Contents, NearestPair, Pair, make_report
 
+COPYING = {
+    "flagged": True,
+    "chance": 1e-5,
+    "near": 0.25,
+    "near_copies": {"samples": 3, "real": 1},
+    "windows_copied": 2,
+    "distances": {"samples": [0.0, 0.0, 0.1, 0.6], "real": [0.2, 0.5, 0.5, 0.5, 0.7]},
+}
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&"
 METRICS = {
     "psnr": 33.5,
@@ -185,6 +193,34 @@ def test_fvd_is_shown_as_bars_along_the_video_and_with_its_spread():
     assert "Spread of FVD, new videos, from frame 16 1 Standard deviation" in text
     assert "new videos: 200 at 16" in page
     assert "fvd_" not in text
+
+
+def test_copying_is_said_in_a_sentence_drawn_and_shown():
+    nearest = [
+        NearestPair(name=HOSTILE, sample=clip(0), training=clip(0), distance=0.0),
+        NearestPair(name="b", sample=clip(0), training=clip(51), distance=0.125),
+    ]
+    page = make_report(Contents(lede="", evaluation={"copying": COPYING}, nearest=nearest))
+    text = Reader(page).text
+    assert (
+        "Is it copying? It copies: 3 of 4 new videos (75%) and 1 of 5 held-out real ones (20%) are "
+        "near copies of training clips; different clips copied: 2."
+    ) in text
+    assert "new training: 0% of tokens differ, the same pictures" in text
+    assert "new training: 12% of tokens differ, PSNR 14.0 dB" in text  # A fifth of 255.
+    names = set(re.findall(r'class="name [^"]*">([^<]*)<', page))
+    assert names == {"new videos", "held-out real ones", "near copies"}
+    assert [picture.size for picture in pictures(page)] == [(32, 16)] * 2
+
+
+def test_too_few_to_tell_copies_are_said_to_be():
+    evaluation = {
+        "copying": {"flagged": None, "distances": {"samples": [0.5], "real": [0.5]}},
+        "not_computed": {"copying_z": "1 samples and 1 held-out windows are too few"},
+    }
+    text = Reader(make_report(Contents(lede="", evaluation=evaluation))).text
+    assert "is not known: 1 samples and 1 held-out windows are too few." in text
+    assert "near copies" not in text.partition("In tokens that differ")[2]
 
 
 def test_numbers_at_mask_ratios_are_ordered_by_ratio():

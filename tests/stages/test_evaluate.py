@@ -11,6 +11,7 @@ from PIL import Image
 from mebt import MeBT, MeBTConfig, load_model, save_model
 from pipeline.comparison import DISTANCES
 from pipeline.config import build
+from pipeline.copying import KEYS, PIXELS
 from pipeline.errors import CheckpointError, ConfigError, FrameError, TokenStoreError
 from pipeline.evaluation import RECONSTRUCTION, SETS, choose_windows, real_halves
 from pipeline.files import sha256_file
@@ -31,6 +32,11 @@ from tokenizer.perceptual import LPIPS, load_lpips
 CONFIG = EvaluateConfig(num_videos=7, batch_size=3, mask_ratios=(0.25, 1.0))
 OF_PICTURES = {*RECONSTRUCTION, *(f"{key}_{who}" for key in DISTANCES for who in SETS)}
 OF_MODEL = {f"token_{kind}_mask_{p}" for kind in ("loss", "accuracy") for p in (25, 100)}
+OF_SAMPLES = {"token_distance_samples", *KEYS} - {*PIXELS}
+"""What is measured of the samples' tokens."""
+OF_PAIRS, EQUAL = PIXELS
+"""What is measured of nearest pairs; held-out windows have the very tokens of training windows, as
+the tokenizer is untrained."""
 OF_TOKENS = {
     *("codebook_use", "codebook_dead", "codebook_perplexity", "bits_per_token"),
     *("token_loss_uniform", "token_loss_frequency", "token_distance_real"),
@@ -59,9 +65,10 @@ def everything(project, **replaced):
 
 def test_all_numbers_are_made_of_all_artefacts(project):
     found = everything(project)
-    expected = OF_PICTURES | OF_MODEL | OF_TOKENS | {"token_distance_samples"}
+    expected = OF_PICTURES | OF_MODEL | OF_TOKENS | OF_SAMPLES | {OF_PAIRS}
     assert set(found.metrics) == expected
-    assert set(found.not_computed) == {"fvd", "kvd", "lpips"}
+    assert set(found.not_computed) == {"fvd", "kvd", "lpips", EQUAL}
+    assert found.not_computed[EQUAL] == "is infinite: the pictures are equal"
     assert all(map(math.isfinite, found.metrics.values()))
 
 
@@ -77,12 +84,12 @@ def test_every_number_can_be_explained(project):
         ((), OF_TOKENS, "no --tokenizer was given"),
         (("run",), OF_TOKENS | OF_MODEL, "no --tokenizer was given"),
         (("tokenizer",), OF_TOKENS, "no --frames was given"),
-        (("samples",), OF_TOKENS | {"token_distance_samples"}, "no --tokenizer was given"),
+        (("samples",), OF_TOKENS | OF_SAMPLES, "no --tokenizer was given"),
     ],
 )
 def test_what_is_given_is_measured_and_the_rest_named(project, names, made_of, reason):
     found = measure(project, *names)
-    whole = OF_PICTURES | OF_MODEL | OF_TOKENS | {"token_distance_samples", "fvd", "kvd", "lpips"}
+    whole = OF_PICTURES | OF_MODEL | OF_TOKENS | OF_SAMPLES | {*PIXELS, "fvd", "kvd", "lpips"}
     assert set(found.metrics) == made_of
     assert set(found.not_computed) == whole - made_of
     assert found.not_computed["psnr"] == reason
@@ -224,7 +231,7 @@ OF_I3D = {f"{key}_{who}" for key in ("fvd", "kvd") for who in SETS}
 def test_i3d_adds_distances_of_every_set(project, glance, tmp_path):
     found = everything(project, i3d=tmp_path / "i3d.pt")
     assert set(found.metrics) >= OF_I3D
-    assert set(found.not_computed) == {"lpips"}
+    assert set(found.not_computed) == {"lpips", EQUAL}
     said = found.protocol["fvd"]
     assert (said["num_videos"], said["runs"], said["seeds"], said["hop"]) == (7, 1, [0], 16)
     assert (said["frames"], said["stride"], said["split"]) == (4, 1, "test")
@@ -371,8 +378,9 @@ def test_command_writes_numbers_and_says_what_is_missing(project, tmp_path):
     assert "give vgg.pth of the lpips package" in result.output
     assert "token_loss_mask_50, token_accuracy_mask_50: no --run was given" in result.output
     assert "compared 9 videos on each side, not 99" in result.output
+    assert "No sign of copying: " in result.output
     found = json.loads((tmp_path / "metrics.json").read_text())
-    assert set(found) == {"metrics", "protocol", "not_computed"}
+    assert set(found) == {"metrics", "copying", "protocol", "not_computed"}
     assert all(isinstance(value, float) for value in found["metrics"].values())
 
 
@@ -416,7 +424,7 @@ def test_longer_samples_are_measured(project, monkeypatch):
     monkeypatch.setattr(project, "samples", longer(project, 3))
     project.use(monkeypatch, "evaluate")
     found = everything(project)
-    assert set(found.metrics) == OF_PICTURES | OF_MODEL | OF_TOKENS | {"token_distance_samples"}
+    assert set(found.metrics) == OF_PICTURES | OF_MODEL | OF_TOKENS | OF_SAMPLES | {OF_PAIRS}
     assert found.protocol["num_videos"] == 7
 
 

@@ -1,14 +1,18 @@
 import json
 import re
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from mebt import load_model, weights_identity
 from pipeline.errors import PipelineError, TokenStoreError
+from pipeline.files import write_json
 from pipeline.frame_list import source_fingerprint
 from pipeline.frames import scan_frames
+from pipeline.video import to_bytes
 from stages.__main__ import cli
 from stages.report import collect, read_log
 from tests.stages.project import Project, make_project
@@ -146,6 +150,29 @@ def test_numbers_of_something_else_are_refused(project, tmp_path, what):
     metrics.write_text(json.dumps({"protocol": {"identities": {**identities, what: "0" * 64}}}))
     with pytest.raises(PipelineError, match=f"was measured with {what} 000.*, but the {what} give"):
         collect(project.root / "tokens", metrics=metrics, **given)
+
+
+def test_new_videos_stand_beside_the_training_windows_that_they_are_nearest_to(project, tmp_path):
+    given = {name: project.paths()[name] for name in ("samples", "tokenizer")}
+    place = {"video": "v", "first_frame": 9}
+    pairs = [
+        {"sample": 5, "row": 3, "shift": 1, "distance": 0.25, **place},
+        {"sample": 2, "row": 4, "shift": -1, "distance": 0.5, **place},
+    ]
+    write_json(tmp_path / "metrics.json", {"copying": {"pairs": pairs}})
+    shown = collect(project.root / "tokens", metrics=tmp_path / "metrics.json", **given).nearest
+    assert [pair.distance for pair in shown] == [0.25, 0.5]
+    assert shown[0].name == "new video 6; v, frame 9"
+    tokenizer = load_tokenizer(given["tokenizer"])
+
+    def decode(store, split, row):
+        return to_bytes(tokenizer.decode(torch.from_numpy(store.read(split, row, row + 1))))[0]
+
+    # A latent frame is two of the video's four.
+    np.testing.assert_array_equal(shown[0].sample, decode(project.samples, "samples", 5)[2:])
+    np.testing.assert_array_equal(shown[0].training, decode(project.tokens, "train", 3)[:2])
+    np.testing.assert_array_equal(shown[1].sample, decode(project.samples, "samples", 2)[:2])
+    np.testing.assert_array_equal(shown[1].training, decode(project.tokens, "train", 4)[2:])
 
 
 def test_a_log_loses_only_a_line_that_a_kill_cut_off(project, tmp_path):

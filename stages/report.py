@@ -16,7 +16,7 @@ from mebt import model_metadata, weights_identity
 from pipeline.checkpoint import user_errors
 from pipeline.config import load_params
 from pipeline.errors import FrameError, PipelineError, TokenStoreError
-from pipeline.evaluation import check_tokenizer, real_halves, window_reader
+from pipeline.evaluation import real_halves, window_reader
 from pipeline.files import keep_apart, parse_json, read_json, read_text, write_text
 from pipeline.frame_list import source_fingerprint
 from pipeline.frames import FrameFolder, Rejected, scan_frames
@@ -26,7 +26,7 @@ from pipeline.run_log import FILE as LOG
 from pipeline.run_log import read_log
 from pipeline.storage import Place, open_file
 from pipeline.store_format import StoreInfo
-from pipeline.token_store import TokenStore
+from pipeline.token_store import TokenStore, check_tokenizer
 from pipeline.video import to_bytes
 from stages.options import FILE, FOLDER, OUT, PLACE
 from tokenizer import VQGAN, identity, load_tokenizer, tokenizer_metadata

@@ -5,7 +5,7 @@ from mebt.decoding import bootstrap, draft, draft_groups, revise
 from mebt.incremental import Incremental
 from mebt.model import MeBT
 from mebt.sampling import SampleConfig, sample, sample_frames
-from mebt.weights import load_model, model_metadata, save_model, weights_identity
+from mebt.weights import assemble, load_model, model_metadata, save_model, weights_identity
 
 __all__ = [
     "Incremental",
@@ -13,6 +13,7 @@ __all__ = [
     "MeBTConfig",
     "MeBTShape",
     "SampleConfig",
+    "assemble",
     "bootstrap",
     "draft",
     "draft_groups",

@@ -114,6 +114,14 @@ def load_model(path: Path, device: str = "cpu") -> MeBT:
     return model.eval().requires_grad_(False).to(device)
 
 
+def assemble(config: MeBTConfig, weights: Mapping[str, torch.Tensor]) -> MeBT:
+    """Makes a model of these very tensors, without drawing random weights first."""
+    with torch.device("meta"):
+        model = MeBT(config)
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
 def _read_tensor(path: Path, name: str) -> torch.Tensor:
     """Copies one tensor out of the file, which is mapped only while it lasts.
 

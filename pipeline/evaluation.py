@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -319,20 +318,6 @@ def measure_pictures(
     for who, others in sets.items():
         measured = distances(reference, others)
         found.add({f"{key}_{who}": value for key, value in measured.items()})
-
-
-def check_tokenizer(store: TokenStore, path: Path, identity: str) -> None:
-    """Raises TokenStoreError unless the tokenizer at `path` made the tokens."""
-    if store.info.tokenizer is None:
-        raise TokenStoreError(
-            f"{store.root} was imported: which tokenizer made its tokens is not known, so they "
-            "cannot be turned into pictures here. Decode them where they came from."
-        )
-    if store.info.tokenizer != identity:
-        raise TokenStoreError(
-            f"{store.root} was encoded with tokenizer {store.info.tokenizer}, but {path} is "
-            f"{identity}. Give the tokenizer that made the tokens."
-        )
 
 
 def check_source(store: TokenStore, videos: Sequence[Video], folder: Place) -> None:

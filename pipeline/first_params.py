@@ -68,7 +68,7 @@ LARGE: Values = {
     "train": {
         **{"max_steps": 30_000, "batch_size": 32, "learning_rate": 3e-4, "warmup_steps": 1000},
         **{"ema_decay": 0.999, "validate_every": 2000},
-        **{"checkpoint_every": 1000, "memory_gb": 4.0},
+        **{"checkpoint_every": 1000, "preview_every": 5000, "memory_gb": 4.0},
     },
 }
 """What a GPU changes: some hours of one."""

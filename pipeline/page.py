@@ -52,8 +52,9 @@ p { margin: 0 0 1rem; max-width: 42rem; text-wrap: pretty; }
 .rows li { display: grid; gap: .3rem 0; }
 .of3 { grid-template-columns: repeat(3, 1fr); }
 .of2 { grid-template-columns: repeat(2, 1fr); }
-.rows img, .clips img { display: block; width: 100%; height: auto; background: var(--line); }
-.rows span { padding-left: .15rem; font: .78rem/1.4 var(--sans); color: var(--soft); }
+.rows img, .clips img, .steps img { display: block; width: 100%; height: auto;
+  background: var(--line); }
+.rows span, .steps span { padding-left: .15rem; font: .78rem/1.4 var(--sans); color: var(--soft); }
 .rows .new { color: var(--accent); font-weight: 600; }
 .strip { position: relative; grid-column: 1 / -1; }
 .strip::before, .strip::after { content: ""; position: absolute; inset: 0 auto; width: 4px;
@@ -62,6 +63,12 @@ p { margin: 0 0 1rem; max-width: 42rem; text-wrap: pretty; }
 .of3 .strip::after { left: calc(200% / 3); }
 .of2 .strip::before { left: 50%; }
 .of2 .strip::after { display: none; }
+.steps { display: grid; grid-template-columns: repeat(var(--columns), minmax(3.4rem, 1fr));
+  gap: .3rem 0; margin: 1.4rem 0 .6rem; overflow-x: auto; }
+.steps .strip::before { display: none; }
+.steps .strip::after { --wide: calc(100% / var(--columns)); inset: 0; width: auto; margin: 0;
+  background: repeating-linear-gradient(to right, transparent 0 calc(var(--wide) - 4px),
+    var(--page) calc(var(--wide) - 4px) var(--wide)); }
 .clips { grid-template-columns: repeat(6, 1fr); gap: .6rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr));
   gap: 0 2rem; margin-top: 1.6rem; }

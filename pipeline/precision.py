@@ -14,6 +14,9 @@ FAST_BF16 = r"\b(avx512_bf16|amx_bf16)\b"
 """Instructions that multiply in bfloat16, as Linux names them. Others only pretend: a processor
 with AVX-512 alone takes longer in bf16-mixed than in float32."""
 
+HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What each precision but 32-true rounds weights of products to."""
+
 
 def settle(asked: Precision, recorded: object, device: str) -> tuple[FixedPrecision, str]:
     """Returns the precision to compute in, and what is to be said of how `auto` was understood.

@@ -205,6 +205,7 @@ def train_section(published: Published) -> dict[str, Any]:
         "time_scale": PRIORS[prior][1],
         **{"init_std": 0.02, "position_init": "normal"},
         **{"balance": "video", "memory_gb": 4.0, "validation_windows": 64},
+        "preview_every": 20_000,
         **{"activation_checkpointing": False, "compile": False},
     }
 

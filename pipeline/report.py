@@ -77,6 +77,8 @@ class Contents:
     samples: Sequence[Clip] = ()
     pairs: Sequence[Pair] = ()
     pairs_split: str = "test"
+    previews: Mapping[int, Sequence[Clip]] = field(default_factory=dict)
+    """Step of training -> what the model drew of the same seeds by then."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """The contents of metrics.json."""
     nearest: Sequence[NearestPair] = ()
@@ -94,6 +96,7 @@ def make_report(contents: Contents) -> str:
         _opening(contents),
         _side_by_side(contents),
         _more_samples(contents),
+        _step_by_step(contents),
         comparison(contents.evaluation),
         _copying(contents),
         curves(contents.evaluation, contents.training_log, contents.tokenizer_log),
@@ -242,6 +245,28 @@ def _copying(contents: Contents) -> Markup:
         if rows
         else "",
         element("ul", *rows, class_="rows") if rows else "",
+    )
+
+
+def _step_by_step(contents: Contents) -> Markup:
+    """Shows each seed in a row, as its videos changed while the model trained."""
+    if not contents.previews:
+        return Markup()
+    steps = sorted(contents.previews)
+    named = f"at steps {', '.join(map(number, steps))}"
+    rows = []
+    for seed, videos in enumerate(zip(*(contents.previews[step] for step in steps), strict=True)):
+        moving = _moving(np.concatenate(videos, axis=2), contents.fps, f"sample {seed} {named}")
+        rows.append(element("div", moving, class_="strip"))
+    below = (
+        element("span", name) for name in ["step " + number(steps[0]), *map(number, steps[1:])]
+    )
+    return section(
+        "Step by step",
+        "In each row the same random seed, drawn from the model when it had trained for so many "
+        "steps. Previews are drawn in few passes and never revised, so the last ones are rougher "
+        "than new videos.",
+        element("div", *rows, *below, class_="steps", style=f"--columns:{len(steps)}"),
     )
 
 

@@ -32,6 +32,7 @@ from pipeline.errors import (
     StoppedError,
     StorageError,
 )
+from pipeline.previews import Previews
 from pipeline.profiling import PART, RECORDED, WARM_UP, profiled
 from pipeline.progress import progress
 from pipeline.run_log import FILE, MARK, Log, vouched
@@ -41,7 +42,7 @@ from pipeline.signals import STOP_SIGNALS
 
 FREE_KEYS = (
     *("log_every", "validate_every", "checkpoint_every", "keep_checkpoints"),
-    "activation_checkpointing",
+    *("activation_checkpointing", "preview_every"),
 )
 """Values of a run that may change without changing its weights."""
 
@@ -123,6 +124,8 @@ class Task:
     rate_per_step: int
     measures: Sequence[str] = ()
     """Names of all numbers that `loss` and `validate` ever return: columns of the log."""
+    previews: Previews | None = None
+    """Draws from the weights that are saved, at some steps; None: at none."""
 
     @property
     def logged(self) -> list[str]:
@@ -223,6 +226,7 @@ def run_loop(
         ) as advance,
         profiled(profile if fabric.is_global_zero else None) as step_done,
     ):
+        _preview(fabric, task, start, model, average)
         window = _Window(task, config)
         for step in range(start, config.max_steps):
             torch.manual_seed(step_seed(config.seed, step, fabric.global_rank))
@@ -249,10 +253,11 @@ def run_loop(
                     held_out = _validate(model, task)
                 if log:
                     log.write(done, {"split": "validation", **held_out})
+            _preview(fabric, task, done, model, average)
             stopped = bool(_any_rank(fabric, bool(stops)))
             if done % config.checkpoint_every == 0 or last or stopped:
                 _save(fabric, out, done, model, optimizer, average, task, config, log)
-                window.restart_clock()
+            window.restart_clock()
             if stopped and not last:
                 raise StoppedError(f"stopped by a signal at step {done}; run it again to go on.")
     return config.max_steps - start
@@ -339,7 +344,7 @@ class _Window:
         self.began = time.perf_counter()
 
     def restart_clock(self) -> None:
-        """Keeps the time of a checkpoint out of the speed."""
+        """Keeps the time of a validation, preview or checkpoint out of the speed."""
         if not self.steps:
             self.began = time.perf_counter()
 
@@ -382,6 +387,17 @@ def _validate(model: nn.Module, task: Task) -> Mapping[str, float]:
     return values
 
 
+def _preview(fabric: Fabric, task: Task, step: int, model: nn.Module, average: Average) -> None:
+    """Draws from the weights of this step on the first process, if a preview is due."""
+    previews = task.previews
+    if previews is None or not previews.due(step):
+        return
+    weights = gather(fabric, average.tensors or model.state_dict())
+    with _together(fabric, f"draw previews of step {step}"):
+        if fabric.is_global_zero:
+            previews.add(step, weights)
+
+
 def _any_rank(fabric: Fabric, flag: bool) -> bool:
     if fabric.world_size == 1:
         return flag
@@ -407,18 +423,25 @@ def _save(
     tensors |= gather(fabric, optimizer_tensors(optimizer))
     # What 16-mixed scales its gradients by; empty for other precisions.
     values = {"scaler": fabric.strategy.precision.state_dict()}
-    saved = False
-    try:
+    with _together(fabric, f"save step {step}"):
         if log:
             values[MARK] = log.mark()
             task.export(averages or weights, step)
             folder = out / "checkpoints"
             save_checkpoint(folder, step, tensors, values, keep=config.keep_checkpoints)
-        saved = True
+
+
+@contextmanager
+def _together(fabric: Fabric, what: str) -> Iterator[None]:
+    """Lets all processes fail if the first one fails to do `what` in here."""
+    done = False
+    try:
+        yield
+        done = True
     finally:  # None may wait for a process that has left.
-        saved = fabric.broadcast(saved)
-    if not saved:
-        raise PipelineError(f"the first process could not save step {step}; it says why.")
+        done = fabric.broadcast(done)
+    if not done:
+        raise PipelineError(f"the first process could not {what}; it says why.")
 
 
 def _restore(

@@ -16,13 +16,12 @@ from zarr.codecs import ZstdCodec
 from pipeline.checkpoint import user_errors
 from pipeline.config import TokenizerPrecision, as_dict, load_section
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.evaluation import check_tokenizer
 from pipeline.files import contents, keep_apart, lock, read_json, remove, write_json
 from pipeline.gpu import send
 from pipeline.progress import progress
 from pipeline.rates import check_rate, playing_rate
 from pipeline.storage import Place
-from pipeline.token_store import TokenStore
+from pipeline.token_store import TokenStore, check_tokenizer
 from pipeline.video import to_bytes
 from pipeline.writer import shown_every, write_mp4, write_sheet
 from pipeline.writing import behind

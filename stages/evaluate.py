@@ -23,7 +23,6 @@ from pipeline.evaluation import (
     Videos,
     Windows,
     batches,
-    check_tokenizer,
     choose_windows,
     measure_pictures,
     measure_tokens,
@@ -37,7 +36,7 @@ from pipeline.fvd import KEYS, PROTOCOLS, fvd_protocol, measure_fvd, open_i3d, p
 from pipeline.i3d import HOW_TO_GET
 from pipeline.seeds import step_seed
 from pipeline.storage import Place
-from pipeline.token_store import TokenStore
+from pipeline.token_store import TokenStore, check_tokenizer
 from pipeline.video import to_bytes, to_model
 from stages.options import FILE, FOLDER, OUT, PLACE, device_option, params_options
 from tokenizer import VQGAN, identity, load_tokenizer

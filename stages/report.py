@@ -18,17 +18,18 @@ from pipeline.checkpoint import user_errors
 from pipeline.config import load_params
 from pipeline.copying import decoded_pair
 from pipeline.errors import FrameError, PipelineError, TokenStoreError
-from pipeline.evaluation import check_tokenizer, one_window_each, real_halves, window_reader
+from pipeline.evaluation import one_window_each, real_halves, window_reader
 from pipeline.files import keep_apart, parse_json, read_json, read_text, write_text
 from pipeline.frame_list import source_fingerprint
 from pipeline.frames import FrameFolder, Rejected, scan_frames
+from pipeline.previews import Tokens, read_previews
 from pipeline.rates import RECORD, playing_rate
 from pipeline.report import Artefact, Clip, Contents, NearestPair, Pair, make_report
 from pipeline.run_log import FILE as LOG
 from pipeline.run_log import read_log
 from pipeline.storage import Place, open_file
 from pipeline.store_format import StoreInfo
-from pipeline.token_store import TokenStore
+from pipeline.token_store import TokenStore, check_tokenizer
 from pipeline.video import to_bytes
 from stages.options import FILE, FOLDER, OUT, PLACE
 from tokenizer import VQGAN, identity, load_tokenizer, tokenizer_metadata
@@ -36,6 +37,8 @@ from tokenizer import VQGAN, identity, load_tokenizer, tokenizer_metadata
 SHOWN_PAIRS = 8
 SHOWN_SAMPLES = 32
 """Samples shown, those beside the pairs included."""
+SHOWN_PREVIEWS = 8
+"""Steps of training whose previews are shown, the first and the last included."""
 DECODED_AT_ONCE = 4
 MEASURED = {
     "Tokenizer": "tokenizer",
@@ -85,8 +88,12 @@ def collect(
     if tokenizer is not None and model is not None:
         artefacts.append(_tokenizer_artefact(tokenizer, model))
     artefacts.append(_token_artefact(store))
+    previews: dict[int, list[Clip]] = {}
     if run is not None:
-        artefacts.append(_model_artefact(run))
+        kept = read_previews(run)
+        artefacts.append(_model_artefact(run, kept))
+        if model is not None:
+            previews = _previews(model, run, kept, store)
     if drawn is not None:
         artefacts.append(_sample_artefact(drawn))
         if model is not None:
@@ -101,6 +108,7 @@ def collect(
         samples=shown,
         pairs=pairs,
         pairs_split=split,
+        previews=previews,
         evaluation=evaluation,
         nearest=nearest,
         training_log=[] if run is None else read_log(run / LOG),
@@ -180,6 +188,27 @@ def _nearest(
             NearestPair(name=name, sample=clips[0], training=clips[1], distance=found["distance"])
         )
     return pairs
+
+
+def _previews(
+    model: VQGAN, run: Path, kept: Mapping[int, Tokens], store: TokenStore
+) -> dict[int, list[Clip]]:
+    """Decodes previews of steps evenly spread over those there are.
+
+    Raises TokenStoreError if they are of another tokenizer than the store's.
+    """
+    if not kept:
+        return {}
+    with user_errors():
+        made_for = model_metadata(run / "model.safetensors").get("tokenizer")
+    if made_for != store.info.tokenizer:
+        raise TokenStoreError(
+            f"{run} has previews of tokenizer {made_for}, but {store.root} has tokens of "
+            f"{store.info.tokenizer}. Give the tokens that the run was trained on."
+        )
+    steps = list(kept)
+    places = np.linspace(0, len(steps) - 1, min(SHOWN_PREVIEWS, len(steps))).round().astype(int)
+    return {steps[place]: _decode(model, kept[steps[place]]) for place in places}
 
 
 def _times(values: Sequence[int]) -> str:
@@ -295,7 +324,7 @@ def _token_artefact(store: TokenStore) -> Artefact:
     )
 
 
-def _model_artefact(run: Path) -> Artefact:
+def _model_artefact(run: Path, previews: Mapping[int, Tokens]) -> Artefact:
     path = run / "model.safetensors"
     with user_errors():
         metadata = model_metadata(path)
@@ -309,6 +338,7 @@ def _model_artefact(run: Path) -> Artefact:
     ]
     if "step" in metadata:
         facts.append(("trained", f"{int(metadata['step']):,} steps"))
+    facts.append(("previews", f"of {len(previews):,} steps" if previews else "none kept"))
     return Artefact(
         name="Transformer",
         about="MeBT: latent tokens read the tokens that are shown, and predict the hidden ones.",

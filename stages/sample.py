@@ -26,7 +26,7 @@ from pipeline.config import Precision, load_section
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart
 from pipeline.gpu import compiling, send
-from pipeline.precision import precision_of
+from pipeline.precision import HALF, precision_of
 from pipeline.rates import LARGEST
 from pipeline.sharing import share_out
 from pipeline.storage import Place
@@ -49,7 +49,6 @@ SHARD_WINDOWS = 16
 """Samples that are written, and redone after a stop, together."""
 NO_EFFECT = ("num_samples", "batch_size", "compile")
 """Values that no single sample depends on; compiled layers round otherwise, no more."""
-HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.checkpoint import user_errors
 from pipeline.encoding import encode_shards, encoder_of
 from pipeline.errors import PipelineError, TokenStoreError
-from pipeline.evaluation import check_source, check_tokenizer
+from pipeline.evaluation import check_source
 from pipeline.files import keep_apart, replacing
 from pipeline.frame_list import list_frames
 from pipeline.frames import Video, scan_frames
@@ -20,7 +20,7 @@ from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
 from pipeline.storage import Place, open_storage
 from pipeline.store_format import INFO, StoreInfo, numbered_plan
-from pipeline.token_store import TokenStore, create_store
+from pipeline.token_store import TokenStore, check_tokenizer, create_store
 from pipeline.token_tars import export_tars, restore_tars
 from pipeline.verification import refuse_damaged
 from pipeline.windows import TokenizeConfig, plan_windows

@@ -1,6 +1,7 @@
 """tokens -> a MeBT trained on them."""
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ from mebt import (
     MeBT,
     MeBTConfig,
     MeBTShape,
+    assemble,
     load_model,
     model_metadata,
     save_model,
@@ -35,6 +37,7 @@ from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.files import keep_apart, replacing
 from pipeline.gpu import compiling, send
 from pipeline.precision import precision_of
+from pipeline.previews import Previews, read_previews
 from pipeline.profiling import RECORDED, TABLE, TRACE, WARM_UP
 from pipeline.run_folder import open_run, recorded
 from pipeline.seeds import step_seed
@@ -44,11 +47,13 @@ from pipeline.token_store import TokenStore, read_rows
 from pipeline.training import LoopConfig, Task, run_loop
 from stages.launch import Launch, sharding_options
 from stages.options import (
+    FILE,
     OUT,
     PLACE,
     overwrite_option,
     params_options,
 )
+from stages.previews import decoder, draw
 
 RESULT, CHECKPOINTS, PROFILE = "model.safetensors", "checkpoints", "profile"
 VALIDATION_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -98,6 +103,9 @@ class TrainConfig(LoopConfig):
     """Memory for cached tokens; the shuffle is global if the train split fits."""
     validation_windows: int = 64
     """Held-out windows measured at each validation."""
+    preview_every: int = 500
+    """Steps from one preview to the next: what the model draws of the same four seeds by then, to
+    be seen in the report; 0: none. Each takes as long as one to six steps."""
     activation_checkpointing: bool = False
     """Compute each layer again in the backward pass: less memory, more time, the same numbers."""
     compile: bool = False
@@ -122,6 +130,8 @@ class TrainConfig(LoopConfig):
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.validation_windows < 1:
             raise ValueError(f"validation_windows must be at least 1: {self.validation_windows}.")
+        if self.preview_every < 0:
+            raise ValueError(f"preview_every must not be negative, got {self.preview_every}.")
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,8 @@ class Trained:
     """Steps done in this call."""
     parameters: int
     identity: str
+    preview_share: float
+    """Share of the time of this call's steps that previews took."""
 
 
 def measures() -> list[str]:
@@ -277,9 +289,6 @@ def _export(
     path: Path, config: MeBTConfig, store: TokenStore, weights: Mapping[str, Tensor], step: int
 ) -> None:
     """Writes the trained model, which says what it was trained on."""
-    with torch.device("meta"):
-        whole = MeBT(config)
-    whole.load_state_dict(weights, assign=True)
     info = store.info
     extra = {
         "step": str(step),
@@ -291,7 +300,7 @@ def _export(
         "fps": str(info.fps or ""),
     }
     with replacing(path) as temporary:
-        save_model(temporary, whole, extra=extra)
+        save_model(temporary, assemble(config, weights), extra=extra)
 
 
 def train(
@@ -302,15 +311,16 @@ def train(
     *,
     fabric: Fabric,
     init: Path | None = None,
+    tokenizer: Path | None = None,
     profile: bool = False,
     overwrite: bool = False,
 ) -> Trained:
     """Trains MeBT on the train split of a token store; resumes if `out` has checkpoints.
 
     A new run begins with `init`: with the weights, the optimizer's state and the step of a run's
-    folder, or with the weights of a model file, at step 0. `profile` records where the time of a
-    few steps goes. Raises PipelineError if the store is damaged, or not the one that `out` was
-    begun with, or if `init` does not fit.
+    folder, or with the weights of a model file, at step 0. `tokenizer` decodes previews, and
+    `profile` records where the time of a few steps goes. Raises PipelineError if the store is
+    damaged, or not the one that `out` was begun with, or if `init` or `tokenizer` does not fit.
     """
     config = replace(config, precision=precision_of(fabric))
     try:
@@ -333,6 +343,9 @@ def train(
     }
     if init:
         made_from["init"] = _beginning(init, model_config, store.info.tokenizer, config)
+    if tokenizer and not config.preview_every:
+        raise ConfigError("--tokenizer has no effect if train.preview_every is 0.")
+    show = decoder(tokenizer, store, fabric.device) if tokenizer else None
     validation = _validation_windows(store, config.validation_windows)
     stream = Batches(
         store,
@@ -360,6 +373,15 @@ def train(
             kind=config.optimizer,
             fused=config.precision != "16-mixed",
         )
+        previews = Previews(
+            out,
+            every=config.preview_every,
+            first=made_from.get("init", {}).get("step", 0),
+            last=config.max_steps,
+            draw=partial(draw, model_config, fabric),
+            show=show,
+            kept=read_previews(out, up_to=last_step(out / CHECKPOINTS)),
+        )
         task = Task(
             name="train",
             batches=lambda step: _batches(stream, step, fabric, config, model_config),
@@ -371,17 +393,20 @@ def train(
             rate_name="tokens",
             rate_per_step=config.batch_size * model_config.num_tokens,
             measures=measures(),
+            previews=previews,
         )
         other = init / CHECKPOINTS if init and init.is_dir() else None
+        began = time.perf_counter()
         with compiling(config.compile, "train.compile"):
             steps = run_loop(
                 *(fabric, model, optimizer, task, config, out),
                 init=other,
                 profile=out / PROFILE if profile else None,
             )
+        share = previews.seconds / (time.perf_counter() - began)
         fabric.barrier()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Trained(out / RESULT, steps, parameters, weights_identity(out / RESULT))
+    return Trained(out / RESULT, steps, parameters, weights_identity(out / RESULT), share)
 
 
 @click.command("train")
@@ -391,6 +416,11 @@ def train(
     "--init",
     type=click.Path(exists=True, path_type=Path),
     help="Begin a new run with this run's last checkpoint, or with a model.safetensors.",
+)
+@click.option(
+    "--tokenizer",
+    type=FILE,
+    help="Tokenizer that made the tokens: previews become pictures in OUT/previews as they come.",
 )
 @click.option(
     "--profile",
@@ -404,6 +434,7 @@ def command(
     tokens: Place,
     out: Path,
     init: Path | None,
+    tokenizer: Path | None,
     profile: bool,
     params: Path,
     overrides: tuple[str, ...],
@@ -416,6 +447,9 @@ def command(
     signal (Ctrl-C, SIGTERM, SIGUSR1) stops it after the step at hand with exit code 75: run it
     again to go on. Values: sections `model` (its shape) and `train` of the params file.
 
+    Every `train.preview_every` steps it draws from the same four seeds: OUT/previews keeps their
+    tokens, for `mebt report`, and with --tokenizer pictures to look at while it trains.
+
     --init RUN begins with the weights, the optimizer's state and the step of another run, such as
     one of `mebt import-model --optimizer`; `train.max_steps` counts its steps too. --init FILE, a
     model.safetensors, begins with its weights alone, at step 0: fine-tuning.
@@ -426,7 +460,7 @@ def command(
       mebt train --tokens tokens --out run --devices 8 --strategy fsdp
       mebt train --tokens tokens --out tuned --init run/model.safetensors
     """
-    keep_apart(out, tokens, params, init)
+    keep_apart(out, tokens, params, init, tokenizer)
     shape = load_section(params, "model", MeBTShape, overrides)
     config = load_section(params, "train", TrainConfig, overrides)
     precision = launch.settle("train.precision", config.precision, recorded(out, "precision"))
@@ -435,6 +469,7 @@ def command(
         *(tokens, out, shape, config),
         fabric=fabric,
         init=init,
+        tokenizer=tokenizer,
         profile=profile,
         overwrite=overwrite,
     )
@@ -445,6 +480,8 @@ def command(
                 "chrome://tracing or ui.perfetto.dev"
             )
         done = f"{made.steps} steps" if made.steps else "nothing to do"
+        if made.preview_share:
+            done += f" (previews: {made.preview_share:.1%} of their time)"
         click.echo(
             f"{made.path}: {done}, {made.parameters:,} parameters, identity {made.identity[:12]}"
         )

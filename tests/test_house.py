@@ -13,7 +13,7 @@ ALLOWED = {
     "mebt": {"mebt"},
     "stages": {"pipeline", "tokenizer", "mebt"},
 }
-SHARED_BY_STAGES = {"stages.launch", "stages.options", "stages.sections"}
+SHARED_BY_STAGES = {"stages.launch", "stages.options", "stages.previews", "stages.sections"}
 SOURCES = [file for package in ALLOWED for file in sorted((ROOT / package).glob("**/*.py"))]
 
 

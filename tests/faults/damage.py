@@ -89,13 +89,13 @@ def by_going_on(trial: Trial, run: Path, file: Path) -> None:
 
 
 def by_report(trial: Trial, run: Path, file: Path) -> None:
-    """Shows the curves of a run."""
+    """Shows curves and previews of a run."""
     page = trial.folder / "report.html"
-    words = ("report", "--tokens", trial.world.root / "tokens", "--run", run, "--out", page)
-    ended = trial.run(*words)
-    left_out = f"{file} is missing: its curves are left out" in ended.said
-    if not trial.refusal(ended, file, run) and not left_out:
-        same(page.read_bytes(), trial.world.contents["report.html"], file)
+    ended = trial.run(*trial.world.report(run, page))
+    if not trial.refusal(ended, file, run):
+        left_out = f"{file} is missing: its curves are left out" in ended.said
+        if not left_out and b"<dt>previews</dt><dd>none kept</dd>" not in page.read_bytes():
+            same(page.read_bytes(), trial.world.contents["report.html"], file)
 
 
 def by_decoding(trial: Trial, tokenizer: Path, file: Path) -> None:
@@ -151,6 +151,7 @@ TARGETS = {
     "metrics.jsonl in a report": Target(
         "run", "metrics.jsonl", by_report, "other/run/metrics.jsonl"
     ),
+    "previews": Target("run", "previews/tokens.parquet", by_report),
     "last": Target("run", "checkpoints/last", by_going_on),
     "meta.json": Target("run", META, by_going_on),
     "checkpoint": Target("run", STATE, by_going_on),

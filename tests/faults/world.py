@@ -12,7 +12,7 @@ from tests.stages.small import Flow, content, fork, has_ended, make_tokenizer
 
 MORE = {
     "tokenize": ("--set", "tokenize.batch_size=8"),
-    "train": ("--set", "train.max_steps=10"),
+    "train": ("--set", "train.max_steps=10", "--set", "train.preview_every=3"),
     "sample": ("--set", "sample.draft_steps=2"),
     "decode": ("--exact",),
 }
@@ -78,9 +78,14 @@ class World(Flow):
             self._run(list(map(str, words)))
             self.contents[tars.name] = content(tars)
         page = root / "report.html"
-        words = ["report", "--tokens", root / "tokens", "--run", root / "run", "--out", page]
-        self._run(list(map(str, words)))
+        self._run(self.report(root / "run", page))
         self.contents[page.name] = page.read_bytes()
+
+    def report(self, run: Path, out: Path) -> list[str]:
+        """Returns the command that shows a run."""
+        given = {"tokens": self.root / "tokens", "run": run, "out": out}
+        given["tokenizer"] = self.root / "tokenizer.safetensors"
+        return ["report", *(word for name in given for word in (f"--{name}", str(given[name])))]
 
     def make(self, stage: str, *more: str, out: str) -> None:
         """Runs a stage undisturbed in a process of its own."""
@@ -118,6 +123,7 @@ def result(stage: str, out: Path) -> dict[str, object]:
         "last": name,
         "state": {key: tensor.numpy().tobytes() for key, tensor in state.items()},
         "log": log(out / "metrics.jsonl"),
+        "previews": [file.read_bytes() for file in (out / "previews").glob("[!.]*")],
     }
 
 

@@ -150,6 +150,19 @@ def test_samples_of_another_length_stand_apart():
     assert [picture.size for picture in pictures(make_report(contents))] == [(32, 16), (16, 16)]
 
 
+def test_each_seed_has_a_row_in_which_steps_follow_one_another():
+    previews = {1000: [clip(100), clip(140)], 0: [clip(0), clip(40)], 500: [clip(50), clip(90)]}
+    page = make_report(Contents(lede="", previews=previews))
+    rows = pictures(page)
+    assert [row.size for row in rows] == [(3 * 16, 16)] * 2
+    for row, first in zip(rows, (0, 40), strict=True):
+        row.seek(2)
+        pixels = np.asarray(row.convert("RGB"))[8, [8, 24, 40], 0].astype(int)
+        assert np.abs(pixels - [first + 80, first + 130, first + 180]).max() < 6
+    assert "step 0 500 1,000" in Reader(page).text
+    assert 'style="--columns:3"' in page
+
+
 def test_numbers_come_with_what_they_are_compared_with(full):
     text = Reader(full).text
     assert "33.5 dB" in text

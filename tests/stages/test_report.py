@@ -7,11 +7,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from mebt import load_model, weights_identity
+from mebt import load_model, save_model, weights_identity
 from pipeline.errors import PipelineError, TokenStoreError
-from pipeline.files import write_json
+from pipeline.files import remove, write_json
 from pipeline.frame_list import source_fingerprint
 from pipeline.frames import scan_frames
+from pipeline.previews import write_previews
+from pipeline.report import make_report
 from pipeline.video import to_bytes
 from stages.__main__ import cli
 from stages.report import collect, read_log
@@ -193,3 +195,42 @@ def test_videos_play_at_the_rate_of_the_samples_unless_another_is_set(project, m
     assert collect(project.root / "tokens", **shown).fps == 12.5
     params = project.root / "params.yaml"
     assert collect(project.root / "tokens", **shown, params=params).fps == 5
+
+
+@pytest.fixture
+def run(project, tmp_path):
+    """A run that drew 20 times while it trained on the project's tokens."""
+    model = load_model(project.paths()["run"] / "model.safetensors")
+    extra = {"tokenizer": project.tokens.tokenizer}
+    save_model(tmp_path / "model.safetensors", model, extra=extra)
+    (tokens,) = project.samples.tokens.values()
+    write_previews(tmp_path, {100 * step: tokens[:4] for step in range(20)})
+    return tmp_path
+
+
+def test_previews_of_a_few_steps_are_shown_the_first_and_the_last_among_them(project, run):
+    (tokens,) = project.samples.tokens.values()
+    tokenizer = project.paths()["tokenizer"]
+    found = collect(project.root / "tokens", run=run, tokenizer=tokenizer)
+    assert list(found.previews) == [0, 300, 500, 800, 1100, 1400, 1600, 1900]
+    wanted = to_bytes(load_tokenizer(tokenizer).decode(torch.from_numpy(tokens[:4].astype(int))))
+    for clips in found.previews.values():
+        np.testing.assert_array_equal(np.stack(clips), wanted)
+    assert "<dt>previews</dt><dd>of 20 steps</dd>" in make_report(found)
+
+
+def test_previews_that_are_missing_or_cannot_be_decoded_are_said(project, run):
+    only_tokens = collect(project.root / "tokens", run=run)
+    assert not only_tokens.previews
+    assert "<dt>previews</dt><dd>of 20 steps</dd>" in make_report(only_tokens)
+    remove(run / "previews")
+    found = collect(project.root / "tokens", run=run, tokenizer=project.paths()["tokenizer"])
+    assert not found.previews
+    assert "<dt>previews</dt><dd>none kept</dd>" in make_report(found)
+
+
+def test_previews_of_another_tokenizer_are_refused(project, run):
+    model = load_model(run / "model.safetensors")
+    save_model(run / "model.safetensors", model, extra={"tokenizer": "ee" * 32})
+    with pytest.raises(TokenStoreError, match=r"has previews of tokenizer eeee"):
+        collect(project.root / "tokens", run=run, tokenizer=project.paths()["tokenizer"])

@@ -1,0 +1,61 @@
+"""What a model in training draws of the same few seeds, and what that looks like."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from mebt import Incremental, MeBTConfig, SampleConfig, assemble, sample_frames
+from mebt.products import round_weights
+from pipeline.checkpoint import user_errors
+from pipeline.gpu import send
+from pipeline.precision import HALF, precision_of
+from pipeline.previews import Tokens
+from pipeline.rates import playing_rate
+from pipeline.token_store import TokenStore, check_tokenizer
+from pipeline.video import to_bytes
+from pipeline.writer import write_sheet
+from tokenizer import identity, load_tokenizer
+
+SAMPLES = SampleConfig(num_samples=4, draft_steps=16, strategy="random", revise_rounds=0)
+"""Of a preview: as few as show something. In so few steps the most certain tokens first would leave
+little but background; at random places, tokens are as frequent as in real videos."""
+
+
+def draw(config: MeBTConfig, fabric: Fabric, weights: Mapping[str, Tensor]) -> Tokens:
+    """Draws what `mebt sample` would of a model of these weights by the values `SAMPLES`.
+
+    Takes nothing from the random numbers of training, and leaves the weights as they are.
+    """
+    model = assemble(config, weights).eval().to(fabric.device)
+    precision = precision_of(fabric)
+    if precision in HALF:
+        round_weights(model, HALF[precision])
+    numbers = range(SAMPLES.num_samples)
+    with fabric.autocast():
+        drawn = sample_frames(
+            Incremental(model), config.grid, SAMPLES, numbers=numbers, device=fabric.device
+        )
+    return drawn.cpu().numpy()
+
+
+def decoder(path: Path, store: TokenStore, device: torch.device) -> Callable[[Path, Tokens], None]:
+    """Returns what writes previews side by side, as one moving picture.
+
+    Decodes one at a time: that takes less memory than a step. Raises PipelineError if the tokenizer
+    at `path` did not make the tokens of the store.
+    """
+    with user_errors():
+        tokenizer = load_tokenizer(path)
+    check_tokenizer(store, path, identity(tokenizer))
+    fps, _ = playing_rate(None, store.info.fps)
+
+    def show(picture: Path, tokens: Tokens) -> None:
+        tokenizer.to(device)
+        grids = torch.split(torch.from_numpy(tokens), 1)
+        videos = [to_bytes(tokenizer.decode(send(grid, device)))[0] for grid in grids]
+        write_sheet(picture, videos, columns=len(videos), fps=fps)
+
+    return show

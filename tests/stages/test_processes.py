@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import checkpoint
 from tests.stages.small import ROOT, Flow, run_command
+from tests.stages.test_train import SMOOTH
 
 Run = Callable[[list[str], dict[str, str]], None]
 TWO = ("--accelerator", "cpu", "--devices", "2")
 SAME = ("--set", "model.residual_dropout=0.0", "--set", "train.accumulate=2")
-SAME += ("--set", "train.optimizer=adamw")  # Muon multiplies in bfloat16: rounding grows.
+SAME += SMOOTH
 SAME += ("--set", "train.clip_norm=0.1")  # Dropout would differ: each process draws its own.
 
 

@@ -47,11 +47,11 @@ VALUES: Sections = {
 }
 """Of every world, unless `--set` says otherwise."""
 METHODS: Sections = {
-    "random, 64 steps": {"strategy": "random", "draft_steps": 64, "revise_rounds": 0},
+    "default: random, 16 steps, revised 11 times": {},
+    "random, 64 steps": {"draft_steps": 64, "revise_rounds": 0},
     "confidence, 64 steps": {"strategy": "confidence", "draft_steps": 64, "revise_rounds": 0},
     "random, 32 steps, revised 2 x 16": {
-        **{"strategy": "random", "draft_steps": 32},
-        **{"revise_rounds": 2, "revise_groups": 16, "revise_temperature": 0.7},
+        **{"draft_steps": 32, "revise_rounds": 2, "revise_groups": 16, "revise_temperature": 0.7},
     },
 }
 """Ways to sample, each of `MODEL_CALLS` passes through the model."""

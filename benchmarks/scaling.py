@@ -3,6 +3,7 @@
 Writes the tables of docs/scaling.md, which says what they mean and what they assume.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +164,8 @@ def passes(experiment: Experiment) -> list[operations.Pass]:
     size, how = experiment.model.num_tokens, experiment.sample
     found = operations.bootstrap_passes(size, how.bootstrap_steps)
     found += operations.draft_passes(size, how.draft_steps, how.bootstrap_steps)
-    return found + how.revise_rounds * operations.revise_passes(size, how.revise_groups)
+    revised = (operations.revise_passes(size, groups) for groups, _ in how.revisions())
+    return found + list(itertools.chain.from_iterable(revised))
 
 
 @dataclass(frozen=True)

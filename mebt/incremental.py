@@ -70,6 +70,8 @@ class Incremental:
         fixed = layers[: layers.index("dense")] if "dense" in layers else layers
         self.kept = [index for index, kind in enumerate(fixed) if kind == "encode"]
         self.num_first = len(layers) - _num_rowwise(layers)
+        self.calls = 0
+        """How often it has predicted."""
         self.empty: tuple[Tensor, Tensor] | None = None
         """Positions of an empty window, and what the head sees of them [1 N D]."""
         self.forget()
@@ -89,6 +91,7 @@ class Incremental:
         target_positions: Int[Tensor, "B Nt"],
     ) -> LazyLogits:
         """Returns what `MeBT.forward` does, to rounding; its rows are computed when read."""
+        self.calls += 1
         if context_positions.shape[1]:
             self._remember(context_tokens, context_positions)
         else:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -34,14 +34,15 @@ class SampleConfig:
     """Samples of another seed are others; with the same, sample i stays sample i."""
     bootstrap_steps: int = 0
     """Tokens fixed one at a time at random places before the draft; helps long windows."""
-    draft_steps: int = 32
+    draft_steps: int = 16
     """Beyond the number of tokens little changes: a step that would fix no token is left out."""
     schedule: Literal[
         "cosine", "linear", "quadratic", "sqrt", "square", "cube", "cosine_plus", "convex"
     ] = "cosine"
     """Share still masked as the draft goes on."""
-    strategy: Literal["confidence", "random"] = "confidence"
-    """Which drawn tokens are fixed first."""
+    strategy: Literal["random", "confidence"] = "random"
+    """Which drawn tokens are fixed first: at random places, or as published the likeliest, which
+    tends to empty videos."""
     temperature: float = 1.0
     """Of drafted tokens: below 1 likely ones are drawn more often still."""
     top_k: int | None = None
@@ -52,13 +53,14 @@ class SampleConfig:
     """Noise in the order of confidence; 0: strictly the most certain first."""
     confidence_schedule: Literal["linear", "constant", "cosine"] = "linear"
     """How the confidence temperature falls as the draft goes on."""
-    revise_rounds: int = 2
+    revise_rounds: int = 11
     """Times that every position is predicted again; 0: keep the draft."""
-    revise_groups: int = 2
+    revise_groups: int | tuple[int, int] = (2, 8)
     """Groups that a round predicts in turn, each from all others; with as many as there are tokens
-    or more, each token is a group."""
-    revise_temperature: float = 0.7
-    """The temperature of revised tokens."""
+    or more, each token is a group. A pair: of the first round and of the last, between which they
+    grow; as published: a number."""
+    revise_temperature: float | tuple[float, float] = (0.9, 0.4)
+    """The temperature of revised tokens, or a pair: of the first round and of the last."""
     keep: tuple[int, ...] = ()
     """Latent frames of given windows that never change: the first ones to continue a video, the
     first and the last to fill in between."""
@@ -73,16 +75,16 @@ class SampleConfig:
             *("num_samples", "batch_size", "draft_steps", "revise_groups"),
             *("total_frames", "context_frames"),
         ):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
+            if min(self._values(name), default=1) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         for name, most in MOST.items():
-            if getattr(self, name) is not None and getattr(self, name) > most:
+            if max(self._values(name), default=0) > most:
                 raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}.")
         for name in (
             *("bootstrap_steps", "revise_rounds", "temperature"),
             *("confidence_temperature", "revise_temperature"),
         ):
-            if getattr(self, name) < 0:
+            if min(self._values(name)) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed must be in 0 … 2**63 - 1, got {self.seed}.")
@@ -92,6 +94,23 @@ class SampleConfig:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
         if len(set(self.keep)) < len(self.keep) or min(self.keep, default=0) < 0:
             raise ValueError(f"keep must name different latent frames from 0 on, got {self.keep}.")
+
+    def _values(self, name: str) -> tuple[Any, ...]:
+        value = getattr(self, name)
+        return value if isinstance(value, tuple) else () if value is None else (value,)
+
+    def revisions(self) -> list[tuple[int, float]]:
+        """Returns groups and temperature of each round; groups grow by a factor.
+
+        Few groups change much at once, from little; many mend what is left, from nearly all.
+        """
+        groups, temperatures = self._values("revise_groups"), self._values("revise_temperature")
+        few, many, hot, cold = groups[0], groups[-1], temperatures[0], temperatures[-1]
+        last = max(self.revise_rounds - 1, 1)
+        shares = [number / last for number in range(self.revise_rounds)]
+        return [
+            (round(few * (many / few) ** share), hot + (cold - hot) * share) for share in shares
+        ]
 
 
 def sample_generator(seed: int, number: int, device: torch.device | str = "cpu") -> Generator:
@@ -198,12 +217,6 @@ def _fill(
             count_given=whole,
         )
     canvas = Canvas(canvas.tokens, start.context, start.targets)
-    for _ in range(config.revise_rounds):
-        canvas = revise(
-            predict,
-            canvas,
-            num_groups=config.revise_groups,
-            temperature=config.revise_temperature,
-            noise=noise,
-        )
+    for groups, temperature in config.revisions():
+        canvas = revise(predict, canvas, num_groups=groups, temperature=temperature, noise=noise)
     return canvas

@@ -145,8 +145,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        (hint,) = (kind for kind in arguments if kind is not type(None))
-        return _convert(hint, value, where)
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        is_list = isinstance(value, list | tuple)
+        fitting = [kind for kind in kinds if (typing.get_origin(kind) is tuple) == is_list]
+        return _convert((fitting or kinds)[0], value, where)
     if origin is typing.Literal:
         if value in arguments and type(value) in {type(choice) for choice in arguments}:
             return value

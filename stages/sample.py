@@ -75,6 +75,8 @@ class Sampled:
     total: int
     drawn: int
     """Samples drawn in this call."""
+    calls: float
+    """Passes through the model for each of those that this process drew; 0: it drew none."""
     fingerprint: str
 
 
@@ -251,15 +253,18 @@ def sample(
         unit="sample",
         overwrite=overwrite,
     ) as share:
+        batches = 0
         for split, shard in share.shards:
             numbers = range(*info.shard_rows(split, shard))
             parts = []
             for start in range(0, len(numbers), config.batch_size):
                 batch = numbers[start : start + config.batch_size]
                 parts.append(draw(batch))
+                batches += 1
                 share.advance(len(batch))
             share.writer.write_shard(split, shard, torch.cat(parts).numpy())
-    return Sampled(config.num_samples, share.total, TokenStore(out).fingerprint)
+    calls = predict.calls / max(batches, 1)
+    return Sampled(config.num_samples, share.total, calls, TokenStore(out).fingerprint)
 
 
 def _store_info(
@@ -346,5 +351,6 @@ def command(
     fabric = launch(launch.settle("sample.precision", config.precision, recorded_precision(out)))
     made = sample(run, out, config, fabric=fabric, given=given, overwrite=overwrite)
     if fabric.is_global_zero:
-        done = f"{made.drawn} drawn now" if made.drawn else "nothing to do"
+        calls = f", {made.calls:.0f} model calls each" if made.calls else ""
+        done = f"{made.drawn} drawn now{calls}" if made.drawn else "nothing to do"
         click.echo(f"{out}: {made.total} samples; {done}, fingerprint {made.fingerprint[:12]}")

@@ -25,6 +25,7 @@ class Outer:
     layers: tuple[str, ...] = ()
     norm: Literal["group", "batch"] = "group"
     limit: int | None = 7
+    rounds: int | tuple[int, int] = 1
     inner: Inner = Inner()
 
     def __post_init__(self) -> None:
@@ -42,6 +43,14 @@ def test_a_section_becomes_its_dataclass(tmp_path: Path) -> None:
     text = "train: {batch_size: 4, rate: 1e-4, grid: [1, 2, 3], layers: [a, b], limit: null}"
     config = section(tmp_path, text)
     assert config == Outer(batch_size=4, rate=1e-4, grid=(1, 2, 3), layers=("a", "b"), limit=None)
+
+
+def test_a_value_may_be_a_number_or_a_pair(tmp_path: Path) -> None:
+    for text, value in (("3", 3), ("[3, 5]", (3, 5))):
+        assert section(tmp_path, f"train: {{batch_size: 4, rounds: {text}}}").rounds == value
+    for text in ("x", "[3, 5, 7]", "[3, x]", "null"):
+        with pytest.raises(ConfigError, match=r"rounds"):
+            section(tmp_path, f"train: {{batch_size: 4, rounds: {text}}}")
 
 
 def test_set_overrides_one_value(tmp_path: Path) -> None:

@@ -48,8 +48,6 @@ class Recorder(SlowSampler):
             strategy=params.get("strategy", "confidence"),
             confidence_temperature=params.get("context_temperature", 0.0),
             revise_rounds=0,
-            revise_groups=params.get("n_revise", 1),
-            revise_temperature=params.get("revise_t", 1.0),
         )
         super().__init__(model, config, row)
         self.draws: list[tuple[str, Tensor]] = []
@@ -106,7 +104,8 @@ class Recorder(SlowSampler):
             self.draft_groups(tokens, kept, params["n_draft"], params["draft_t"])
         kept = [] if params.get("edit") else kept
         for _ in range(params["M"]):
-            self.revise(tokens, kept, [p for p in range(COUNT) if p not in kept])
+            every = [p for p in range(COUNT) if p not in kept]
+            self.revise(tokens, kept, every, params["n_revise"], params["revise_t"])
         return tokens
 
 

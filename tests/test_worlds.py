@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks.quality import METHODS, MODEL_CALLS, VALUES, chosen, judge, try_once
 from benchmarks.worlds import CODES, WORLDS, bounce, world
+from mebt import SampleConfig
+from pipeline.config import build
 
 NAMES = list(WORLDS)
 
@@ -96,8 +98,9 @@ MASKS = (10, 30, 50, 70, 90, 100)
 
 def test_every_way_to_sample_asks_the_model_as_often() -> None:
     for method in METHODS.values():
-        revised = method["revise_rounds"] * method.get("revise_groups", 0)
-        assert method["draft_steps"] + revised == MODEL_CALLS
+        config = build(SampleConfig, method, where="sample")
+        calls = config.draft_steps + sum(groups for groups, _ in config.revisions())
+        assert calls == MODEL_CALLS
 
 
 def test_samples_are_judged_by_the_rules() -> None:

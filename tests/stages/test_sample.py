@@ -40,6 +40,12 @@ def test_more_samples_begin_with_the_same_ones(flow: Flow) -> None:
     np.testing.assert_array_equal(more[:34], TokenStore(flow.root / "samples").read("sample"))
 
 
+def test_what_a_sample_takes_is_said(flow: Flow) -> None:
+    more = ("--set", "sample.draft_steps=5", "--set", "sample.revise_groups=3")
+    said = flow.ok("sample", *more, "--set", "sample.revise_rounds=2", out="counted")
+    assert "34 samples; 34 drawn now, 11 model calls each" in said
+
+
 def test_another_seed_gives_other_samples(flow: Flow) -> None:
     flow.ok("sample", "--set", "sample.seed=1", out="other")
     other = TokenStore(flow.root / "other").read("sample")

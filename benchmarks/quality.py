@@ -39,7 +39,7 @@ LAYERS = ["encode", "process"] * 3 + ["encode", "decode"] + ["refresh", "decode"
 VALUES: Sections = {
     "model": {"layers": LAYERS, "width": 128, "num_heads": 4, "num_latents": 32},
     "train": {
-        **{"max_steps": 4000, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 100},
+        **{"max_steps": 4000, "batch_size": 32, "learning_rate": 1e-3},
         **{"validate_every": 500, "checkpoint_every": 4000, "log_every": 50},
         **{"validation_windows": TEST_WINDOWS, "precision": "32-true"},
     },

@@ -20,7 +20,7 @@ from mebt.positions import places_of, sines, spread_places
 INIT_STD = 0.02
 """Deviation of the first weights, as published."""
 PositionInit = Literal["local", "sines", "normal"]
-SLOW, LOUD, NEAR = 3.0, 1.5, 1.4
+SLOW, LOUD, NEAR = 3.0, 2.5, 1.4
 """Of `local`: the power of frequencies; positions in parts of tokens; by how much queries and keys
 are larger than others."""
 QUIET = 0.3

@@ -70,6 +70,14 @@ Micro = tuple[Tensor, Tensor]
 class TrainConfig(LoopConfig):
     """How MeBT is trained on cached tokens."""
 
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises from zero."""
+    cosine: bool = True
+    """Let the learning rate fall to zero along half a cosine; otherwise it is constant."""
+    clip_norm: float | None = 1.0
+    """Largest norm of the gradient; null: not clipped."""
+    ema_decay: float = 0.99
+    """Decay per step of the moving average of the weights that is saved; 0: the weights."""
     precision: Precision = "auto"
     """Of products and attention: 32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed on GPUs and
     processors that multiply in it, else 32-true, and what the run began with. Weights and loss stay

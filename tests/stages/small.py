@@ -67,7 +67,7 @@ PARAMS = {
         "max_steps": 6,
         "batch_size": 4,
         "learning_rate": 1e-3,
-        "ema_decay": 0.9,
+        **{"warmup_steps": 0, "cosine": False, "clip_norm": None, "ema_decay": 0.9},
         "checkpoint_every": 2,
         "validate_every": 3,
         "log_every": 1,

@@ -1,10 +1,16 @@
 """What fixes every parameter shape of the 3D VQGAN."""
 
+import dataclasses
+import json
+import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Norm = Literal["group", "batch"]
 Padding = Literal["replicate", "zeros", "reflect", "circular"]
+
+LATER = ("levels",)
+"""Fields that the first tokenizers did not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +24,9 @@ class VQGANConfig:
     """Vectors K in the codebook; tokens are 0 … K - 1."""
     embedding_dim: int = 256
     """Entries of one codebook vector."""
+    levels: tuple[int, ...] = ()
+    """Levels of each entry of a vector, such as [8, 8, 8, 5]: tokens are all combinations of them
+    (FSQ), codebook_size is their product and embedding_dim their number. []: a learned codebook."""
     width: int = 32
     """Channels of the first layer; each down-sampling stage doubles them."""
     downsample: tuple[int, int, int] = (4, 8, 8)
@@ -36,6 +45,7 @@ class VQGANConfig:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= limit:
                 raise ValueError(f"{name} must be a whole number 1 … {limit}, got {value!r}.")
+        self._check_levels()
         if (type(self.in_channels), self.in_channels) != (int, 3):
             raise ValueError(f"in_channels must be 3, since videos are RGB: {self.in_channels!r}.")
         for name, known in (("norm", Norm), ("padding", Padding)):
@@ -56,6 +66,28 @@ class VQGANConfig:
             raise ValueError(
                 f"width must be a multiple of 16 for norm 'group' (32 groups), got {self.width}."
             )
+
+    def _check_levels(self) -> None:
+        if not self.levels:
+            return
+        if not all(type(level) is int and 2 <= level <= 1 << 16 for level in self.levels):
+            raise ValueError(f"levels must be whole numbers 2 … 65536, got {list(self.levels)}.")
+        codes, entries = math.prod(self.levels), len(self.levels)
+        if (self.codebook_size, self.embedding_dim) != (codes, entries):
+            raise ValueError(
+                f"levels {list(self.levels)} make {codes} vectors of {entries} entries: set "
+                f"codebook_size to {codes} and embedding_dim to {entries}, which are "
+                f"{self.codebook_size} and {self.embedding_dim}."
+            )
+
+    def recorded(self) -> dict[str, Any]:
+        """Returns the fields as files and runs remember them, in JSON's types.
+
+        Those that came later are left out while they change nothing: what was made before keeps its
+        identity.
+        """
+        fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {key: value for key, value in fields.items() if value or key not in LATER}
 
     @property
     def num_stages(self) -> int:

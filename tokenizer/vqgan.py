@@ -6,10 +6,10 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from tokenizer.codebook import Codebook
 from tokenizer.config import VQGANConfig
+from tokenizer.fsq import FSQ
 from tokenizer.layers import Conv3d, Decoder, Encoder
 
 
@@ -35,7 +35,11 @@ class VQGAN(nn.Module):
         deep = config.width << config.num_stages
         self.encoder = Encoder(config)
         self.to_embedding = Conv3d(deep, config.embedding_dim, 1)
-        self.codebook = Codebook(config.codebook_size, config.embedding_dim)
+        self.codebook = (
+            FSQ(config.levels)
+            if config.levels
+            else Codebook(config.codebook_size, config.embedding_dim)
+        )
         self.from_embedding = Conv3d(config.embedding_dim, deep, 1)
         self.decoder = Decoder(config)
 
@@ -56,9 +60,7 @@ class VQGAN(nn.Module):
     @torch.no_grad()
     def decode(self, tokens: Int[Tensor, "B t h w"]) -> Float[Tensor, "B C T H W"]:
         """Returns the clips of token grids, around -0.5 … 0.5, not clamped."""
-        embeddings = F.embedding(tokens, self.codebook.embeddings)
-        embeddings = rearrange(embeddings, "b t h w d -> b d t h w")
-        video: Tensor = self.decoder(self.from_embedding(embeddings))
+        video: Tensor = self.decoder(self.from_embedding(self.codebook.embed(tokens)))
         return video
 
     def forward(

@@ -55,6 +55,28 @@ def test_a_stop_and_a_resume_change_nothing(flow: Flow) -> None:
     assert "nothing to do" in flow.ok(STAGE, *more, out="resumed")
 
 
+def shaped(**values: object) -> list[str]:
+    return [word for key, value in values.items() for word in ("--set", f"tokenizer.{key}={value}")]
+
+
+LEVELS = shaped(levels="[4, 3, 2]", codebook_size=24, embedding_dim=3)
+
+
+def test_levels_are_trained_begun_from_and_resumed_like_a_learned_codebook(flow: Flow) -> None:
+    flow.ok(STAGE, *LEVELS, out="first")
+    assert load_tokenizer(result(flow, "first")).config.levels == (4, 3, 2)
+    more = (*LEVELS, "--init", str(result(flow, "first")))
+    flow.ok(STAGE, *more, out="whole")
+    flow.ok(STAGE, *more, *given(max_steps=2), out="resumed")
+    flow.ok(STAGE, *more, out="resumed")
+    assert_same_run(flow.root / "resumed", flow.root / "whole", RESULTS[STAGE])
+    lines = (flow.root / "whole" / "metrics.jsonl").read_text().splitlines()
+    validation = json.loads(lines[-1])
+    assert 1 <= validation["perplexity"] <= 24 * validation["codebook_use"]
+    line = flow.refused(STAGE, *shaped(levels="[4, 3, 2]"), out="other")
+    assert "tokenizer: levels [4, 3, 2] make 24 vectors of 3 entries: set codebook_size" in line
+
+
 def test_what_it_began_from_is_part_of_the_run(flow: Flow) -> None:
     first = flow.root / "tokenizer.safetensors"
     other = make_tokenizer(flow.root / "other.safetensors", seed=5)

@@ -257,7 +257,7 @@ def sections(
         "tokenizer": {
             **{"codebook_size": codes, "embedding_dim": 256, "levels": [], "width": 32},
             "downsample": [frames // grid[0], size // grid[1], size // grid[2]],
-            **{"norm": "batch", "padding": "replicate", "in_channels": 3},
+            **{"norm": "batch", "padding": "replicate", "in_channels": 3, "causal": False},
         },
         "fit_tokenizer": fit,
         "tokenize": {

@@ -247,7 +247,11 @@ def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
     config = model.config
     steps = tokenizer_metadata(path).get("steps", "")
     facts = [
-        ("codebook", f"{config.codebook_size:,} vectors of {config.embedding_dim}"),
+        (
+            "codebook",
+            f"{config.codebook_size:,} vectors of {config.embedding_dim}"
+            + (f", of {_times(config.levels)} levels" if config.levels else ""),
+        ),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
     ]
     if steps.isdecimal():
@@ -255,7 +259,8 @@ def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
     return Artefact(
         name="Tokenizer",
         about="A 3D VQGAN: each block of "
-        f"{_times(config.downsample)} (frames, height, width) pixels becomes a token.",
+        f"{_times(config.downsample)} (frames, height, width) pixels becomes a token."
+        + (" The first frame has tokens of its own." if config.causal else ""),
         facts=facts,
         identity=identity(model),
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 Norm = Literal["group", "batch"]
 Padding = Literal["replicate", "zeros", "reflect", "circular"]
 
-LATER = ("levels",)
+LATER = ("levels", "causal")
 """Fields that the first tokenizers did not have."""
 
 
@@ -34,9 +34,14 @@ class VQGANConfig:
     norm: Norm = "group"
     """`group`: 32 groups, `width` a multiple of 16. `batch`: running statistics, any width."""
     padding: Padding = "replicate"
-    """Border of the encoder's first and down-sampling layers; all others replicate."""
+    """Border of the encoder's first and down-sampling layers; all others replicate, and if `causal`
+    all do in time."""
     in_channels: int = 3
     """Colours of a pixel: always 3, since videos are RGB."""
+    causal: bool = False
+    """Let tokens and frames depend on none that come later. The first frame has tokens of its own,
+    so that with downsample [4, 8, 8] a clip has 1 + 4k frames, a picture one, and a video of any
+    length goes through in pieces."""
 
     def __post_init__(self) -> None:
         # Types too: a config may come from the header of somebody else's file.
@@ -48,6 +53,8 @@ class VQGANConfig:
         self._check_levels()
         if (type(self.in_channels), self.in_channels) != (int, 3):
             raise ValueError(f"in_channels must be 3, since videos are RGB: {self.in_channels!r}.")
+        if type(self.causal) is not bool:
+            raise ValueError(f"causal must be true or false, got {self.causal!r}.")
         for name, known in (("norm", Norm), ("padding", Padding)):
             if getattr(self, name) not in get_args(known):
                 raise ValueError(
@@ -102,18 +109,25 @@ class VQGANConfig:
             (1 + (stage < t), 1 + (stage < h), 1 + (stage < w)) for stage in range(self.num_stages)
         )
 
-    def grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Returns the latent grid (t, h, w) of a clip. Raises ValueError if it does not divide."""
-        for size, factor, what in zip(
+    def grid(
+        self, num_frames: int, height: int, width: int, *, begins: bool = True
+    ) -> tuple[int, int, int]:
+        """Returns the latent grid (t, h, w) of a clip; of a later piece of one if not `begins`.
+
+        Raises ValueError if it does not divide.
+        """
+        alone = int(self.causal and begins)
+        for size, first, factor, what in zip(
             (num_frames, height, width),
+            (alone, 0, 0),
             self.downsample,
             ("frames", "pixels high", "pixels wide"),
             strict=True,
         ):
-            if size < 1 or size % factor:
+            if size < 1 or (size - first) % factor:
                 raise ValueError(
                     f"a clip of {size} {what} does not divide into tokens of {factor}; "
-                    f"use a multiple of {factor}."
+                    f"use {'1 + ' * first}a multiple of {factor}."
                 )
         t, h, w = self.downsample
-        return num_frames // t, height // h, width // w
+        return alone + (num_frames - alone) // t, height // h, width // w

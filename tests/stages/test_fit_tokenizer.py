@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from stages.fit_tokenizer import FitTokenizerConfig, new_model, objective, with_noise
 from tests.stages.foreign_files import published_lpips
@@ -14,6 +15,7 @@ from tests.stages.test_train import RESULTS, assert_same_run, last_state
 from tokenizer import VQGANConfig, VQGANOutput, identity, load_tokenizer
 from tokenizer.adversarial import Verdict
 from tokenizer.perceptual import LPIPS
+from tokenizer.weights import TRAINING_ONLY
 
 STAGE = "fit-tokenizer"
 ONE_STILL_STEP = (
@@ -53,6 +55,27 @@ def test_a_stop_and_a_resume_change_nothing(flow: Flow) -> None:
     flow.ok(STAGE, *more, out="resumed")
     assert_same_run(flow.root / "resumed", flow.root / "whole", RESULTS[STAGE])
     assert "nothing to do" in flow.ok(STAGE, *more, out="resumed")
+
+
+def test_the_average_of_the_weights_is_stored_with_the_codebook_as_it_is(flow: Flow) -> None:
+    decay = 0.75
+    flow.ok(STAGE, *given(ema_decay=decay, checkpoint_every=1, keep_checkpoints=4), out="whole")
+    folders = sorted((flow.root / "whole" / "checkpoints").glob("step-*"))
+    steps = [load_file(folder / "state.safetensors") for folder in folders]
+    assert len(steps) == 4
+    stored = load_tokenizer(result(flow, "whole"))
+    for name, tensor in stored.state_dict().items():
+        values = [tensors[f"model.vqgan.{name}"] for tensors in steps]
+        if name == "codebook.embeddings":
+            assert torch.equal(tensor, values[-1])
+        elif not name.endswith(TRAINING_ONLY):
+            average = values[0]
+            for value in values[1:]:
+                average = decay * average + (1 - decay) * value
+            torch.testing.assert_close(tensor, average, rtol=1e-5, atol=1e-6)
+    flow.ok(STAGE, *given(ema_decay=decay, max_steps=2), out="resumed")
+    flow.ok(STAGE, *given(ema_decay=decay), out="resumed")
+    assert result(flow, "resumed").read_bytes() == result(flow, "whole").read_bytes()
 
 
 def shaped(**values: object) -> list[str]:

@@ -77,8 +77,11 @@ class VQGANConfig:
     def _check_levels(self) -> None:
         if not self.levels:
             return
-        if not all(type(level) is int and 2 <= level <= 1 << 16 for level in self.levels):
-            raise ValueError(f"levels must be whole numbers 2 … 65536, got {list(self.levels)}.")
+        known = all(type(level) is int and 2 <= level <= 1 << 16 for level in self.levels)
+        if not known or len(self.levels) > 31:  # Two levels each already make all tokens there are.
+            raise ValueError(
+                f"levels must be up to 31 whole numbers 2 … 65536, got {list(self.levels)}."
+            )
         codes, entries = math.prod(self.levels), len(self.levels)
         if (self.codebook_size, self.embedding_dim) != (codes, entries):
             raise ValueError(

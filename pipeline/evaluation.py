@@ -174,7 +174,7 @@ def choose_windows(
     drawn = None
     if samples is not None:
         drawn = samples.read(samples.splits[0], first_sample, first_sample + limit)
-        drawn = one_window_each(drawn, store.grid[0], first_sample)
+        drawn = one_window_each(drawn, store.grid[0], first_sample, window_places(store, samples))
     return Windows(
         store,
         split,
@@ -207,13 +207,22 @@ def _check_comparable(store: TokenStore, samples: TokenStore) -> None:
         )
 
 
+def window_places(store: TokenStore, samples: TokenStore) -> int:
+    """Counts the latent frames of a sample at which a window may begin.
+
+    A window that a causal tokenizer decodes begins with a frame by itself, as the sample does.
+    """
+    return 1 if store.info.causal else samples.grid[0] - store.grid[0] + 1
+
+
 def _how_cut(store: TokenStore, samples: TokenStore) -> str:
     if samples.grid[0] == store.grid[0]:
         return "whole"
-    places = samples.grid[0] - store.grid[0] + 1
+    if store.info.causal:
+        return f"the first window of each, of {_length(samples)}: the tokenizer is causal"
     return (
         f"one window of each, of {_length(samples)}: that of sample i begins at its latent frame "
-        f"i mod {places}, so that all places count alike"
+        f"i mod {window_places(store, samples)}, so that all places count alike"
     )
 
 
@@ -222,9 +231,8 @@ def _length(store: TokenStore) -> str:
     return f"{store.info.frames} frames ({latent})" if store.info.frames else latent
 
 
-def one_window_each(samples: Tokens, length: int, first: int) -> Tokens:
-    """Cuts one window out of each sample; of longer ones at all places in turn, by their number."""
-    places = samples.shape[1] - length + 1
+def one_window_each(samples: Tokens, length: int, first: int, places: int) -> Tokens:
+    """Cuts one window out of each sample, at all `places` in turn by the sample's number."""
     starts = [(first + number) % places for number in range(len(samples))]
     rows = zip(samples, starts, strict=True)
     return np.stack([row[start : start + length] for row, start in rows]) if starts else samples

@@ -258,9 +258,9 @@ def sections(
             "seed": 0,
         },
         "tokenizer": {
-            **{"codebook_size": codes, "embedding_dim": 256, "width": 32},
+            **{"codebook_size": codes, "embedding_dim": 256, "levels": [], "width": 32},
             "downsample": [frames // grid[0], size // grid[1], size // grid[2]],
-            **{"norm": "batch", "padding": "replicate", "in_channels": 3},
+            **{"norm": "batch", "padding": "replicate", "in_channels": 3, "causal": False},
         },
         "fit_tokenizer": fit,
         "tokenize": {

@@ -123,6 +123,11 @@ class StoreInfo:
         return bool(self.extra.get("as_stored"))
 
     @property
+    def causal(self) -> bool:
+        """Whether the first latent frame of a window is of one frame, by a causal tokenizer."""
+        return bool(self.extra.get("causal"))
+
+    @property
     def half(self) -> bool:
         """Whether the tokenizer computed in bfloat16."""
         return self.extra.get("precision") == "bf16-mixed"

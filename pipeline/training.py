@@ -136,9 +136,17 @@ class Task:
         ]
 
 
+AVERAGED = ("running_mean", "running_var")
+"""Last part of the names of buffers that tell of what the weights compute, as batch norm's do."""
+
+
 @dataclass
 class Average:
-    """Moving average of a model's floating-point state, in float32; buffers are copied."""
+    """Moving average of a model's weights and of batch norm's statistics, in float32.
+
+    Other buffers are copied. A codebook among them is a moving average already; one more would
+    smear its vectors from where they were to where they were restarted.
+    """
 
     decay: float
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -148,7 +156,8 @@ class Average:
         """Moves the average towards the model."""
         parameters = {name for name, _ in model.named_parameters()}
         for name, tensor in model.state_dict().items():
-            if name not in self.tensors or name not in parameters:
+            averaged = name in parameters or name.endswith(AVERAGED)
+            if name not in self.tensors or not averaged:
                 self.tensors[name] = tensor.detach().clone()
             else:
                 self.tensors[name].lerp_(tensor.detach().to(self.tensors[name]), 1 - self.decay)

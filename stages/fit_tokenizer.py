@@ -83,7 +83,7 @@ class FitTokenizerConfig(LoopConfig):
     ignore what a sensor adds, and are easier to predict. Each window draws its own standard
     deviation, in grey levels, from 0 to this."""
     restart_threshold: float = 0.1
-    """Uses per step (moving average) below which a code is replaced; 0: never."""
+    """Uses per step (moving average) below which a learned code is replaced; 0: never."""
     validation_windows: int = 32
     """Held-out windows measured at each validation."""
     half: bool = False
@@ -218,8 +218,6 @@ def new_model(
     vqgan = VQGAN(shape)
     if init is not None:
         vqgan.load_state_dict(init.state_dict())
-        # The file holds no moving averages: they start as if each vector had just been chosen.
-        vqgan.codebook.initialize(init.codebook.embeddings)
     kinds = [kind for kind, weight in config.gan_weights.items() if weight]
     return AdversarialVQGAN(vqgan, kinds, width=config.discriminator_width)
 
@@ -346,7 +344,7 @@ def fit_tokenizer(
     listed = list_frames(found.videos, frames)
     source = source_of(listed)
     made_from = {
-        "tokenizer": as_dict(shape),
+        "tokenizer": shape.recorded(),
         "windows": {key: getattr(windows, key) for key in ("frames", "stride", "hop", "size")}
         | ({"as_stored": True} if windows.as_stored else {}),
         "source": source,

@@ -18,7 +18,7 @@ from pipeline.checkpoint import user_errors
 from pipeline.config import load_params
 from pipeline.copying import decoded_pair
 from pipeline.errors import FrameError, PipelineError, TokenStoreError
-from pipeline.evaluation import one_window_each, real_halves, window_reader
+from pipeline.evaluation import one_window_each, real_halves, window_places, window_reader
 from pipeline.files import keep_apart, parse_json, read_json, read_text, write_text
 from pipeline.frame_list import source_fingerprint
 from pipeline.frames import FrameFolder, Rejected, scan_frames
@@ -180,7 +180,8 @@ def _nearest(
     for found in evaluation.get("copying", {}).get("pairs", []):
         number, row = found["sample"], found["row"]
         sample = drawn.read(drawn.splits[0], number, number + 1)
-        (window,) = one_window_each(sample, store.grid[0], number)
+        places = window_places(store, drawn)
+        (window,) = one_window_each(sample, store.grid[0], number, places)
         (other,) = store.read("train", row, row + 1)
         clips = decoded_pair(window, other, found["shift"], partial(_decode, model))
         name = f"new video {number + 1}; {found['video']}, frame {found['first_frame']}"
@@ -300,7 +301,11 @@ def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
     config = model.config
     steps = tokenizer_metadata(path).get("steps", "")
     facts = [
-        ("codebook", f"{config.codebook_size:,} vectors of {config.embedding_dim}"),
+        (
+            "codebook",
+            f"{config.codebook_size:,} vectors of {config.embedding_dim}"
+            + (f", of {_times(config.levels)} levels" if config.levels else ""),
+        ),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
     ]
     if steps.isdecimal():
@@ -308,7 +313,8 @@ def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
     return Artefact(
         name="Tokenizer",
         about="A 3D VQGAN: each block of "
-        f"{_times(config.downsample)} (frames, height, width) pixels becomes a token.",
+        f"{_times(config.downsample)} (frames, height, width) pixels becomes a token."
+        + (" The first frame has tokens of its own." if config.causal else ""),
         facts=facts,
         identity=identity(model),
     )

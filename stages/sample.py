@@ -1,5 +1,6 @@
 """a trained model -> new tokens, in a token store of their own."""
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -114,6 +115,8 @@ class _Window:
     stride: int | None
     size: int | None
     fps: float | None
+    causal: bool
+    """Whether the first latent frame is of one frame."""
 
     @classmethod
     def read(cls, path: Path, metadata: Mapping[str, str]) -> "_Window":
@@ -125,7 +128,20 @@ class _Window:
             raise CheckpointError(f"{path}: of its window it says: {error}.") from None
         if min(counts.values()) < 0 or not 0 <= fps < LARGEST:
             raise CheckpointError(f"{path}: its window is impossible: {counts}, fps {fps}.")
-        return cls(**{key: count or None for key, count in counts.items()}, fps=fps or None)
+        known = {key: count or None for key, count in counts.items()}
+        return cls(**known, fps=fps or None, causal=bool(metadata.get("causal")))
+
+    def frames_each(self, latent: int) -> int | None:
+        """Returns how many frames each of its `latent` frames is, but for a causal first one."""
+        rest = latent - self.causal
+        if not (self.frames and rest) or (self.frames - self.causal) % rest:
+            return None
+        return (self.frames - self.causal) // rest
+
+    def frames_of(self, total: int, latent: int) -> int | None:
+        """Returns how many frames `total` latent frames are, if `latent` are a window."""
+        each = self.frames_each(latent)
+        return each and self.causal + (total - self.causal) * each
 
 
 def recorded_precision(out: Place) -> object:
@@ -147,19 +163,26 @@ def _in_latent_frames(
     asked = config.total_frames
     if asked is None:
         return config, ""
-    if not window.frames or window.frames % latent:
+    each = window.frames_each(latent)
+    if not each:
         return config, (
             f"sample.total_frames {asked} counts latent frames: how many of the video one is, the "
             "model's tokens did not say"
         )
-    each = window.frames // latent
-    total = -(-asked // each)
-    said = f"sample.total_frames {asked} makes {total * each}: each latent frame is {each} of the "
-    return replace(config, total_frames=total), "" if total * each == asked else f"{said}video"
+    total = window.causal + math.ceil((asked - window.causal) / each)
+    made = window.frames_of(total, latent)
+    which = "each latent frame but the first" if window.causal else "each latent frame"
+    said = f"sample.total_frames {asked} makes {made}: {which} is {each} of the video"
+    return replace(config, total_frames=total), "" if made == asked else said
 
 
 def _check(
-    config: SampleConfig, path: Path, model: MeBTConfig, tokenizer: str | None, given: Given | None
+    config: SampleConfig,
+    path: Path,
+    model: MeBTConfig,
+    metadata: Mapping[str, str],
+    window: _Window,
+    given: Given | None,
 ) -> None:
     """Raises PipelineError if the values, the model and what is given do not go together."""
     t, _, _ = model.grid
@@ -171,6 +194,12 @@ def _check(
         raise ConfigError(
             f"sample.context_frames is {config.context_frames}, but a window of {path} has {t} "
             "latent frames: no room for a new one."
+        )
+    if (config.total_frames or t) > t and window.causal:
+        raise ConfigError(
+            f"sample.total_frames is beyond the {window.frames} frames of the window of {path}: a "
+            "window that slides would begin with a latent frame of several frames, but that of a "
+            "causal tokenizer begins with a single one. Train on longer windows (tokenize.frames)."
         )
     if given is None:
         if config.keep:
@@ -188,7 +217,7 @@ def _check(
         raise ConfigError("--given has no effect if sample.keep names no latent frame of it.")
     info = given.store.info
     for what, theirs, ours in (
-        ("tokenizer", info.tokenizer, tokenizer),
+        ("tokenizer", info.tokenizer, metadata.get("tokenizer") or None),
         ("codebook size", info.codebook_size, model.codebook_size),
         ("grid", info.grid, model.grid),
     ):
@@ -221,7 +250,7 @@ def sample(
         model = load_model(path, str(fabric.device))
     window = _Window.read(path, metadata)
     config, said = _in_latent_frames(config, window, model.config.grid[0])
-    _check(config, path, model.config, metadata.get("tokenizer") or None, given)
+    _check(config, path, model.config, metadata, window, given)
     if said and fabric.is_global_zero:
         print(said, file=sys.stderr, flush=True)
     info = _store_info(config, model.config, metadata, window, weights_identity(path), given)
@@ -293,8 +322,9 @@ def _store_info(
             "model": identity,
             "step": metadata.get("step", ""),
             "given": {**begun, "drafted": given.drafted} if given else None,
-        },
-        frames=window.frames and window.frames * total // t,
+        }
+        | ({"causal": True} if window.causal else {}),
+        frames=window.frames if total == t else window.frames_of(total, t),
         stride=window.stride,
         size=window.size,
         fps=window.fps,

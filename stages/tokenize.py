@@ -111,6 +111,7 @@ def tokenize(
         # What is as it always was is left out: stores of earlier versions go on.
         extra={"seed": config.seed}
         | ({"as_stored": True} if config.as_stored else {})
+        | ({"causal": True} if model.config.causal else {})
         | ({"precision": config.precision} if config.precision != "32-true" else {}),
     )
     with share_out(

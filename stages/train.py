@@ -306,7 +306,7 @@ def _export(
         "stride": str(info.stride or ""),
         "size": str(info.size or ""),
         "fps": str(info.fps or ""),
-    }
+    } | ({"causal": "true"} if info.causal else {})
     with replacing(path) as temporary:
         save_model(temporary, assemble(config, weights), extra=extra)
 

@@ -35,7 +35,8 @@ class MemoryStore:
         keys += ("shard_windows", "fps")
         dtype = next(iter(self.tokens.values())).dtype
         known = {key: getattr(self, key) for key in keys}
-        return SimpleNamespace(dtype=dtype, as_stored=False, **known)
+        causal = bool(self.extra.get("causal"))
+        return SimpleNamespace(dtype=dtype, as_stored=False, causal=causal, **known)
 
     @property
     def splits(self) -> list[str]:

@@ -27,6 +27,13 @@ class Quantized(NamedTuple):
     perplexity: Tensor
 
 
+def perplexity_of(tokens: Int[Tensor, "*places"], codebook_size: int) -> Float[Tensor, ""]:
+    """Returns how many tokens, used equally often, would be as hard to guess as these."""
+    counts = torch.bincount(tokens.flatten(), minlength=codebook_size)
+    shares = counts.float() / tokens.numel()
+    return torch.exp(-(shares * torch.log(shares + 1e-10)).sum())
+
+
 def pick_rows(
     rows: Float[Tensor, "R D"],
     count: int,
@@ -91,6 +98,10 @@ class Codebook(nn.Module):
                 tokens.append(distances.add_(norms).argmin(1))
         return torch.cat(tokens)
 
+    def embed(self, tokens: Int[Tensor, "B t h w"]) -> Float[Tensor, "B D t h w"]:
+        """Returns the vectors of tokens."""
+        return rearrange(F.embedding(tokens, self.embeddings), "b t h w d -> b d t h w")
+
     @torch.no_grad()
     def initialize(self, rows: Float[Tensor, "K D"]) -> None:
         """Starts from outputs of the encoder instead of noise."""
@@ -152,8 +163,7 @@ class Codebook(nn.Module):
         chosen = rearrange(found, "(b t h w) d -> b d t h w", b=b, t=t, h=h, w=w)
         commitment = COMMITMENT_WEIGHT * F.mse_loss(features, chosen)
         straight_through = (chosen - features).detach() + features
-        shares = torch.bincount(tokens, minlength=len(self.counts)).to(rows.dtype) / len(tokens)
-        perplexity = torch.exp(-(shares * torch.log(shares + 1e-10)).sum())
+        perplexity = perplexity_of(tokens, len(self.counts))
         if self.training:
             self.update(rows, tokens)
             if restart_threshold > 0:

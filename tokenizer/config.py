@@ -1,10 +1,16 @@
 """What fixes every parameter shape of the 3D VQGAN."""
 
+import dataclasses
+import json
+import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Norm = Literal["group", "batch"]
 Padding = Literal["replicate", "zeros", "reflect", "circular"]
+
+LATER = ("levels", "causal")
+"""Fields that the first tokenizers did not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +24,9 @@ class VQGANConfig:
     """Vectors K in the codebook; tokens are 0 … K - 1."""
     embedding_dim: int = 256
     """Entries of one codebook vector."""
+    levels: tuple[int, ...] = ()
+    """Levels of each entry of a vector, such as [8, 8, 8, 5]: tokens are all combinations of them
+    (FSQ), codebook_size is their product and embedding_dim their number. []: a learned codebook."""
     width: int = 32
     """Channels of the first layer; each down-sampling stage doubles them."""
     downsample: tuple[int, int, int] = (4, 8, 8)
@@ -25,9 +34,14 @@ class VQGANConfig:
     norm: Norm = "group"
     """`group`: 32 groups, `width` a multiple of 16. `batch`: running statistics, any width."""
     padding: Padding = "replicate"
-    """Border of the encoder's first and down-sampling layers; all others replicate."""
+    """Border of the encoder's first and down-sampling layers; all others replicate, and if `causal`
+    all do in time."""
     in_channels: int = 3
     """Colours of a pixel: always 3, since videos are RGB."""
+    causal: bool = False
+    """Let tokens and frames depend on none that come later. The first frame has tokens of its own,
+    so that with downsample [4, 8, 8] a clip has 1 + 4k frames, a picture one, and a video of any
+    length goes through in pieces."""
 
     def __post_init__(self) -> None:
         # Types too: a config may come from the header of somebody else's file.
@@ -36,8 +50,11 @@ class VQGANConfig:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= limit:
                 raise ValueError(f"{name} must be a whole number 1 … {limit}, got {value!r}.")
+        self._check_levels()
         if (type(self.in_channels), self.in_channels) != (int, 3):
             raise ValueError(f"in_channels must be 3, since videos are RGB: {self.in_channels!r}.")
+        if type(self.causal) is not bool:
+            raise ValueError(f"causal must be true or false, got {self.causal!r}.")
         for name, known in (("norm", Norm), ("padding", Padding)):
             if getattr(self, name) not in get_args(known):
                 raise ValueError(
@@ -57,6 +74,31 @@ class VQGANConfig:
                 f"width must be a multiple of 16 for norm 'group' (32 groups), got {self.width}."
             )
 
+    def _check_levels(self) -> None:
+        if not self.levels:
+            return
+        known = all(type(level) is int and 2 <= level <= 1 << 16 for level in self.levels)
+        if not known or len(self.levels) > 31:  # Two levels each already make all tokens there are.
+            raise ValueError(
+                f"levels must be up to 31 whole numbers 2 … 65536, got {list(self.levels)}."
+            )
+        codes, entries = math.prod(self.levels), len(self.levels)
+        if (self.codebook_size, self.embedding_dim) != (codes, entries):
+            raise ValueError(
+                f"levels {list(self.levels)} make {codes} vectors of {entries} entries: set "
+                f"codebook_size to {codes} and embedding_dim to {entries}, which are "
+                f"{self.codebook_size} and {self.embedding_dim}."
+            )
+
+    def recorded(self) -> dict[str, Any]:
+        """Returns the fields as files and runs remember them, in JSON's types.
+
+        Those that came later are left out while they change nothing: what was made before keeps its
+        identity.
+        """
+        fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {key: value for key, value in fields.items() if value or key not in LATER}
+
     @property
     def num_stages(self) -> int:
         """Stages of the encoder: the axis that shrinks most needs one for each factor of two."""
@@ -70,18 +112,25 @@ class VQGANConfig:
             (1 + (stage < t), 1 + (stage < h), 1 + (stage < w)) for stage in range(self.num_stages)
         )
 
-    def grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Returns the latent grid (t, h, w) of a clip. Raises ValueError if it does not divide."""
-        for size, factor, what in zip(
+    def grid(
+        self, num_frames: int, height: int, width: int, *, begins: bool = True
+    ) -> tuple[int, int, int]:
+        """Returns the latent grid (t, h, w) of a clip; of a later piece of one if not `begins`.
+
+        Raises ValueError if it does not divide.
+        """
+        alone = int(self.causal and begins)
+        for size, first, factor, what in zip(
             (num_frames, height, width),
+            (alone, 0, 0),
             self.downsample,
             ("frames", "pixels high", "pixels wide"),
             strict=True,
         ):
-            if size < 1 or size % factor:
+            if size < 1 or (size - first) % factor:
                 raise ValueError(
                     f"a clip of {size} {what} does not divide into tokens of {factor}; "
-                    f"use a multiple of {factor}."
+                    f"use {'1 + ' * first}a multiple of {factor}."
                 )
         t, h, w = self.downsample
-        return num_frames // t, height // h, width // w
+        return alone + (num_frames - alone) // t, height // h, width // w

@@ -6,11 +6,11 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from tokenizer.codebook import Codebook
 from tokenizer.config import VQGANConfig
-from tokenizer.layers import Conv3d, Decoder, Encoder
+from tokenizer.fsq import FSQ
+from tokenizer.layers import Conv3d, Decoder, Encoder, Past
 
 
 class VQGANOutput(NamedTuple):
@@ -26,7 +26,8 @@ class VQGAN(nn.Module):
     """Turns clips into tokens and tokens into clips.
 
     Clips are float32 [B, 3, T, H, W] in -0.5 … 0.5; their sizes must be multiples of
-    `config.downsample`. A token grid is [B, t, h, w] with values 0 … codebook_size - 1.
+    `config.downsample`, and if `config.causal` one frame more. A token grid is [B, t, h, w] with
+    values 0 … codebook_size - 1.
     """
 
     def __init__(self, config: VQGANConfig) -> None:
@@ -35,31 +36,54 @@ class VQGAN(nn.Module):
         deep = config.width << config.num_stages
         self.encoder = Encoder(config)
         self.to_embedding = Conv3d(deep, config.embedding_dim, 1)
-        self.codebook = Codebook(config.codebook_size, config.embedding_dim)
+        self.codebook = (
+            FSQ(config.levels)
+            if config.levels
+            else Codebook(config.codebook_size, config.embedding_dim)
+        )
         self.from_embedding = Conv3d(config.embedding_dim, deep, 1)
         self.decoder = Decoder(config)
 
-    def features(self, video: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
+    def features(
+        self, video: Float[Tensor, "B C T H W"], past: Past | None = None
+    ) -> Float[Tensor, "B D t h w"]:
         """Returns the encoder's output before quantisation. Raises ValueError on odd sizes."""
-        self.config.grid(*video.shape[2:])
-        embedded: Tensor = self.to_embedding(self.encoder(video))
+        self._check_past(past)
+        self.config.grid(*video.shape[2:], begins=not past)
+        embedded: Tensor = self.to_embedding(self.encoder(video, past))
         return embedded
 
     @torch.no_grad()
-    def encode(self, video: Float[Tensor, "B C T H W"]) -> Int[Tensor, "B t h w"]:
-        """Returns the token of each position's nearest codebook vector."""
-        features = self.features(video).float()
+    def encode(
+        self, video: Float[Tensor, "B C T H W"], past: Past | None = None
+    ) -> Int[Tensor, "B t h w"]:
+        """Returns the token of each position's nearest codebook vector.
+
+        If the tokenizer is causal, a long video may come in pieces, the first of 1 + 4k frames and
+        the others of 4k (with downsample [4, …]): give the same dict, empty at first, as `past` of
+        all, and the tokens are those of the whole. The same holds for `decode`, with another dict.
+        """
+        features = self.features(video, past).float()
         b, _, t, h, w = features.shape
         tokens = self.codebook.nearest(rearrange(features, "b d t h w -> (b t h w) d"))
         return rearrange(tokens, "(b t h w) -> b t h w", b=b, t=t, h=h, w=w)
 
     @torch.no_grad()
-    def decode(self, tokens: Int[Tensor, "B t h w"]) -> Float[Tensor, "B C T H W"]:
-        """Returns the clips of token grids, around -0.5 … 0.5, not clamped."""
-        embeddings = F.embedding(tokens, self.codebook.embeddings)
-        embeddings = rearrange(embeddings, "b t h w d -> b d t h w")
-        video: Tensor = self.decoder(self.from_embedding(embeddings))
+    def decode(
+        self, tokens: Int[Tensor, "B t h w"], past: Past | None = None
+    ) -> Float[Tensor, "B C T H W"]:
+        """Returns the clips of token grids, around -0.5 … 0.5, not clamped.
+
+        For `past` see `encode`.
+        """
+        self._check_past(past)
+        embeddings = self.codebook.embed(tokens)
+        video: Tensor = self.decoder(self.from_embedding(embeddings), past)
         return video
+
+    def _check_past(self, past: Past | None) -> None:
+        if past is not None and not self.config.causal:
+            raise ValueError("only a causal tokenizer takes a video in pieces.")
 
     def forward(
         self,

@@ -1,7 +1,6 @@
 """The tokenizer's own file: weights as safetensors, the config as JSON in its header."""
 
 import copy
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tokenizer.codebook import Codebook
 from tokenizer.config import VQGANConfig
 from tokenizer.vqgan import VQGAN
 
@@ -29,7 +29,7 @@ def inference_tensors(model: VQGAN) -> dict[str, Tensor]:
 
 
 def _config_json(config: VQGANConfig) -> str:
-    return json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return json.dumps(config.recorded(), sort_keys=True)
 
 
 def identity(model: VQGAN) -> str:
@@ -140,7 +140,9 @@ def load_tokenizer(path: Path, device: str = "cpu") -> VQGAN:
         raise ValueError(f"{path} is damaged: its tensors are not those that were written.")
     model = VQGAN(config)
     model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
-    model.codebook.initialized.fill_(True)
+    if isinstance(model.codebook, Codebook):
+        # Files hold no moving averages: they start as if each vector had just been chosen.
+        model.codebook.initialize(model.codebook.embeddings)
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -148,6 +150,7 @@ def _read_config(path: Path, metadata: Mapping[str, str]) -> VQGANConfig:
     try:
         fields = json.loads(metadata["config"])
         fields["downsample"] = tuple(fields["downsample"])
+        fields["levels"] = tuple(fields.get("levels", ()))
         return VQGANConfig(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(

@@ -28,11 +28,14 @@ def test_the_average_follows_slowly_and_steps_aside() -> None:
     with torch.no_grad():
         model[0].weight += 1
         model[1].running_mean += 5
+        model[1].num_batches_tracked += 7
     average.update(model)
     with average.inside(model):
         torch.testing.assert_close(model[0].weight.detach(), before + 0.1)
-        assert model[1].running_mean.tolist() == [5, 5]  # Buffers are not averaged.
+        torch.testing.assert_close(model[1].running_mean, torch.tensor([0.5, 0.5]))
+        assert model[1].num_batches_tracked == 7  # Other buffers are copied.
     torch.testing.assert_close(model[0].weight.detach(), before + 1)
+    assert model[1].running_mean.tolist() == [5, 5]
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:

@@ -420,6 +420,14 @@ def test_longer_samples_lend_one_window_each_from_all_places_in_turn(project):
     assert said.startswith("one window of each, of 10 frames (5 latent frames)")
 
 
+def test_of_a_causal_tokenizer_samples_lend_their_beginnings(project, monkeypatch):
+    monkeypatch.setitem(project.tokens.extra, "causal", True)
+    windows = choose_windows(project.tokens, longer(project, 5), split="test", limit=7, seed=0)
+    assert windows.samples is not None
+    assert windows.samples[:, :, 0, 0].tolist() == 7 * [[0, 1]]
+    assert windows.protocol()["samples"].startswith("the first window of each, of 10 frames")
+
+
 def test_longer_samples_are_measured(project, monkeypatch):
     monkeypatch.setattr(project, "samples", longer(project, 3))
     project.use(monkeypatch, "evaluate")

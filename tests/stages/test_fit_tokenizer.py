@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from stages.fit_tokenizer import FitTokenizerConfig, new_model, objective, with_noise
 from tests.stages.foreign_files import published_lpips
@@ -14,6 +15,7 @@ from tests.stages.test_train import RESULTS, assert_same_run, last_state
 from tokenizer import VQGANConfig, VQGANOutput, identity, load_tokenizer
 from tokenizer.adversarial import Verdict
 from tokenizer.perceptual import LPIPS
+from tokenizer.weights import TRAINING_ONLY
 
 STAGE = "fit-tokenizer"
 ONE_STILL_STEP = (
@@ -53,6 +55,49 @@ def test_a_stop_and_a_resume_change_nothing(flow: Flow) -> None:
     flow.ok(STAGE, *more, out="resumed")
     assert_same_run(flow.root / "resumed", flow.root / "whole", RESULTS[STAGE])
     assert "nothing to do" in flow.ok(STAGE, *more, out="resumed")
+
+
+def test_the_average_of_the_weights_is_stored_with_the_codebook_as_it_is(flow: Flow) -> None:
+    decay = 0.75
+    flow.ok(STAGE, *given(ema_decay=decay, checkpoint_every=1, keep_checkpoints=4), out="whole")
+    folders = sorted((flow.root / "whole" / "checkpoints").glob("step-*"))
+    steps = [load_file(folder / "state.safetensors") for folder in folders]
+    assert len(steps) == 4
+    stored = load_tokenizer(result(flow, "whole"))
+    for name, tensor in stored.state_dict().items():
+        values = [tensors[f"model.vqgan.{name}"] for tensors in steps]
+        if name == "codebook.embeddings":
+            assert torch.equal(tensor, values[-1])
+        elif not name.endswith(TRAINING_ONLY):
+            average = values[0]
+            for value in values[1:]:
+                average = decay * average + (1 - decay) * value
+            torch.testing.assert_close(tensor, average, rtol=1e-5, atol=1e-6)
+    flow.ok(STAGE, *given(ema_decay=decay, max_steps=2), out="resumed")
+    flow.ok(STAGE, *given(ema_decay=decay), out="resumed")
+    assert result(flow, "resumed").read_bytes() == result(flow, "whole").read_bytes()
+
+
+def shaped(**values: object) -> list[str]:
+    return [word for key, value in values.items() for word in ("--set", f"tokenizer.{key}={value}")]
+
+
+LEVELS = shaped(levels="[4, 3, 2]", codebook_size=24, embedding_dim=3)
+
+
+def test_levels_are_trained_begun_from_and_resumed_like_a_learned_codebook(flow: Flow) -> None:
+    flow.ok(STAGE, *LEVELS, out="first")
+    assert load_tokenizer(result(flow, "first")).config.levels == (4, 3, 2)
+    more = (*LEVELS, "--init", str(result(flow, "first")))
+    flow.ok(STAGE, *more, out="whole")
+    flow.ok(STAGE, *more, *given(max_steps=2), out="resumed")
+    flow.ok(STAGE, *more, out="resumed")
+    assert_same_run(flow.root / "resumed", flow.root / "whole", RESULTS[STAGE])
+    lines = (flow.root / "whole" / "metrics.jsonl").read_text().splitlines()
+    validation = json.loads(lines[-1])
+    assert 1 <= validation["perplexity"] <= 24 * validation["codebook_use"]
+    line = flow.refused(STAGE, *shaped(levels="[4, 3, 2]"), out="other")
+    assert "tokenizer: levels [4, 3, 2] make 24 vectors of 3 entries: set codebook_size" in line
 
 
 def test_what_it_began_from_is_part_of_the_run(flow: Flow) -> None:

@@ -336,8 +336,9 @@ def test_a_fitted_tokenizer_is_ready_for_use(flow: Flow) -> None:
     )
 
 
-def test_what_is_measured_is_the_tokenizer_that_is_stored(flow: Flow) -> None:
-    flow.ok("fit-tokenizer", "--set", "fit_tokenizer.half=true")
+@pytest.mark.parametrize("value", ["half=true", "ema_decay=0.9"])
+def test_what_is_measured_is_the_tokenizer_that_is_stored(flow: Flow, value: str) -> None:
+    flow.ok("fit-tokenizer", "--set", f"fit_tokenizer.{value}")
     run, params = flow.root / "tokenizer-run", flow.root / "params.yaml"
     logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     windows = load_section(params, "tokenize", TokenizeConfig)

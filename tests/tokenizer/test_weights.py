@@ -1,5 +1,6 @@
 """The tokenizer's file: the same bytes, the same identity, nothing hostile believed."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer, save_tokenizer
 from tokenizer import tokenizer_metadata as read_metadata
 from tokenizer.weights import as_half
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -29,6 +32,17 @@ def test_a_tokenizer_comes_back(tmp_path: Path, model: VQGAN) -> None:
     assert read_metadata(tmp_path / "a")["steps"] == "5"
     video = torch.rand(1, 3, 4, 8, 8) - 0.5
     assert torch.equal(loaded.encode(video), model.encode(video))
+
+
+def test_what_came_later_changes_no_identity_while_it_is_off(tmp_path: Path, model: VQGAN) -> None:
+    """The identity is that of the first version, which hashed no other fields."""
+    shipped = load_tokenizer(ROOT / "models" / "fish-64.safetensors")
+    assert identity(shipped).startswith("e240ec0fb08024f6")
+    save_tokenizer(tmp_path / "t", model)
+    assert json.loads(read_metadata(tmp_path / "t")["config"]) == {
+        **{"codebook_size": 9, "embedding_dim": 3, "width": 4, "downsample": [2, 2, 2]},
+        **{"norm": "batch", "padding": "replicate", "in_channels": 3},
+    }
 
 
 def test_any_changed_number_is_another_identity(model: VQGAN) -> None:

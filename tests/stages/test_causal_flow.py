@@ -1,0 +1,103 @@
+"""The whole flow with a causal tokenizer of levels: a window is 1 + 4 frames, or a picture."""
+
+import json
+
+import pytest
+import zarr
+from click.testing import CliRunner
+
+from pipeline.token_store import TokenStore
+from stages.__main__ import cli
+from tests.stages.small import Flow
+from tokenizer import load_tokenizer
+
+SHAPE = {"levels": "[4, 3, 2]", "codebook_size": 24, "embedding_dim": 3, "causal": "true"}
+WINDOW = ("--set", "tokenize.frames=5")
+FEW = ("--set", "sample.num_samples=6")
+
+
+def run(flow: Flow, *words: str) -> str:
+    params = ("--params", str(flow.root / "params.yaml"))
+    result = CliRunner().invoke(cli, [*words, *params])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def causal(flow: Flow) -> Flow:
+    """A flow whose tokenizer, tokens and run are replaced by those of a causal tokenizer."""
+    shape = [word for key, value in SHAPE.items() for word in ("--set", f"tokenizer.{key}={value}")]
+    flow.ok("fit-tokenizer", *shape, *WINDOW)
+    fitted = flow.root / "tokenizer-run" / "tokenizer.safetensors"
+    fitted.replace(flow.root / "tokenizer.safetensors")
+    flow.ok("tokenize", *WINDOW, "--overwrite")
+    flow.ok("train", "--overwrite")
+    return flow
+
+
+def test_windows_begin_with_a_frame_by_itself_from_frames_to_numbers(causal: Flow) -> None:
+    root = causal.root
+    info = TokenStore(root / "tokens").info
+    assert (info.frames, info.grid, info.codebook_size, info.causal) == (5, (3, 4, 4), 24, True)
+    causal.ok("sample", *FEW, "--overwrite")
+    samples = TokenStore(root / "samples").info
+    assert (samples.frames, samples.grid, samples.causal) == (5, (3, 4, 4), True)
+    causal.ok("decode", "--exact")
+    assert zarr.open_array(root / "videos" / "frames.zarr").shape == (6, 5, 16, 16, 3)
+    given = [f"--{name}={root / name}" for name in ("tokens", "samples", "run", "frames")]
+    tokenizer = f"--tokenizer={root / 'tokenizer.safetensors'}"
+    run(causal, "evaluate", *given, tokenizer, f"--out={root / 'metrics.json'}")
+    found = json.loads((root / "metrics.json").read_text())
+    assert found["protocol"]["samples"] == "whole"
+    assert {"psnr", "codebook_use", "frechet_samples", "token_loss_mask_50"} <= set(
+        found["metrics"]
+    )
+    run(causal, "report", given[0], tokenizer, f"--out={root / 'report.html'}")
+    said = (root / "report.html").read_text("utf-8")
+    assert "24 vectors of 3, of 4x3x2 levels" in said.replace("\N{MULTIPLICATION SIGN}", "x")
+    assert "The first frame has tokens of its own." in said
+
+
+@pytest.mark.parametrize(
+    ("total", "latent", "frames"), [(1, 1, 1), (2, 2, 3), (3, 2, 3), (5, 3, 5)]
+)
+def test_frames_of_samples_are_raised_to_whole_latent_frames(
+    causal: Flow, total: int, latent: int, frames: int
+) -> None:
+    asked = ("--set", f"sample.total_frames={total}")
+    said = causal.ok("sample", *FEW, *asked, out="short")
+    assert ("makes 3: each latent frame but the first is 2" in said) == (total != frames)
+    info = TokenStore(causal.root / "short").info
+    assert (info.grid[0], info.frames) == (latent, frames)
+
+
+def test_a_window_does_not_slide_over_what_begins_otherwise(causal: Flow) -> None:
+    line = causal.refused("sample", "--set", "sample.total_frames=6", out="long")
+    assert "sample.total_frames is beyond the 5 frames of the window" in line
+
+
+def test_pictures_are_clips_of_one_frame(causal: Flow) -> None:
+    causal.ok("tokenize", "--set", "tokenize.frames=1", out="pictures")
+    info = TokenStore(causal.root / "pictures").info
+    assert (info.frames, info.grid) == (1, (1, 4, 4))
+    run_one = ("--tokens", str(causal.root / "pictures"))
+    causal.ok("train", *run_one, out="run-of-pictures")
+    causal.ok("sample", *FEW, "--run", str(causal.root / "run-of-pictures"), out="drawn")
+    info = TokenStore(causal.root / "drawn").info
+    assert (info.frames, info.grid, info.causal) == (1, (1, 4, 4), True)
+
+
+@pytest.mark.parametrize("stage", ["fit-tokenizer", "tokenize"])
+def test_other_windows_are_refused_in_one_line(causal: Flow, stage: str) -> None:
+    shape = ("--set", "tokenizer.causal=true", "--set", "tokenize.frames=4")
+    line = causal.refused(stage, *shape, out="other")
+    assert "a clip of 4 frames does not divide into tokens of 2; use 1 + a multiple of 2." in line
+
+
+def test_what_was_trained_otherwise_is_no_beginning(causal: Flow) -> None:
+    init = causal.root / "tokenizer.safetensors"
+    assert load_tokenizer(init).config.causal
+    shape = [f"tokenizer.{key}={value}" for key, value in SHAPE.items() if key != "causal"]
+    words = [word for value in shape for word in ("--set", value)]
+    line = causal.refused("fit-tokenizer", "--init", str(init), *words, out="other")
+    assert "has causal True, but section tokenizer asks for causal False" in line

@@ -1,0 +1,75 @@
+"""Finite scalar quantisation: a codebook of all combinations of some levels, never learned."""
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+
+from tokenizer.codebook import Quantized, perplexity_of
+
+
+class FSQ(nn.Module):
+    """Rounds each entry of a feature to one of a few levels (Mentzer et al., arXiv 2309.15505).
+
+    Entry i has `levels[i]` of them, evenly spaced in -1 … 1. They are symmetric around 0 also where
+    their number is even, as in Parker et al. (arXiv 2411.19842, section 2.3): the paper shifts an
+    even number by half a level, with a tangent where the inverse of tanh is meant. A token is the
+    number whose digits are the entries' levels, the first entry's the lowest.
+
+    Used in the place of a `Codebook`; there are no weights, and nothing that training has to move.
+    """
+
+    levels: Tensor
+    place_values: Tensor
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        place_values = [math.prod(levels[:place]) for place in range(len(levels))]
+        self.codebook_size = math.prod(levels)
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("place_values", torch.tensor(place_values), persistent=False)
+
+    def _digits(self, bounded: Float[Tensor, "*places D"]) -> Float[Tensor, "*places D"]:
+        """Returns the nearest level of each entry in -1 … 1, counted from 0."""
+        return ((bounded + 1) / 2 * (self.levels - 1)).round()
+
+    def _entries(self, digits: Tensor) -> Float[Tensor, "*places D"]:
+        return 2 * digits / (self.levels - 1) - 1
+
+    def _tokens(self, digits: Float[Tensor, "*places D"]) -> Int[Tensor, "*places"]:
+        return (digits.long() * self.place_values).sum(-1)
+
+    @torch.no_grad()
+    def nearest(self, rows: Float[Tensor, "R D"]) -> Int[Tensor, " R"]:
+        """Returns the token of the nearest levels."""
+        return self._tokens(self._digits(torch.tanh(rows)))
+
+    def embed(self, tokens: Int[Tensor, "B t h w"]) -> Float[Tensor, "B D t h w"]:
+        """Returns the vectors of tokens, with entries in -1 … 1."""
+        digits = tokens[..., None] // self.place_values % self.levels
+        return rearrange(self._entries(digits), "b t h w d -> b d t h w")
+
+    def forward(
+        self,
+        features: Float[Tensor, "B D t h w"],
+        *,
+        restart_threshold: float = 0.0,
+        generator: Generator | None = None,
+    ) -> Quantized:
+        """Quantises the encoder's output as `Codebook.forward` does, with a commitment loss of 0.
+
+        Gradients pass straight through the rounding, to the tanh. No vector can die, so
+        `restart_threshold` and `generator` change nothing.
+        """
+        bounded = torch.tanh(rearrange(features, "b d t h w -> b t h w d"))
+        digits = self._digits(bounded.detach())
+        straight_through = (self._entries(digits) - bounded).detach() + bounded
+        tokens = self._tokens(digits)
+        return Quantized(
+            rearrange(straight_through, "b t h w d -> b d t h w"),
+            tokens,
+            features.new_zeros(()),
+            perplexity_of(tokens, self.codebook_size),
+        )

@@ -14,7 +14,7 @@ class FSQ(nn.Module):
     """Rounds each entry of a feature to one of a few levels (Mentzer et al., arXiv 2309.15505).
 
     Entry i has `levels[i]` of them, evenly spaced in -1 … 1. They are symmetric around 0 also where
-    their number is even, as in Parker et al. (arXiv 2411.19842, section 2.3): the paper shifts an
+    their number is even, as in Parker et al. (arXiv 2411.19842): the paper shifts an
     even number by half a level, with a tangent where the inverse of tanh is meant. A token is the
     number whose digits are the entries' levels, the first entry's the lowest.
 

@@ -57,6 +57,7 @@ ELSEWHERE = {
     **{"make demo": "ten minutes", "make test": "runs this test", "make test-slow": "minutes"},
     **{"make faults": "ten minutes", "make bench": "hours; its parts are in test_benchmarks"},
     **{"python -m benchmarks": "the same", "python -m benchmarks.batches": "the same"},
+    **{"make quality": "hours; its parts are in test_worlds"},
     **{"python -m tests.faults": "test_faults", "python -m tests.code_deps": "test_project"},
     **{"pip install": "the network", "pre-commit install": "changes the checkout"},
     **{"pytest --golden": "test_golden and test_golden_sizes", "torchrun": "test_ranks"},

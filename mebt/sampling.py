@@ -24,7 +24,7 @@ MOST = {
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """How new token grids are drawn: bootstrap, then draft by confidence, then revise."""
+    """How new token grids are drawn: bootstrap, then draft, then revise."""
 
     num_samples: int = 16
     """New videos to draw."""

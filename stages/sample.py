@@ -353,8 +353,8 @@ def command(
 ) -> None:
     """Draw new videos, as tokens.
 
-    Drafts whole windows by confidence, revises them, and writes them into a token store, which
-    `mebt decode` turns into videos. Sample number i is the same whatever the batch size and the
+    Drafts whole windows, revises them, and writes them into a token store, which `mebt decode`
+    turns into videos; says how many model calls a sample takes. Sample number i is the same whatever the batch size and the
     number of processes. Values: section `sample` of the params file.
 
     With --given, sample number i keeps the latent frames `sample.keep` of window i and fills in the

@@ -354,8 +354,9 @@ def command(
     """Draw new videos, as tokens.
 
     Drafts whole windows, revises them, and writes them into a token store, which `mebt decode`
-    turns into videos; says how many model calls a sample takes. Sample number i is the same whatever the batch size and the
-    number of processes. Values: section `sample` of the params file.
+    turns into videos; says how many model calls a sample takes. Sample number i is the same
+    whatever the batch size and the number of processes. Values: section `sample` of the params
+    file.
 
     With --given, sample number i keeps the latent frames `sample.keep` of window i and fills in the
     others; with --draft, window i is a draft and only revised. `sample.total_frames` makes videos

@@ -30,7 +30,7 @@ from benchmarks.machine import (
     seconds_of,
 )
 from benchmarks.work import Case, Setting
-from pipeline.tuning import environment, tune_process
+from pipeline.tuning import KEPT, environment, tune_process
 
 ROOT = Path(__file__).parent.parent
 MOST_ROUNDS, MOST_SECONDS = 5, 20.0
@@ -94,6 +94,7 @@ def in_own_process(
     half: bool = False,
     small: bool = False,
     threads: int | None = None,
+    keep_mb: int | None = None,
     build: Path = ROOT,
 ) -> dict[str, Any]:
     """Returns what `measure` returns, in a new process. What goes wrong there is shown as it is.
@@ -106,6 +107,8 @@ def in_own_process(
     variables = {**os.environ, **(environment(os.environ) if build == ROOT else {})}
     if threads:
         variables["OMP_NUM_THREADS"] = str(threads)
+    if keep_mb:
+        variables[KEPT] = str(keep_mb)
     made = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, check=True, cwd=build, env=variables
     )

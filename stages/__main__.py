@@ -74,11 +74,11 @@ class StageGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Runs the command; one line for what a user can mend."""
-        tune_process()
         if isinstance(sys.stdout, io.TextIOWrapper):  # A name that cannot be shown ends nothing.
             sys.stdout.reconfigure(errors="backslashreplace")
         old, threading.excepthook = threading.excepthook, show_thread_error
         try:
+            tune_process()
             return super().invoke(ctx)
         except PipelineError as error:
             shown = click.ClickException(str(error))

@@ -203,15 +203,18 @@ def test_growth_is_drawn(
     monkeypatch.setattr(
         growth,
         "in_own_process",
-        lambda case, device, small: {
+        lambda case, device, small, keep_mb=None: {
             "seconds": float(re.findall(r"(\d+) frames", case.name)[0]) / 1e3,
-            "extra_gb": 0.1,
+            "extra_gb": 0.1 if keep_mb else 0.3,
         },
     )
     monkeypatch.setattr("sys.argv", ["growth", "--small", "--out", str(tmp_path)])
     growth.main()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.rsplit(" ", 1)[1] for line in lines[1:]] == ["linear"] * 4
+    assert [line.rsplit(" ", 1)[1] for line in lines[1:]] == ["linear", "linear", "top"] * 2
+    assert lines[3].split()[1:6] == ["0.20"] * 5
+    rows = json.loads((tmp_path / growth.RESULTS).read_text())
+    assert {(row["extra_gb"], row["needed_gb"]) for row in rows} == {(0.3, 0.1)}
     for name in ("growth-time.svg", "growth-memory.svg"):
         picture = (tmp_path / growth.PICTURES / name).read_text()
         assert picture.count("<svg ") == picture.count("</svg>") == 1

@@ -5,12 +5,19 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
-from pipeline.tuning import ENVIRONMENT, LARGE, tune_process
+from pipeline.tuning import ENVIRONMENT, KEPT, LARGE, tune_process
+from stages.__main__ import cli
 
 
-@pytest.mark.parametrize("libc", ["glibc", "another"])
-def test_glibc_is_told_what_to_keep(libc: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("libc", "asked", "kept"),
+    [("glibc", "", LARGE), ("glibc", "2", 2 << 20), ("glibc", "4096", LARGE), ("another", "2", 0)],
+)
+def test_glibc_is_told_what_to_keep(
+    libc: str, asked: str, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # What that does is seen in a training step alone, which has a third of the page faults: single
     # blocks that are freed and asked for again find their places, or not, by chance.
     told = []
@@ -18,14 +25,22 @@ def test_glibc_is_told_what_to_keep(libc: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(**known))
     for name in ENVIRONMENT:
         monkeypatch.setenv(name, "kept")
+    monkeypatch.setenv(KEPT, asked)
     tune_process()
     in_malloc_h = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3}
     expected = [
-        (in_malloc_h["M_MMAP_THRESHOLD"], LARGE),
-        (in_malloc_h["M_TRIM_THRESHOLD"], 4 * LARGE),
+        (in_malloc_h["M_MMAP_THRESHOLD"], kept),
+        (in_malloc_h["M_TRIM_THRESHOLD"], 4 * kept),
     ]
     assert told == (expected if libc == "glibc" else [])
     assert {os.environ[name] for name in ENVIRONMENT} == {"kept"}
+
+
+def test_what_to_keep_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEPT, "2GB")
+    result = CliRunner().invoke(cli, ["init", "--out", "params.yaml"])
+    assert result.exit_code == 1
+    assert "MEBT_KEEP_MB is '2GB'" in result.output
 
 
 SAID = """

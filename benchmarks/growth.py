@@ -95,7 +95,8 @@ def main() -> None:
                 flush=True,
             )
         kept = [row["extra_gb"] - row["needed_gb"] for row in rows[-len(cases) :]]
-        print(f"{kind:12} " + " ".join(f"{gb:7.2f}" for gb in kept) + "  GB kept on top", flush=True)
+        shown = " ".join(f"{gb:7.2f}" for gb in kept)
+        print(f"{kind:12} {shown}  GB kept on top", flush=True)
     (options.out / RESULTS).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     pictures = options.out / PICTURES
     draw(pictures / "growth-time.svg", "Time per token", "microseconds per token", seconds)

@@ -2,6 +2,8 @@
 
   python -m benchmarks.quality --world one-square --seeds 1 --set train.max_steps=1000
 
+With --keep FOLDER, tokens, runs and samples stay there, and the same command goes on after a stop.
+
 Each row is one training and its samples, made by the functions that the commands use, at fixed
 data, sizes and steps. A sample is lawful if it obeys the rules of its world to the last token;
 its distance is the share of what moves that is wrong. Both are means over the samples.
@@ -13,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,8 @@ from lightning_fabric import Fabric
 from benchmarks.worlds import CODES, WORLDS, World, world
 from mebt import MeBTShape
 from pipeline.config import SECTIONS, build, load_params
-from pipeline.store_format import StoreInfo, numbered_plan
+from pipeline.precision import settle
+from pipeline.store_format import INFO, StoreInfo, numbered_plan
 from pipeline.token_store import TokenStore, create_store
 from pipeline.tuning import tune_process
 from stages.sample import SampleStageConfig, sample
@@ -99,17 +103,23 @@ def losses(run: Path) -> dict[int, dict[str, float]]:
 
 
 def try_once(
-    name: str, seed: int, sections: Sections, methods: Mapping[str, dict[str, Any]]
+    name: str,
+    seed: int,
+    sections: Sections,
+    methods: Mapping[str, dict[str, Any]],
+    keep: Path | None = None,
 ) -> Row:
     """Trains on one world and samples by each method; every seed has its own model and samples."""
-    rules, fabric = world(name), Fabric(accelerator="cpu")
+    rules = world(name)
     shape = build(MeBTShape, sections["model"], where="model")
     config = build(TrainConfig, {**sections["train"], "seed": seed}, where="train")
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        make_tokens(rules, Path(folder) / "tokens")
+    fabric = Fabric(accelerator="cpu", precision=settle(config.precision, None, "cpu")[0])
+    with tempfile.TemporaryDirectory() if keep is None else nullcontext(keep) as folder:
+        run, tokens = Path(folder) / f"run-{seed}", Path(folder) / "tokens"
+        if not (tokens / INFO).exists():
+            make_tokens(rules, tokens)
         began = time.perf_counter()
-        trained = train(Path(folder) / "tokens", run, shape, config, fabric=fabric)
+        trained = train(tokens, run, shape, config, fabric=fabric)
         seconds = time.perf_counter() - began
         row: Row = {
             "world": name,
@@ -121,12 +131,15 @@ def try_once(
             "samples": {},
         }
         for number, (method, values) in enumerate(methods.items()):
-            out = Path(folder) / f"samples-{number}"
+            out = Path(folder) / f"samples-{seed}-{number}"
             settings = build(
                 SampleStageConfig, {**sections["sample"], **values, "seed": seed}, where="sample"
             )
+            precise = Fabric(
+                accelerator="cpu", precision=settle(settings.precision, None, "cpu")[0]
+            )
             began = time.perf_counter()
-            sample(run, out, settings, fabric=fabric)
+            sample(run, out, settings, fabric=precise)
             row["samples"][method] = {
                 **judge(rules, TokenStore(out).read("sample")),
                 "seconds": round(time.perf_counter() - began, 1),
@@ -161,6 +174,7 @@ def main() -> None:
     parser.add_argument("--world", choices=WORLDS, help="this one only")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, … so many")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--keep", type=Path, help="folder for what is made, by world")
     parser.add_argument("--out", type=Path, help=f"where rows go, as JSON; else {RESULTS.name}")
     options = parser.parse_args()
     sections = chosen(options.set)
@@ -168,7 +182,8 @@ def main() -> None:
     rows = []
     for name in [options.world] if options.world else WORLDS:
         for seed in range(options.seeds):
-            rows.append(try_once(name, seed, sections, METHODS))
+            keep = options.keep and options.keep / name
+            rows.append(try_once(name, seed, sections, METHODS, keep))
             show(rows[-1])
     out = options.out or (RESULTS if whole else None)
     if out:

@@ -8,7 +8,7 @@ import torch
 
 from mebt import MeBT, MeBTConfig
 from mebt.products import round_weights
-from pipeline.tuning import MEDIUM, keep_freed
+from pipeline.tuning import MEDIUM, SMALL, keep_freed
 from tokenizer import VQGAN, VQGANConfig
 
 
@@ -45,6 +45,8 @@ class Setting:
     ) -> MeBT:
         """Makes a model with random weights."""
         config = self.model_config(frames, width)
+        if activation_checkpointing:
+            keep_freed(SMALL)
         model = MeBT(config, activation_checkpointing=activation_checkpointing)
         return model.eval().to(self.device)
 

@@ -104,14 +104,17 @@ def draw_split(
     length_prior: LengthPriorName = "longest",
     time_scale: float = 30_000.0,
     budget: int | None = None,
+    empty_share: float = 0.0,
 ) -> MaskSplit:
     """Draws one mask ratio, clip length and first latent frame, and splits every row by them.
 
     One draw for the whole batch, as published: so all rows, and all processes that draw with equal
-    generators, have equal work.
+    generators, have equal work. The first `empty_share` of all progress masks everything.
     """
     num_frames, height, width = grid
     progress = float(torch.rand((), generator=generator))
+    if progress < empty_share:
+        progress = 0.0
     lengths = length_probabilities(step, num_frames, prior=length_prior, time_scale=time_scale)
     length = 1 + int(torch.multinomial(lengths, 1, generator=generator))
     start = int(torch.randint(num_frames - length + 1, (), generator=generator))

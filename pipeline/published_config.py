@@ -196,6 +196,7 @@ def train_section(published: Published) -> dict[str, Any]:
         "optimizer": "adamw",
         "weight_decay": published.get("exp.weight_decay", float, 0.01),
         "schedule": published.get(MASK + "schedule", str, "linear"),
+        "empty_share": 0.0,
         "average_loss": float(average)
         if isinstance(average, bool)
         else published.get(PARAMS + "avg_loss", float, 0.0),

@@ -152,15 +152,19 @@ class Average:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Moves the average towards the model."""
+    def update(self, model: nn.Module, steps: int) -> None:
+        """Moves the average towards the model after so many steps: at first fast.
+
+        Else it would hold the weights of the beginning for a few times 1 / (1 - decay) steps.
+        """
+        decay = min(self.decay, (1 + steps) / (10 + steps))
         parameters = {name for name, _ in model.named_parameters()}
         for name, tensor in model.state_dict().items():
             averaged = name in parameters or name.endswith(AVERAGED)
             if name not in self.tensors or not averaged:
                 self.tensors[name] = tensor.detach().clone()
             else:
-                self.tensors[name].lerp_(tensor.detach().to(self.tensors[name]), 1 - self.decay)
+                self.tensors[name].lerp_(tensor.detach().to(self.tensors[name]), 1 - decay)
 
     @contextmanager
     def inside(self, model: nn.Module) -> Iterator[None]:
@@ -248,7 +252,7 @@ def run_loop(
             _one_step(fabric, module, optimizer, task, config, step, batches, window)
             step_done()
             if config.ema_decay:
-                average.update(model)
+                average.update(model, step + 1)
             done = step + 1
             advance(1)
             last = done == config.max_steps

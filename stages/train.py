@@ -45,6 +45,7 @@ from pipeline.sharding import shard
 from pipeline.storage import Place
 from pipeline.token_store import TokenStore, read_rows
 from pipeline.training import LoopConfig, Task, run_loop
+from pipeline.tuning import SMALL, keep_freed
 from stages.launch import Launch, sharding_options
 from stages.options import (
     FILE,
@@ -77,7 +78,8 @@ class TrainConfig(LoopConfig):
     clip_norm: float | None = 1.0
     """Largest norm of the gradient; null: not clipped."""
     ema_decay: float = 0.99
-    """Decay per step of the moving average of the weights that is saved; 0: the weights."""
+    """Decay per step of the moving average of the weights that is saved, at most
+    (1 + n) / (10 + n) after n steps; 0: the weights."""
     precision: Precision = "auto"
     """Of products and attention: 32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed on GPUs and
     processors that multiply in it, else 32-true, and what the run began with. Weights and loss stay
@@ -89,6 +91,9 @@ class TrainConfig(LoopConfig):
     """Of Linear weights only."""
     schedule: str = "linear"
     """Mask ratio as a function of a progress drawn evenly from 0 … 1."""
+    empty_share: float = 0.02
+    """Share of the steps in which everything is masked, as where a sample begins; else that would
+    be as rare as any other number of tokens. Published: 0."""
     average_loss: float = 1.0
     """1: mean over masked tokens; 0: a batch weighs as much as is masked in it."""
     label_smoothing: float = 0.0
@@ -128,7 +133,7 @@ class TrainConfig(LoopConfig):
             )
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}.")
-        for name in ("average_loss", "label_smoothing"):
+        for name in ("average_loss", "label_smoothing", "empty_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
         if self.budget is not None and self.budget < 1:
@@ -183,6 +188,7 @@ def objective(
         step=step,
         generator=Generator().manual_seed(step_seed(config.seed, step, MASK_DRAW)),
         schedule=config.schedule,
+        empty_share=config.empty_share,
         length_prior=config.length_prior,
         time_scale=config.time_scale,
         budget=config.budget,
@@ -365,6 +371,8 @@ def train(
     )
     with open_run(fabric, out, config, made_from, overwrite=overwrite):
         torch.manual_seed(config.seed)
+        if config.activation_checkpointing:
+            keep_freed(SMALL)
         model = MeBT(model_config, activation_checkpointing=config.activation_checkpointing)
         std = config.init_std or shape.width**-0.5
         model.initialize(std, positions=config.position_init)

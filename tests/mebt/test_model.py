@@ -14,7 +14,7 @@ from torch.nn import functional
 from mebt import MeBT, MeBTConfig, load_model, model_metadata, save_model, weights_identity
 from mebt.config import LAYERS
 from mebt.loss import held_out_loss, masked_token_loss, summed_cross_entropy
-from mebt.masking import draw_order, draw_split, length_probabilities, split_positions
+from mebt.masking import MaskSplit, draw_order, draw_split, length_probabilities, split_positions
 from mebt.positions import places_of, sines, spread_places
 
 GRID = (2, 3, 4)
@@ -375,6 +375,20 @@ def test_splits_are_disjoint_and_inside_their_clip() -> None:
             every = context + targets
             assert len(set(every)) == len(every)
             assert max(every) // 12 - min(every) // 12 < split.num_tokens // 12
+
+
+def test_everything_is_masked_in_a_share_of_the_steps() -> None:
+    order = draw_order(range(3), 24, step_seed=lambda row: row)
+
+    def split(seed: int, share: float) -> MaskSplit:
+        generator = Generator().manual_seed(seed)
+        return draw_split(order, grid=GRID, step=0, generator=generator, empty_share=share)
+
+    whole = [split(seed, 0.25).num_masked == 24 for seed in range(400)]
+    assert 60 < sum(whole) < 160
+    for seed, all_masked in enumerate(whole):  # The other steps are as they were.
+        if not all_masked:
+            assert split(seed, 0.25).num_masked == split(seed, 0.0).num_masked
 
 
 def test_nothing_masked_still_leaves_a_target() -> None:

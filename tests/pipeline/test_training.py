@@ -23,19 +23,30 @@ from pipeline.training import (
 def test_the_average_follows_slowly_and_steps_aside() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     average = Average(0.9)
-    average.update(model)
+    average.update(model, 1)
     before = model[0].weight.detach().clone()
     with torch.no_grad():
         model[0].weight += 1
         model[1].running_mean += 5
         model[1].num_batches_tracked += 7
-    average.update(model)
+    average.update(model, 1000)
     with average.inside(model):
         torch.testing.assert_close(model[0].weight.detach(), before + 0.1)
         torch.testing.assert_close(model[1].running_mean, torch.tensor([0.5, 0.5]))
         assert model[1].num_batches_tracked == 7  # Other buffers are copied.
     torch.testing.assert_close(model[0].weight.detach(), before + 1)
     assert model[1].running_mean.tolist() == [5, 5]
+
+
+def test_the_average_begins_fast() -> None:
+    # Weights that jump from 0 to 1 at once: of 20 steps, the first may not weigh 0.99**20 = 0.82.
+    model = nn.Linear(1, 1, bias=False)
+    average = Average(0.99)
+    for step in range(1, 21):
+        with torch.no_grad():
+            model.weight.fill_(float(step > 1))
+        average.update(model, step)
+    assert 0.99 < float(average.tensors["weight"]) < 1
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:

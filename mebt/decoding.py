@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -187,6 +188,20 @@ class Canvas:
         """Returns the tokens of the fixed positions."""
         return self.tokens.gather(1, self.context)
 
+    def reorder(self, order: Int[Tensor, "B Nt"]) -> "Canvas":
+        """Brings the open positions into another order."""
+        return Canvas(self.tokens, self.context, self.targets.gather(1, order))
+
+    def fix_first(self, tokens: Int[Tensor, "B n"]) -> "Canvas":
+        """Fixes the first n open positions with these tokens."""
+        count = tokens.shape[1]
+        fixed = self.targets[:, :count]
+        return Canvas(
+            self.tokens.scatter(1, fixed, tokens),
+            torch.cat([self.context, fixed], dim=1),
+            self.targets[:, count:],
+        )
+
     def fix(self, tokens: Int[Tensor, "B Nt"], order: Int[Tensor, "B Nt"], count: int) -> "Canvas":
         """Writes tokens at the open positions and fixes the first `count` of the order."""
         ranked = self.targets.gather(1, order)
@@ -202,14 +217,9 @@ def bootstrap(predict: Predict, canvas: Canvas, *, num_steps: int, noise: Noise)
     for _ in range(min(num_steps, canvas.targets.shape[1])):
         scores = noise.normal(canvas.targets.shape[1])
         order = rank(scores, noise.exponential(scores.shape[1]), temperature=0.0)
-        targets = canvas.targets.gather(1, order)  # The first is the one to fix.
-        logits = predict(canvas.known(), canvas.context, targets)
-        token, _ = draw(logits, 1, noise)
-        canvas = Canvas(
-            canvas.tokens.scatter(1, targets[:, :1], token),
-            torch.cat([canvas.context, targets[:, :1]], dim=1),
-            targets[:, 1:],
-        )
+        canvas = canvas.reorder(order)  # The first is the one to fix.
+        logits = predict(canvas.known(), canvas.context, canvas.targets)
+        canvas = canvas.fix_first(draw(logits, 1, noise)[0])
     return canvas
 
 
@@ -228,32 +238,29 @@ def draft(
     confidence_schedule: str = "linear",
     count_given: bool = False,
 ) -> Canvas:
-    """Fills all open positions in `num_steps` steps, the surest tokens first.
+    """Fills all open positions in `num_steps` steps, the surest tokens or random ones first.
 
-    Each step draws every open token anew and fixes so many that the schedule's share of positions
-    stays open: of the positions open at the start, or of the whole window with `count_given`, where
-    steps are left out until the schedule is behind what was given. A step that would fix nothing
-    is left out: what it drew would never be read.
+    Each step fixes so many that the schedule's share of positions stays open: of the positions open
+    at the start, or of the whole window with `count_given`, where steps are left out until the
+    schedule is behind what was given. A step that would fix nothing is left out: what it drew would
+    never be read. To know the surest tokens a step draws every open one; at random places, only
+    those that it fixes.
     """
+    choose = partial(draw, noise=noise, temperature=temperature, top_k=top_k, top_p=top_p)
     total = canvas.tokens.shape[1] if count_given else canvas.targets.shape[1]
     for step in range(1, num_steps + 1):
         progress = step / num_steps
         num_new = canvas.targets.shape[1] - num_masked(schedule, progress, total)
         if num_new <= 0:
             continue
-        logits = predict(canvas.known(), canvas.context, canvas.targets)
-        tokens, scores = draw(
-            logits,
-            canvas.targets.shape[1],
-            noise,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-        )
         if strategy == "random":
-            scores, heat = noise.normal(scores.shape[1]), 0.0
-        else:
-            heat = confidence_temperature * CONFIDENCE_SCHEDULES[confidence_schedule](progress)
+            canvas = canvas.reorder(noise.permutations(canvas.targets.shape[1]))
+            logits = predict(canvas.known(), canvas.context, canvas.targets)
+            canvas = canvas.fix_first(choose(logits, num_new)[0])
+            continue
+        logits = predict(canvas.known(), canvas.context, canvas.targets)
+        tokens, scores = choose(logits, canvas.targets.shape[1])
+        heat = confidence_temperature * CONFIDENCE_SCHEDULES[confidence_schedule](progress)
         order = rank(scores, noise.exponential(scores.shape[1]), temperature=heat)
         canvas = canvas.fix(tokens, order, num_new)
     return canvas

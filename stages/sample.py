@@ -48,6 +48,8 @@ MODEL = "model.safetensors"
 SPLIT = "sample"
 SHARD_WINDOWS = 16
 """Samples that are written, and redone after a stop, together."""
+SAMPLER = 2
+"""Raised when the same values come to draw other samples: a store of samples never mixes two."""
 NO_EFFECT = ("num_samples", "batch_size", "compile")
 """Values that no single sample depends on; compiled layers round otherwise, no more."""
 
@@ -319,6 +321,7 @@ def _store_info(
         chunk_windows=SHARD_WINDOWS,
         extra={
             "sample": settings,
+            "sampler": SAMPLER,
             "model": identity,
             "step": metadata.get("step", ""),
             "given": {**begun, "drafted": given.drafted} if given else None,

@@ -86,6 +86,30 @@ class BootstrapNoise(RecordedNoise):
         return noise
 
 
+class RandomNoise(RecordedNoise):
+    """The recorded draws of a draft at random places, in our order.
+
+    The published step draws a token for every target, and then which targets it fixes. Ours draws
+    the places first, and then tokens for them alone, from the noise recorded for those places.
+    """
+
+    def permutations(self, count: int) -> Tensor:
+        every = self._next("exp")
+        scores = self.normal(count)
+        self._next("exp")  # Of the order, where it has no effect.
+        order = (scores / scores.sum(1, keepdim=True)).argsort(dim=1, descending=True)
+        if every is not None:
+            self.tokens = every.gather(1, order[..., None].expand_as(every))
+        return order
+
+    def exponential(self, *shape: int) -> Tensor:
+        if f"{self.prefix}exp0" not in self.io:
+            return super().exponential(*shape)
+        noise, self.tokens = self.tokens[:, : shape[0]], self.tokens[:, shape[0] :]
+        assert noise.shape == (self.batch, *shape)
+        return noise
+
+
 def choose_by_sort(probs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """The published choice: like ours where the noise is Exp(1), else ties decide.
 
@@ -228,8 +252,9 @@ def check_calls(spy: Spy, run: dict, io: dict[str, Tensor]) -> None:
         ]
     assert len(spy.calls) == len(recorded), run["name"]
     num_bootstrap = run["params"].get("bootstrap", 0)
+    at_random = run["params"].get("strategy") == "random"
     for step, (ours, theirs) in enumerate(zip(spy.calls, recorded, strict=True)):
-        if step < num_bootstrap:  # The target to fix is put first: the others are the same.
+        if at_random or step < num_bootstrap:  # Targets to fix are put first; they are the same.
             ours, theirs = ((*call[:2], call[2].sort(1).values) for call in (ours, theirs))
         for found, expected in zip(ours, theirs, strict=True):
             assert torch.equal(found, expected), run["name"]
@@ -238,7 +263,8 @@ def check_calls(spy: Spy, run: dict, io: dict[str, Tensor]) -> None:
 def replay(spy: Spy, run: dict, io: dict[str, Tensor], meta: dict) -> Tensor:
     params, name, batch = run["params"], run["name"], meta["batch"]
     t, h, w = meta["hparams"]["shape"]
-    noise = spy.noise = RecordedNoise(io, f"{name}.", batch)
+    kind = RandomNoise if params.get("strategy") == "random" else RecordedNoise
+    noise = spy.noise = kind(io, f"{name}.", batch)
     settings = {
         "num_steps": params.get("n_steps", params.get("vid_n_steps")),
         "noise": noise,

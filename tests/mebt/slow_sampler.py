@@ -64,18 +64,21 @@ class SlowSampler:
             count = len(targets) - num_masked(config.schedule, progress, total)
             if count <= 0:
                 continue
-            drawn, scores = self.choose(
-                self.logits(tokens, context, targets),
-                temperature=config.temperature,
-                top_k=config.top_k,
-                top_p=config.top_p,
-            )
+            how = {key: getattr(config, key) for key in ("temperature", "top_k", "top_p")}
+            if config.strategy == "random":
+                targets[:] = [targets[i] for i in self.noise.permutations(len(targets))[0].tolist()]
+                logits = self.logits(tokens, context, targets)[:count]
+                drawn, _ = self.choose(logits, **how)
+                for position, token in zip(targets[:count], drawn, strict=True):
+                    tokens[position] = token
+                context += targets[:count]
+                del targets[:count]
+                continue
+            drawn, scores = self.choose(self.logits(tokens, context, targets), **how)
             for position, token in zip(targets, drawn, strict=True):
                 tokens[position] = token
             heat = config.confidence_temperature
             heat *= CONFIDENCE_SCHEDULES[config.confidence_schedule](progress)
-            if config.strategy == "random":
-                scores, heat = self.noise.normal(len(targets))[0].tolist(), 0.0
             targets[:] = self.order(scores, targets, heat=heat)
             context += targets[:count]
             del targets[:count]

@@ -64,6 +64,10 @@ def distances(reference: VideoSet, other: VideoSet) -> dict[str, float]:
     }
 
 
+MOVING, STILL = 0.05, 0.5
+"""Shares of a video's places."""
+
+
 @dataclass
 class ReconstructionErrors:
     """How far reconstructions are from their videos, gathered window by window."""
@@ -71,6 +75,12 @@ class ReconstructionErrors:
     squared: list[float] = field(default_factory=list)
     squared_mean_frame: list[float] = field(default_factory=list)
     """Of a still picture, the mean of a window's frames."""
+    moving: list[float] = field(default_factory=list)
+    moving_mean_frame: list[float] = field(default_factory=list)
+    """The same where the video moves: at the `MOVING` places that change most in time."""
+    flicker: list[tuple[float, float]] = field(default_factory=list)
+    """Change from frame to frame of video and reconstruction, at the `STILL` places of a video that
+    change least."""
     similarity: list[float] = field(default_factory=list)
     perceptual: list[float] = field(default_factory=list)
     """LPIPS, where there is a network for it."""
@@ -80,16 +90,32 @@ class ReconstructionErrors:
     ) -> None:
         """Takes in one window. Frames smaller than SSIM's window count for PSNR only."""
         self.squared.append(squared_error(video, reconstruction))
-        self.squared_mean_frame.append(float(video.var(axis=0, dtype=np.float64).mean()))
+        variance = video.var(axis=0, dtype=np.float64).mean(-1)
+        self.squared_mean_frame.append(float(variance.mean()))
+        moves = variance >= np.quantile(variance, 1 - MOVING)
+        self.moving.append(squared_error(video[:, moves], reconstruction[:, moves]))
+        self.moving_mean_frame.append(float(variance[moves].mean()))
+        if len(video) > 1:
+            rests = variance <= np.quantile(variance, STILL)
+            real, made = (
+                np.abs(np.diff(x[:, rests].astype(np.int16), axis=0)).mean()
+                for x in (video, reconstruction)
+            )
+            self.flicker.append((float(real), float(made)))
         if min(video.shape[1:3]) > 2 * SSIM_RADIUS:
             self.similarity.append(ssim(video, reconstruction))
 
     def summary(self) -> dict[str, float]:
-        """Returns PSNR of the mean squared error, that of the mean frame, mean SSIM and LPIPS."""
+        """Returns PSNRs of mean squared errors, and means of flicker, SSIM and LPIPS."""
+        errors = (self.squared, self.squared_mean_frame, self.moving, self.moving_mean_frame)
+        names = ("psnr", "psnr_mean_frame", "psnr_moving", "psnr_moving_mean_frame")
         means = {
-            "psnr": psnr(math.fsum(self.squared) / len(self.squared)),
-            "psnr_mean_frame": psnr(math.fsum(self.squared_mean_frame) / len(self.squared)),
+            name: psnr(math.fsum(values) / len(values))
+            for name, values in zip(names, errors, strict=True)
         }
+        if self.flicker:
+            real, made = (math.fsum(x) / len(self.flicker) for x in zip(*self.flicker, strict=True))
+            means |= {"flicker_real": real, "flicker_reconstructions": made}
         for key, values in (("ssim", self.similarity), ("lpips", self.perceptual)):
             if values:
                 means[key] = math.fsum(values) / len(values)

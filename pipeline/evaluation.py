@@ -37,7 +37,10 @@ Videos = UInt8[np.ndarray, "B T H W 3"]
 
 SETS = ("real", "reconstructions", "samples")
 """What is held against real videos; ends of the names of numbers."""
-RECONSTRUCTION = ("psnr", "psnr_mean_frame", "ssim")
+RECONSTRUCTION = (
+    *("psnr", "psnr_mean_frame", "psnr_moving", "psnr_moving_mean_frame"),
+    *("flicker_real", "flicker_reconstructions", "ssim"),
+)
 HOW = {
     "sets": "equally many windows each; the two sets of real windows share no pixel",
     "pixels": "RGB, 8 bits, as decoded from tokens; never from lossy video",
@@ -316,6 +319,8 @@ def measure_pictures(
         for part in batches(windows.count, batch_size, "samples"):
             see("samples", decode(windows.samples[part]))
     found.add(errors.summary())
+    if not errors.flicker:
+        found.skip(["flicker_real", "flicker_reconstructions"], "windows have a single frame")
     if not errors.similarity:
         found.skip(["ssim"], "the frames are smaller than its window")
     if windows.count < 2:

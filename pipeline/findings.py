@@ -53,6 +53,22 @@ MEANINGS = {
         "The same for a still picture, the average of each clip's frames: what can be had without "
         "seeing any motion.",
     ),
+    "psnr_moving": (
+        "PSNR of what moves",
+        "dB",
+        "The same at the twentieth of a clip's places that change most in time.",
+    ),
+    "psnr_moving_mean_frame": (
+        "PSNR of the mean frame where it moves",
+        "dB",
+        "What a still picture has there.",
+    ),
+    "flicker_real": (
+        "Flicker of real videos",
+        "levels",
+        "How much the calmer half of a clip's places changes from one frame to the next.",
+    ),
+    "flicker_reconstructions": ("Flicker of reconstructions", "levels", "The same, from tokens."),
     "ssim": ("SSIM", "", "How alike the structures of reconstruction and video are; 1 is equal."),
     "lpips": (
         "LPIPS",

@@ -123,4 +123,22 @@ def test_reconstruction_errors_of_all_windows_make_one_psnr():
 def test_ssim_is_left_out_where_its_window_does_not_fit():
     errors = ReconstructionErrors()
     errors.add(np.zeros((2, 10, 10, 3), np.uint8), np.ones((2, 10, 10, 3), np.uint8))
-    assert set(errors.summary()) == {"psnr", "psnr_mean_frame"}
+    assert set(errors.summary()) == {
+        *("psnr", "psnr_mean_frame", "psnr_moving", "psnr_moving_mean_frame"),
+        *("flicker_real", "flicker_reconstructions"),
+    }
+
+
+def test_what_moves_and_what_rests_are_measured_apart():
+    video = np.full((4, 10, 10, 3), 100, np.uint8)
+    video[1::2, :1, :5] = 140  # 5 of 100 places move, by 20 levels around their mean.
+    made = video.copy()
+    made[:, :1, :5] += 2
+    made[1::2, 5:] += 3  # Half of the ground flickers.
+    errors = ReconstructionErrors()
+    errors.add(video, made)
+    found = errors.summary()
+    assert found["psnr_moving"] == pytest.approx(10 * math.log10(255**2 / 2**2))
+    assert found["psnr_moving_mean_frame"] == pytest.approx(10 * math.log10(255**2 / 20**2))
+    assert found["flicker_real"] == 0
+    assert found["flicker_reconstructions"] == pytest.approx(3 * 50 / 95)

@@ -133,8 +133,8 @@ def test_muon_steps_slices_as_it_does_whole_matrices(flow: Flow) -> None:
     first, second = (
         load_file(flow.root / out / "model.safetensors") for out in ("plain", "sliced")
     )
-    for name, tensor in first.items():  # After two steps of up to 3e-3 by orthogonal matrices.
-        assert float((second[name] - tensor).abs().mean()) < 1e-4, name
+    for name, tensor in first.items():  # Two steps of 6e-4, by directions computed in bfloat16.
+        assert float((second[name] - tensor).abs().mean()) < 3e-4, name
 
 
 def test_slices_compiling_and_computing_again_go_together(flow: Flow) -> None:

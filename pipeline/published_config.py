@@ -248,7 +248,7 @@ def sections(
         **{"checkpoint_every": 1000, "keep_checkpoints": 2, "l1_weight": 1.0},
         **{"perceptual_weight": 0.0, "image_gan_weight": 0.0, "video_gan_weight": 0.0},
         **{"gan_feat_weight": 0.0, "gan_loss": "hinge", "discriminator_start": 0},
-        **{"discriminator_width": 64, "motion_weight": 0.0, "noise": 0.0},
+        **{"discriminator_width": 64, "motion_weight": 0.0, "change_weight": 0.0, "noise": 0.0},
         **{"restart_threshold": 0.1, "validation_windows": 32, "half": False, "cache_gb": 4.0},
     }
     return {

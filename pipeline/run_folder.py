@@ -20,7 +20,7 @@ from pipeline.training import FREE_KEYS, LoopConfig
 RECORD = "run.json"
 BEFORE: Mapping[str, Mapping[str, Any]] = {
     "model": {"block": "published"},
-    "config": {"optimizer": "adamw", "empty_share": 0.0},
+    "config": {"optimizer": "adamw", "empty_share": 0.0, "change_weight": 0.0},
 }
 """What runs of earlier versions did whose record does not say so, by part of the record."""
 

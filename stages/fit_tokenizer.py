@@ -41,7 +41,7 @@ from stages.options import (
 )
 from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer, save_tokenizer
 from tokenizer.adversarial import AXES, AdversarialVQGAN, Verdict
-from tokenizer.losses import drawn_frames, reconstruction_loss
+from tokenizer.losses import change_loss, drawn_frames, reconstruction_loss
 from tokenizer.perceptual import HOW_TO_GET, LPIPS, SMALLEST, load_lpips
 from tokenizer.weights import as_half
 
@@ -78,6 +78,8 @@ class FitTokenizerConfig(LoopConfig):
     """Channels of a discriminator's first layer."""
     motion_weight: float = 0.0
     """Weight of moving pixels as a whole beside all pixels evenly; 0: every pixel the same."""
+    change_weight: float = 0.0
+    """Weight of the mean absolute difference of changes from frame to frame: less flicker."""
     noise: float = 0.0
     """Noise added to what is encoded, while the clean video is to be decoded: tokens learn to
     ignore what a sensor adds, and are easier to predict. Each window draws its own standard
@@ -133,7 +135,9 @@ def measures(config: FitTokenizerConfig) -> list[str]:
     """Names every number that is logged of the tokenizer, whichever of them a step measures."""
     kinds = [kind for kind, weight in config.gan_weights.items() if weight]
     return [
-        *("l1", "commitment", "perplexity", *(["lpips"] if config.perceptual_weight else [])),
+        *("l1", "commitment", "perplexity"),
+        *(["change"] if config.change_weight else []),
+        *(["lpips"] if config.perceptual_weight else []),
         *(f"{kind}_{name}" for kind in kinds for name in Verdict._fields),
         *("psnr", "psnr_mean_frame", "codebook_use"),
     ]
@@ -243,6 +247,9 @@ def objective(config: FitTokenizerConfig, lpips: LPIPS | None) -> Objective:
         l1 = reconstruction_loss(reconstruction, video, motion_weight=config.motion_weight)
         total = config.l1_weight * l1 + made.commitment_loss
         logged = {"l1": l1, "commitment": made.commitment_loss, "perplexity": made.perplexity}
+        if config.change_weight:
+            logged["change"] = change_loss(reconstruction, video)
+            total = total + config.change_weight * logged["change"]
         if lpips is not None:
             pictures = (drawn_frames(clips, frames) for clips in (reconstruction, video))
             logged["lpips"] = lpips(*pictures).mean()

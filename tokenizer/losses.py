@@ -35,6 +35,19 @@ def reconstruction_loss(
     return difference.mean()
 
 
+def change_loss(
+    reconstruction: Float[Tensor, "B C T H W"], video: Float[Tensor, "B C T H W"]
+) -> Float[Tensor, ""]:
+    """Mean absolute difference of the changes from each frame to the next; 0 for one frame.
+
+    Falls as ground that rests stops to flicker: a decoder that makes several frames of a token
+    leaves a pattern of its own on them, too small for the loss of pixels to mind.
+    """
+    if video.shape[2] < 2:
+        return video.new_zeros(())
+    return (reconstruction.diff(dim=2) - video.diff(dim=2)).abs().mean()
+
+
 def drawn_frames(
     video: Float[Tensor, "B C T H W"], frames: Int[Tensor, " B"]
 ) -> Float[Tensor, "B C H W"]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from tokenizer import VQGAN, VQGANConfig
 from tokenizer.codebook import Codebook, pick_rows
-from tokenizer.losses import motion_weights, reconstruction_loss
+from tokenizer.losses import change_loss, motion_weights, reconstruction_loss
 from tokenizer.published import convert_state
 
 K, DIM = 7, 3
@@ -295,3 +295,12 @@ def test_published_names_are_all_accounted_for() -> None:
     }
     with pytest.raises(ValueError, match=r"unknown tensor 'encoder\.surprise'"):
         convert_state({"encoder.surprise": one})
+
+
+def test_ground_that_flickers_costs_and_ground_that_is_off_does_not() -> None:
+    video = torch.zeros(1, 3, 4, 2, 2)
+    flicker = video.clone()
+    flicker[:, :, 1::2] = 0.1
+    assert float(change_loss(video + 0.1, video)) == 0
+    assert float(change_loss(flicker, video)) == pytest.approx(0.1)
+    assert float(change_loss(video[:, :, :1], video[:, :, :1] + 1)) == 0

@@ -5,15 +5,17 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from pipeline.metrics import (
     SSIM_RADIUS,
+    frame_change,
     frechet_distance,
     kernel_distance,
+    pool_features,
     psnr,
     squared_error,
     ssim,
@@ -32,6 +34,8 @@ class VideoSet:
     """Pooled features of a network, one row per video."""
     motion: Float[np.ndarray, " N"]
     """Mean change from a frame to the next, in grey levels."""
+    stretches: Float[np.ndarray, "S N P"]
+    """Pooled features of stretches of each video, from its start to its end; S 0 if it is short."""
 
     @staticmethod
     def joined(parts: Sequence["VideoSet"]) -> "VideoSet":
@@ -39,11 +43,40 @@ class VideoSet:
         return VideoSet(
             np.concatenate([part.features for part in parts]),
             np.concatenate([part.motion for part in parts]),
+            np.concatenate([part.stretches for part in parts], axis=1),
         )
 
     def first(self, count: int) -> "VideoSet":
         """Returns the first `count` videos."""
-        return VideoSet(self.features[:count], self.motion[:count])
+        return VideoSet(self.features[:count], self.motion[:count], self.stretches[:, :count])
+
+
+STRETCHES, LATENT_FRAMES = 4, 2
+"""Into how many stretches long videos are cut, and how many latent frames each has at least."""
+
+
+def stretches_of(latent_frames: int) -> list[slice]:
+    """Cuts a video into stretches, in latent frames; a short one into none."""
+    if latent_frames < STRETCHES * LATENT_FRAMES:
+        return []
+    edges = [latent_frames * number // STRETCHES for number in range(STRETCHES + 1)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def see(
+    features: Float[np.ndarray, "B D t h w"], videos: UInt8[np.ndarray, "B T H W C"]
+) -> VideoSet:
+    """Keeps what `distances` needs of videos and of the features that a network has of them."""
+    pooled = pool_features(features)
+    parts = [pool_features(features[:, :, part]) for part in stretches_of(features.shape[2])]
+    stretches = np.stack(parts) if parts else np.empty((0, *pooled.shape))
+    return VideoSet(pooled, frame_change(videos), stretches)
+
+
+def along(reference: VideoSet, other: VideoSet) -> list[float]:
+    """Returns the Fréchet distance of each stretch of videos from the same stretch of others."""
+    pairs = zip(reference.stretches, other.stretches, strict=True)
+    return [frechet_distance(x, y) for x, y in pairs]
 
 
 def distances(reference: VideoSet, other: VideoSet) -> dict[str, float]:

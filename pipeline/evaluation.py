@@ -13,8 +13,11 @@ from pipeline.comparison import (
     DISTANCES,
     ReconstructionErrors,
     VideoSet,
+    along,
     distances,
     scene,
+    see,
+    stretches_of,
     two_halves,
 )
 from pipeline.errors import FrameError, TokenStoreError
@@ -22,9 +25,7 @@ from pipeline.frame_list import difference, list_frames, source_of
 from pipeline.frames import Video
 from pipeline.metrics import (
     codebook_use,
-    frame_change,
     frequency_loss,
-    pool_features,
     token_counts,
     total_variation,
 )
@@ -296,9 +297,8 @@ def measure_pictures(
     seen: dict[str, list[VideoSet]] = {}
     errors = ReconstructionErrors()
 
-    def see(who: str, videos: Videos) -> None:
-        row = VideoSet(pool_features(features(videos)), frame_change(videos))
-        seen.setdefault(who, []).append(row)
+    def look_at(who: str, videos: Videos) -> None:
+        seen.setdefault(who, []).append(see(features(videos), videos))
 
     real = {"reference": windows.reference, "real": windows.real}
     for rows, (who, tokens) in zip(windows.rows, real.items(), strict=True):
@@ -310,14 +310,14 @@ def measure_pictures(
                 errors.add(video, reconstruction)
             if perceptual is not None:
                 errors.perceptual += perceptual(videos, decoded).tolist()
-            see(who, videos)
+            look_at(who, videos)
             if who == "real":
-                see("reconstructions", decoded)
+                look_at("reconstructions", decoded)
     if windows.samples is None:
         found.skip([f"{key}_samples" for key in DISTANCES], "no --samples were given")
     else:
         for part in batches(windows.count, batch_size, "samples"):
-            see("samples", decode(windows.samples[part]))
+            look_at("samples", decode(windows.samples[part]))
     found.add(errors.summary())
     if not errors.flicker:
         found.skip(["flicker_real", "flicker_reconstructions"], "windows have a single frame")
@@ -331,6 +331,17 @@ def measure_pictures(
     for who, others in sets.items():
         measured = distances(reference, others)
         found.add({f"{key}_{who}": value for key, value in measured.items()})
+        parts = stretches_of(windows.store.grid[0])
+        starts = [_first_frame(windows.store, part.start) for part in parts]
+        course = zip(starts, along(reference, others), strict=True)
+        found.add({f"frechet_{who}_at_{start}": value for start, value in course})
+
+
+def _first_frame(store: TokenStore, latent: int) -> int:
+    """Returns the first frame of a window's latent frame, of which a causal first one has one."""
+    alone = int(store.info.causal)
+    each = ((store.info.frames or 0) - alone) // max(1, store.grid[0] - alone)
+    return max(0, alone + (latent - alone) * each)
 
 
 def check_source(store: TokenStore, videos: Sequence[Video], folder: Place) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline import copying_findings
 from pipeline.charts import Level, Series, line_chart, number
-from pipeline.fvd_findings import OVER_TIME, explain_spread, fvd_over_time
+from pipeline.fvd_findings import OVER_TIME, explain_spread, over_time
 from pipeline.markup import Markup, element, join
 
 Log = Sequence[Mapping[str, Any]]
@@ -152,11 +152,18 @@ def comparison(evaluation: Mapping[str, Any]) -> Markup:
     if not cards:
         return Markup()
     count = evaluation.get("protocol", {}).get("num_videos")
-    along = card(
-        "FVD along the video",
-        "Of 16 frames each: does a long video stay as good as it began?",
-        fvd_over_time(metrics, SETS, COLOURS),
-    )
+    along = [
+        card(
+            "FVD along the video",
+            "Of 16 frames each: does a long video stay as good as it began?",
+            over_time(metrics, "fvd", SETS, COLOURS),
+        ),
+        card(
+            "Fréchet distance along the video",
+            "Of a quarter of each video to the same quarter of real ones.",
+            over_time(metrics, "frechet", SETS, COLOURS),
+        ),
+    ]
     return section(
         "How close to real",
         f"Each bar is a distance from the same {f'{count} ' if count else ''}real videos; shorter "
@@ -164,7 +171,7 @@ def comparison(evaluation: Mapping[str, Any]) -> Markup:
         "expected to be closer. Reconstructions show about what perfect tokens would give with "
         "this tokenizer.",
         element("div", *cards, class_="measures"),
-        element("div", along, class_="charts") if along else "",
+        element("div", *along, class_="charts") if any(along) else "",
     )
 
 

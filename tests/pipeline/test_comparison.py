@@ -8,10 +8,16 @@ from pipeline.comparison import (
     DISTANCES,
     ReconstructionErrors,
     VideoSet,
+    along,
     distances,
+    see,
+    stretches_of,
     two_halves,
 )
 from pipeline.video import ExtractConfig, tiles
+
+NONE = np.empty((0, 3, 1))
+"""Of videos that are too short for stretches."""
 
 
 def halves_of(videos, *, limit, seed):
@@ -86,8 +92,8 @@ def test_windows_that_all_overlap_leave_the_second_half_empty():
 
 
 def test_distances_are_those_of_each_part():
-    x = VideoSet(np.array([[-1.0], [0], [1]]), np.array([0.0, 0, 0]))
-    y = VideoSet(np.array([[1.0], [3], [5]]), np.array([1.0, 2, 3]))
+    x = VideoSet(np.array([[-1.0], [0], [1]]), np.array([0.0, 0, 0]), NONE)
+    y = VideoSet(np.array([[1.0], [3], [5]]), np.array([1.0, 2, 3]), NONE)
     found = distances(x, y)
     assert found["frechet"] == pytest.approx(10)
     assert found["motion_distance"] == pytest.approx(2)
@@ -96,14 +102,15 @@ def test_distances_are_those_of_each_part():
 
 
 def test_sets_are_joined_in_order():
-    x = VideoSet(np.arange(6.0).reshape(3, 2), np.arange(3.0))
+    x = VideoSet(np.arange(6.0).reshape(3, 2), np.arange(3.0), np.arange(6.0).reshape(2, 3, 1))
     joined = VideoSet.joined([x.first(1), x.first(2)])
     np.testing.assert_array_equal(joined.features, [[0, 1], [0, 1], [2, 3]])
     np.testing.assert_array_equal(joined.motion, [0, 0, 1])
+    np.testing.assert_array_equal(joined.stretches[..., 0], [[0, 0, 1], [3, 3, 4]])
 
 
 def test_sets_of_unequal_size_are_not_compared():
-    x = VideoSet(np.zeros((4, 2)), np.zeros(4))
+    x = VideoSet(np.zeros((4, 2)), np.zeros(4), NONE)
     assert distances(x.first(3), x.first(3))["frechet"] == 0
     with pytest.raises(ValueError, match="equal size, got 4 and 3"):
         distances(x, x.first(3))
@@ -142,3 +149,21 @@ def test_what_moves_and_what_rests_are_measured_apart():
     assert found["psnr_moving_mean_frame"] == pytest.approx(10 * math.log10(255**2 / 20**2))
     assert found["flicker_real"] == 0
     assert found["flicker_reconstructions"] == pytest.approx(3 * 50 / 95)
+
+
+@pytest.mark.parametrize(("latent", "sizes"), [(7, []), (8, [2, 2, 2, 2]), (17, [4, 4, 4, 5])])
+def test_long_videos_have_stretches(latent: int, sizes: list[int]):
+    parts = stretches_of(latent)
+    assert [part.stop - part.start for part in parts] == sizes
+    assert [i for part in parts for i in range(latent)[part]] == list(range(latent))[: sum(sizes)]
+
+
+def test_quality_is_told_along_the_video():
+    features = np.random.default_rng(0).normal(size=(6, 3, 8, 2, 2))
+    videos = np.zeros((6, 32, 4, 4, 3), np.uint8)
+    worse = features.copy()
+    worse[:, :, 6:] += 10  # The last of four stretches.
+    distances = along(see(features, videos), see(worse, videos))
+    assert distances[:3] == pytest.approx([0, 0, 0], abs=1e-9)
+    assert distances[3] > 100
+    assert along(see(features[:, :, :4], videos), see(worse[:, :, :4], videos)) == []

@@ -195,6 +195,14 @@ def test_a_number_that_is_not_known_yet_is_still_shown():
     assert "fvd 438" in text
 
 
+def test_long_videos_have_their_distance_drawn_along_them():
+    metrics = {"frechet_samples": 1.0, "frechet_samples_at_0": 0.5, "frechet_samples_at_16": 2.0}
+    reader = Reader(make_report(Contents(lede="", evaluation={"metrics": metrics})))
+    assert "Fréchet distance along the video" in reader.text
+    assert "FVD along the video" not in reader.text
+    assert "frechet_" not in reader.text
+
+
 def test_fvd_is_shown_as_bars_along_the_video_and_with_its_spread():
     metrics = {"fvd_real": 40.0, "fvd_samples": 438.0, "fvd_samples_std": 3.5, "kvd_samples": 2.0}
     metrics |= {"fvd_samples_at_0": 100.0, "fvd_samples_at_16": 200.0, "fvd_samples_at_16_std": 1.0}

@@ -46,10 +46,7 @@ SMALL: Values = {
         **{"cosine": True, "clip_norm": 1.0, "ema_decay": 0.99},
         **{"validate_every": 500, "checkpoint_every": 100, "memory_gb": 1.0},
     },
-    "sample": {
-        **{"draft_steps": 128, "strategy": "random", "revise_rounds": 3, "revise_groups": 32},
-        **{"revise_temperature": 0.95},
-    },
+    "sample": {},
     "decode": {},
     "evaluate": {},
 }

@@ -126,7 +126,10 @@ def drafting(
     The first pass over an empty window is the same for all, and `mebt sample` computes it once.
     """
     model = setting.sampled_model(frames, width)
-    config = SampleConfig(strategy="confidence", draft_steps=steps, revise_rounds=0, top_k=top_k)
+    config = SampleConfig(
+        **{"strategy": "confidence", "schedule": "cosine", "temperature": 1.0},
+        **{"draft_steps": steps, "top_k": top_k},
+    )
     size, device = model.config.num_tokens, setting.device
     passes = operations.draft_passes(size, steps)
     predict = Incremental(model)

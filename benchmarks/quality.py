@@ -50,12 +50,14 @@ VALUES: Sections = {
     "sample": {"num_samples": SAMPLES, "batch_size": 32, "precision": "32-true"},
 }
 """Of every world, unless `--set` says otherwise."""
+PLAIN = {"schedule": "cosine", "temperature": 1.0}
 METHODS: Sections = {
-    "default: random, 16 steps, revised 11 times": {},
-    "random, 64 steps": {"draft_steps": 64, "revise_rounds": 0},
-    "confidence, 64 steps": {"strategy": "confidence", "draft_steps": 64, "revise_rounds": 0},
-    "random, 32 steps, revised 2 x 16": {
-        **{"draft_steps": 32, "revise_rounds": 2, "revise_groups": 16, "revise_temperature": 0.7},
+    "default: masked anew in 64 steps": {},
+    "random, 64 steps": {"strategy": "random", **PLAIN},
+    "confidence, 64 steps": {"strategy": "confidence", **PLAIN},
+    "random, 16 steps, revised 11 times": {
+        **{"strategy": "random", **PLAIN, "draft_steps": 16, "revise_rounds": 11},
+        **{"revise_groups": (2, 8), "revise_temperature": (0.9, 0.4)},
     },
 }
 """Ways to sample, each of `MODEL_CALLS` passes through the model."""

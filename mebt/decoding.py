@@ -266,6 +266,38 @@ def draft(
     return canvas
 
 
+def remask(
+    predict: Predict,
+    canvas: Canvas,
+    *,
+    num_steps: int,
+    noise: Noise,
+    schedule: str,
+    temperatures: tuple[float, float],
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Canvas:
+    """Draws open positions again and again: in each step a random share of them, which falls.
+
+    The first step draws all, each further one the schedule's share, chosen anew, from all others.
+    So nothing is fixed before the last step, and what was drawn wrongly at first, from little, can
+    still be mended (as in Remasking Discrete Diffusion Models, Wang et al. 2025, arXiv 2503.00307).
+    The temperature falls with the share, from the first of `temperatures` towards the second.
+    """
+    hot, cold = temperatures
+    total, tokens = canvas.targets.shape[1], canvas.tokens
+    for step in range(num_steps if total else 0):
+        count = num_masked(schedule, step / num_steps, total)
+        order = canvas.targets.gather(1, noise.permutations(total))
+        masked, known = order[:, :count], order[:, count:]
+        context = torch.cat([canvas.context, known], dim=1)
+        logits = predict(tokens.gather(1, context), context, masked)
+        temperature = cold + (hot - cold) * count / total
+        drawn, _ = draw(logits, count, noise, temperature=temperature, top_k=top_k, top_p=top_p)
+        tokens = tokens.scatter(1, masked, drawn)
+    return Canvas(tokens, torch.cat([canvas.context, canvas.targets], dim=1), canvas.targets[:, :0])
+
+
 def _groups(count: int, num_groups: int) -> list[tuple[int, int]]:
     """Cuts range(count) into groups that differ by one at most; none is empty."""
     edges = [count * i // num_groups for i in range(num_groups + 1)]

@@ -18,6 +18,7 @@ SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
     "cube": lambda t: 1 - t**3,
     "cosine_plus": lambda t: (1 + torch.cos(math.pi * t)) / 2,
     "convex": lambda t: (1 - t) ** 3,
+    "root": lambda t: torch.sqrt(1 - t),
 }
 """Mask ratio as a function of progress, from 1 at 0 to 0 at 1."""
 

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Generator, Tensor
 
-from mebt.decoding import Canvas, Noise, Predict, RowNoise, bootstrap, draft, revise
+from mebt.decoding import Canvas, Noise, Predict, RowNoise, bootstrap, draft, remask, revise
 from mebt.extrapolation import extend
 
 MOST = {
@@ -34,17 +34,19 @@ class SampleConfig:
     """Samples of another seed are others; with the same, sample i stays sample i."""
     bootstrap_steps: int = 0
     """Tokens fixed one at a time at random places before the draft; helps long windows."""
-    draft_steps: int = 16
+    draft_steps: int = 64
     """Beyond the number of tokens little changes: a step that would fix no token is left out."""
     schedule: Literal[
-        "cosine", "linear", "quadratic", "sqrt", "square", "cube", "cosine_plus", "convex"
-    ] = "cosine"
-    """Share still masked as the draft goes on."""
-    strategy: Literal["random", "confidence"] = "random"
-    """Which drawn tokens are fixed first: at random places, or as published the likeliest, which
-    tends to empty videos."""
-    temperature: float = 1.0
-    """Of drafted tokens: below 1 likely ones are drawn more often still."""
+        "cosine", "linear", "quadratic", "sqrt", "square", "cube", "cosine_plus", "convex", "root"
+    ] = "root"
+    """Share still masked as the draft goes on; published: cosine."""
+    strategy: Literal["remask", "random", "confidence"] = "remask"
+    """remask: each step masks another random share and draws it anew, so that nothing is fixed
+    before the end. Or what stays as it was first drawn: random places, or as published the
+    likeliest tokens, which tends to empty videos."""
+    temperature: float | tuple[float, float] = (1.0, 0.5)
+    """Of drafted tokens: below 1 likely ones are drawn more often still. A pair, for remask: at
+    first, and towards the end."""
     top_k: int | None = None
     """Draft from this many of the likeliest tokens only; null: from all."""
     top_p: float | None = None
@@ -53,7 +55,7 @@ class SampleConfig:
     """Noise in the order of confidence; 0: strictly the most certain first."""
     confidence_schedule: Literal["linear", "constant", "cosine"] = "linear"
     """How the confidence temperature falls as the draft goes on."""
-    revise_rounds: int = 11
+    revise_rounds: int = 0
     """Times that every position is predicted again; 0: keep the draft."""
     revise_groups: int | tuple[int, int] = (2, 8)
     """Groups that a round predicts in turn, each from all others; with as many as there are tokens
@@ -88,6 +90,11 @@ class SampleConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed must be in 0 … 2**63 - 1, got {self.seed}.")
+        if self.strategy != "remask" and isinstance(self.temperature, tuple):
+            raise ValueError(
+                f"temperature must be one number for strategy {self.strategy}, got "
+                f"{list(self.temperature)}."
+            )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -202,21 +209,30 @@ def _fill(
     canvas = start
     if not drafted:
         canvas = bootstrap(predict, start, num_steps=config.bootstrap_steps, noise=noise)
-        canvas = draft(
-            predict,
-            canvas,
-            num_steps=config.draft_steps,
-            noise=noise,
-            schedule=config.schedule,
-            strategy=config.strategy,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            confidence_temperature=config.confidence_temperature,
-            confidence_schedule=config.confidence_schedule,
-            count_given=whole,
-        )
+        canvas = _draft(predict, canvas, config, noise, whole=whole)
     canvas = Canvas(canvas.tokens, start.context, start.targets)
     for groups, temperature in config.revisions():
         canvas = revise(predict, canvas, num_groups=groups, temperature=temperature, noise=noise)
     return canvas
+
+
+def _draft(
+    predict: Predict, canvas: Canvas, config: SampleConfig, noise: Noise, *, whole: bool
+) -> Canvas:
+    values: dict[str, Any] = {
+        **{"num_steps": config.draft_steps, "noise": noise, "schedule": config.schedule},
+        **{"top_k": config.top_k, "top_p": config.top_p},
+    }
+    temperatures = config._values("temperature")
+    if config.strategy == "remask":
+        return remask(predict, canvas, temperatures=(temperatures[0], temperatures[-1]), **values)
+    return draft(
+        predict,
+        canvas,
+        strategy=config.strategy,
+        temperature=temperatures[0],
+        confidence_temperature=config.confidence_temperature,
+        confidence_schedule=config.confidence_schedule,
+        count_given=whole,
+        **values,
+    )

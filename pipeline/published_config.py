@@ -238,7 +238,7 @@ def sections(
             **sample,
             **dict(zip(keys, known, strict=True)),
             **{"num_samples": videos * runs, "bootstrap_steps": 64 if is_long else 0},
-            "strategy": "confidence",
+            **{"strategy": "confidence", "schedule": "cosine", "temperature": 1.0},
             **{"top_k": 32 if is_long else None, "batch_size": 4 * many},
         }
     fit = {

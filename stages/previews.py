@@ -19,7 +19,9 @@ from pipeline.video import to_bytes
 from pipeline.writer import write_sheet
 from tokenizer import identity, load_tokenizer
 
-SAMPLES = SampleConfig(num_samples=4, draft_steps=16, revise_rounds=0)
+SAMPLES = SampleConfig(
+    num_samples=4, draft_steps=16, strategy="random", schedule="cosine", temperature=1.0
+)
 """Of a preview: as few as show something. In so few steps the most certain tokens first would leave
 little but background; at random places, tokens are as frequent as in real videos."""
 

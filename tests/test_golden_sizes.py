@@ -47,7 +47,7 @@ class Recorder(SlowSampler):
             top_k=params.get("top_k"),
             strategy=params.get("strategy", "confidence"),
             confidence_temperature=params.get("context_temperature", 0.0),
-            revise_rounds=0,
+            schedule="cosine",
         )
         super().__init__(model, config, row)
         self.draws: list[tuple[str, Tensor]] = []
@@ -71,6 +71,23 @@ class Recorder(SlowSampler):
     def logits(self, tokens: list[int], context: list[int], targets: list[int]) -> Tensor:
         self.calls.append((list(tokens), list(context), list(targets)))
         return super().logits(tokens, context, targets)
+
+    def draw_at_random(
+        self,
+        tokens: list[int],
+        context: list[int],
+        targets: list[int],
+        count: int,
+        how: dict[str, Any],
+    ) -> None:
+        """The published step draws a token for every target, and then which targets it fixes."""
+        drawn, _ = self.choose(self.logits(tokens, context, targets), **how)
+        for position, token in zip(targets, drawn, strict=True):
+            tokens[position] = token
+        scores = self.noise.normal(len(targets))[0].tolist()
+        targets[:] = self.order(scores, targets, heat=0.0)
+        context += targets[:count]
+        del targets[:count]
 
     def draft_groups(self, tokens: list[int], kept: list[int], groups: int, heat: float) -> None:
         """Each step draws for all that is open, and keeps a group of it."""

@@ -5,6 +5,7 @@ One window at a time, from the published rules, for comparison with `mebt.sampli
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,10 @@ class SlowSampler:
                 logits = self.logits(tokens, context, targets)
                 tokens[targets[0]] = self.choose(logits[:1])[0][0]
                 context.append(targets.pop(0))
-            self.draft(tokens, context, targets, len(tokens) if whole else len(targets))
+            if self.config.strategy == "remask":
+                self.remask(tokens, context, targets)
+            else:
+                self.draft(tokens, context, targets, len(tokens) if whole else len(targets))
         for groups, temperature in self.config.revisions():
             self.revise(tokens, kept, every, groups, temperature)
         return tokens
@@ -66,13 +70,7 @@ class SlowSampler:
                 continue
             how = {key: getattr(config, key) for key in ("temperature", "top_k", "top_p")}
             if config.strategy == "random":
-                targets[:] = [targets[i] for i in self.noise.permutations(len(targets))[0].tolist()]
-                logits = self.logits(tokens, context, targets)[:count]
-                drawn, _ = self.choose(logits, **how)
-                for position, token in zip(targets[:count], drawn, strict=True):
-                    tokens[position] = token
-                context += targets[:count]
-                del targets[:count]
+                self.draw_at_random(tokens, context, targets, count, how)
                 continue
             drawn, scores = self.choose(self.logits(tokens, context, targets), **how)
             for position, token in zip(targets, drawn, strict=True):
@@ -82,6 +80,41 @@ class SlowSampler:
             targets[:] = self.order(scores, targets, heat=heat)
             context += targets[:count]
             del targets[:count]
+
+    def draw_at_random(
+        self,
+        tokens: list[int],
+        context: list[int],
+        targets: list[int],
+        count: int,
+        how: dict[str, Any],
+    ) -> None:
+        targets[:] = [targets[i] for i in self.noise.permutations(len(targets))[0].tolist()]
+        drawn, _ = self.choose(self.logits(tokens, context, targets)[:count], **how)
+        for position, token in zip(targets[:count], drawn, strict=True):
+            tokens[position] = token
+        context += targets[:count]
+        del targets[:count]
+
+    def remask(self, tokens: list[int], context: list[int], targets: list[int]) -> None:
+        config = self.config
+        pair = (
+            config.temperature
+            if isinstance(config.temperature, tuple)
+            else 2 * (config.temperature,)
+        )
+        for step in range(config.draft_steps if targets else 0):
+            count = num_masked(config.schedule, step / config.draft_steps, len(targets))
+            order = [targets[i] for i in self.noise.permutations(len(targets))[0].tolist()]
+            masked, known = order[:count], order[count:]
+            drawn, _ = self.choose(
+                self.logits(tokens, [*context, *known], masked),
+                temperature=pair[1] + (pair[0] - pair[1]) * count / len(targets),
+                top_k=config.top_k,
+                top_p=config.top_p,
+            )
+            for position, token in zip(masked, drawn, strict=True):
+                tokens[position] = token
 
     def revise(
         self, tokens: list[int], kept: list[int], every: list[int], groups: int, temperature: float

@@ -14,6 +14,7 @@ from mebt.decoding import (
     choose_tokens,
     draft,
     draft_groups,
+    remask,
     revise,
     token_probabilities,
 )
@@ -65,6 +66,29 @@ def test_a_draft_fixes_every_position_once(count, steps, schedule, strategy, who
     assert torch.equal(made.context.sort(1).values, torch.arange(count).expand(3, -1))
     assert made.targets.shape == (3, 0)
     assert 0 < len(oracle.calls) <= min(steps, count)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 40), st.integers(1, 20), st.integers(0, 40))
+def test_remasking_draws_all_that_is_open_and_less_in_each_step(count, steps, kept) -> None:
+    kept = min(kept, count)
+    positions = torch.stack([torch.randperm(count)[:kept] for _ in range(2)])
+    every = torch.arange(count).expand(2, -1)
+    blank = torch.full_like(every, 3)
+    start = Canvas.given(blank.scatter(1, positions, positions % K), positions)
+    oracle = Oracle()
+    made = remask(
+        oracle,
+        start,
+        **{"num_steps": steps, "noise": noise(2), "schedule": "root", "temperatures": (1.0, 0.5)},
+    )
+    assert torch.equal(made.tokens, every % K)
+    assert torch.equal(made.context.sort(1).values, every)
+    drawn = [targets for _, targets in oracle.calls]
+    assert drawn == sorted(drawn, reverse=True)
+    assert drawn[:1] == [count - kept][: len(drawn)]
+    assert len(drawn) == (steps if count > kept else 0)
+    assert all(known + targets == count for known, targets in oracle.calls)
 
 
 @settings(deadline=None, max_examples=60)

@@ -64,11 +64,13 @@ def test_it_predicts_what_the_model_does_whatever_came_before(kind: str) -> None
         torch.testing.assert_close(found[:, 1:3], expected[:, 1:3], atol=1e-4, rtol=1e-4)
 
 
+PLAIN = {"schedule": "cosine", "temperature": 1.0}
 CONFIGS = {
-    "confidence": {"draft_steps": 5, "revise_rounds": 0},
-    "random": {"strategy": "random", "draft_steps": 4, "revise_rounds": 0},
-    "top-k": {"top_k": 3, "temperature": 1.3, "schedule": "square"},
-    "top-p": {"top_p": 0.7, "confidence_schedule": "cosine"},
+    "remask": {"draft_steps": 5},
+    "confidence": {"draft_steps": 5, **PLAIN, "strategy": "confidence"},
+    "random": {"draft_steps": 4, **PLAIN, "strategy": "random"},
+    "top-k": {"draft_steps": 9, "top_k": 3, "temperature": 1.3, "schedule": "square"},
+    "top-p": {**PLAIN, "strategy": "confidence", "top_p": 0.7, "confidence_schedule": "cosine"},
     "bootstrap": {"bootstrap_steps": 6, "draft_steps": 3, "revise_rounds": 1},
     "revise": {"draft_steps": 2, "revise_rounds": 3, "revise_groups": 7},
     "more groups each round": {"draft_steps": 2, "revise_rounds": 4, "revise_groups": (2, 7)},

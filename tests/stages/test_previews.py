@@ -19,7 +19,7 @@ from tests.stages.small import Flow, content, make_tokenizer, run_command
 from tests.stages.test_processes import SAME, srun
 from tests.stages.test_train import assert_same_run
 
-VALUES = ("num_samples", "draft_steps", "strategy", "revise_rounds")
+VALUES = ("num_samples", "draft_steps", "strategy", "schedule", "temperature", "revise_rounds")
 EVERY_4 = ("--set", "train.preview_every=4")
 
 

@@ -78,13 +78,16 @@ def main() -> None:
             in_own_process(case, options.device, small=options.small, keep_mb=GIVEN_BACK_MB)
             for case in cases
         ]
-        for row, needs in zip(found, lean, strict=True):
-            rows.append(row | {"needed_gb": needs["extra_gb"], "seconds_lean": needs["seconds"]})
+        measured = [
+            row | {"needed_gb": needs["extra_gb"], "seconds_lean": needs["seconds"]}
+            for row, needs in zip(found, lean, strict=True)
+        ]
+        rows += measured
         for lines, key, unit, scale in (
             (seconds, "seconds", "microseconds", 1e6),
             (memory, "needed_gb", "kB", 1e6),
         ):
-            whole = [row[key] * scale for row in rows[-len(cases) :]]
+            whole = [row[key] * scale for row in measured]
             lines[kind] = [value / count for value, count in zip(whole, tokens, strict=True)]
             window, token, away = line_through(tokens, whole)
             shown = " ".join(f"{value:7.1f}" for value in lines[kind])
@@ -94,7 +97,7 @@ def main() -> None:
                 f"within {away:.0%}: {straight}",
                 flush=True,
             )
-        kept = [row["extra_gb"] - row["needed_gb"] for row in rows[-len(cases) :]]
+        kept = [row["extra_gb"] - row["needed_gb"] for row in measured]
         shown = " ".join(f"{gb:7.2f}" for gb in kept)
         print(f"{kind:12} {shown}  GB kept on top", flush=True)
     (options.out / RESULTS).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

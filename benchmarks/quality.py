@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from benchmarks.worlds import CODES, WORLDS, World, world
 from mebt import MeBTShape
 from pipeline.config import SECTIONS, build, load_params
 from pipeline.precision import settle
+from pipeline.run_log import FILE as LOG
 from pipeline.store_format import INFO, StoreInfo, numbered_plan
 from pipeline.token_store import TokenStore, create_store
 from pipeline.tuning import tune_process
@@ -93,11 +95,25 @@ def judge(rules: World, tokens: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str
     }
 
 
+def fabric_of(config: TrainConfig | SampleStageConfig) -> Fabric:
+    """Starts Fabric in the precision that is asked for."""
+    return Fabric(accelerator="cpu", precision=settle(config.precision, None, "cpu")[0])
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    """Reads the log of a run, those steps included that an earlier call did."""
+    return [json.loads(line) for line in (run / LOG).read_text("utf-8").splitlines()]
+
+
+def logged(run: Path, key: str) -> list[float]:
+    """Returns a number of every line that holds it."""
+    return [line[key] for line in log_of(run) if line.get(key) is not None]
+
+
 def losses(run: Path) -> dict[int, dict[str, float]]:
     """Returns the held-out losses of a run by step, over all masks and for each share masked."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     found = {}
-    for line in lines:
+    for line in log_of(run):
         measured = {k: v for k, v in line.items() if k.startswith("val_loss") and v is not None}
         if measured:
             found[line["step"]] = {key: round(value, 4) for key, value in measured.items()}
@@ -115,20 +131,17 @@ def try_once(
     rules = world(name)
     shape = build(MeBTShape, sections["model"], where="model")
     config = build(TrainConfig, {**sections["train"], "seed": seed}, where="train")
-    fabric = Fabric(accelerator="cpu", precision=settle(config.precision, None, "cpu")[0])
     with tempfile.TemporaryDirectory() if keep is None else nullcontext(keep) as folder:
         run, tokens = Path(folder) / f"run-{seed}", Path(folder) / "tokens"
         if not (tokens / INFO).exists():
             make_tokens(rules, tokens)
-        began = time.perf_counter()
-        trained = train(tokens, run, shape, config, fabric=fabric)
-        seconds = time.perf_counter() - began
+        trained = train(tokens, run, shape, config, fabric=fabric_of(config))
         row: Row = {
             "world": name,
             "seed": seed,
-            "steps": trained.steps,
+            "steps": config.max_steps,
             "parameters": trained.parameters,
-            "seconds_per_step": round(seconds / max(trained.steps, 1), 4),
+            "seconds_per_step": round(median(logged(run, "seconds_per_step")), 4),
             "losses": losses(run),
             "samples": {},
         }
@@ -137,11 +150,8 @@ def try_once(
             settings = build(
                 SampleStageConfig, {**sections["sample"], **values, "seed": seed}, where="sample"
             )
-            precise = Fabric(
-                accelerator="cpu", precision=settle(settings.precision, None, "cpu")[0]
-            )
             began = time.perf_counter()
-            sample(run, out, settings, fabric=precise)
+            sample(run, out, settings, fabric=fabric_of(settings))
             row["samples"][method] = {
                 **judge(rules, TokenStore(out).read("sample")),
                 "seconds": round(time.perf_counter() - began, 1),

@@ -1,7 +1,7 @@
 """Tokens <-> tokens: the memory-efficient bidirectional transformer and its sampler."""
 
 from mebt.config import MeBTConfig, MeBTShape
-from mebt.decoding import bootstrap, draft, draft_groups, revise
+from mebt.decoding import bootstrap, draft, draft_groups, remask, revise
 from mebt.incremental import Incremental
 from mebt.model import MeBT
 from mebt.sampling import SampleConfig, sample, sample_frames
@@ -19,6 +19,7 @@ __all__ = [
     "draft_groups",
     "load_model",
     "model_metadata",
+    "remask",
     "revise",
     "sample",
     "sample_frames",

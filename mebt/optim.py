@@ -100,7 +100,8 @@ class MuonAdamW(torch.optim.Optimizer):
         """Steps a few matrices of one shape."""
         grads = [matrix.grad for matrix in matrices if matrix.grad is not None]
         for matrix in matrices:
-            self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+            if not self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
         momenta = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
         torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)
         ahead = torch.stack(torch._foreach_lerp(grads, momenta, MOMENTUM))  # Nesterov's.

@@ -92,8 +92,8 @@ class SampleConfig:
             raise ValueError(f"seed must be in 0 … 2**63 - 1, got {self.seed}.")
         if self.strategy != "remask" and isinstance(self.temperature, tuple):
             raise ValueError(
-                f"temperature must be one number for strategy {self.strategy}, got "
-                f"{list(self.temperature)}."
+                f"temperature {list(self.temperature)} is a pair, but strategy {self.strategy} has "
+                "one; set it to a number, such as 1.0."
             )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}.")

@@ -13,7 +13,7 @@ LARGE, MEDIUM, SMALL = 128 << 20, 32 << 20, 8 << 20
 few kB, and training makes thousands of some MB in every step, a tokenizer some of 35 to 70. Where a
 size is never asked for again, as in sampling, large ones leave gaps that nothing fits into: keeping
 them took twice the memory there and saved a twentieth of the time. Small ones alone are kept for
-those who train with less memory on purpose: half of it, for a tenth more time."""
+those who train with less memory on purpose: half of it, for a tenth to a fifth more time."""
 KEPT = "MEBT_KEEP_MB"
 """Where a user says how many MB a block has at most that is kept, if it is less than that."""
 ENVIRONMENT = {

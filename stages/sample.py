@@ -215,6 +215,10 @@ def _check(
         raise ConfigError(
             f"sample.total_frames must be null to revise a draft of {t} latent frames."
         )
+    if given.drafted and not config.revise_rounds:
+        raise ConfigError(
+            "sample.revise_rounds is 0, so --draft would be left as it is; set it to 1 or more."
+        )
     if not given.drafted and not config.keep:
         raise ConfigError("--given has no effect if sample.keep names no latent frame of it.")
     info = given.store.info
@@ -356,10 +360,10 @@ def command(
 ) -> None:
     """Draw new videos, as tokens.
 
-    Drafts whole windows, revises them, and writes them into a token store, which `mebt decode`
-    turns into videos; says how many model calls a sample takes. Sample number i is the same
-    whatever the batch size and the number of processes. Values: section `sample` of the params
-    file.
+    Draws whole windows, a share anew in each step, and writes them into a token store, which
+    `mebt decode` turns into videos; says how many model calls a sample takes. Sample number i is
+    the same whatever the batch size and the number of processes. Values: section `sample` of the
+    params file.
 
     With --given, sample number i keeps the latent frames `sample.keep` of window i and fills in the
     others; with --draft, window i is a draft and only revised. `sample.total_frames` makes videos

@@ -68,6 +68,35 @@ def test_steps_are_orthogonal_matrices(shape: tuple[int, int, int]) -> None:
     assert 0.6 < float(values.min()) <= float(values.max()) < 1.3
 
 
+def test_a_step_is_what_the_papers_say() -> None:
+    """Of gradients that are far from singular: else rounding to bfloat16 decides directions."""
+    model = make()
+    optimizer = muon_of(model)
+    before = {name: p.detach().double() for name, p in model.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim == 2:
+            u, values, v = torch.linalg.svd(parameter.grad, full_matrices=False)
+            parameter.grad = u * (1 + 0.5 * values / values.max()) @ v
+    optimizer.step()
+    matrices = [n for n in before if n.startswith("blocks") and before[n].ndim == 2]
+    assert len(matrices) == 3 * 6
+    for name, parameter in model.named_parameters():
+        if name not in matrices:
+            continue
+        assert parameter.grad is not None
+        u, values, v = torch.linalg.svd(parameter.grad.double(), full_matrices=False)
+        values = values / values.norm()  # The momentum after one step is in the same direction.
+        for _ in range(5):
+            values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+        rate = MUON_RATE * 1e-2
+        size = rate * 0.2 * max(parameter.shape) ** 0.5
+        step = -rate * 0.1 * before[name] - size * (u * values @ v)
+        away = parameter.detach().double() - before[name] - step
+        assert float(away.norm() / step.norm()) < 0.02, name
+
+
 def test_matrices_step_alike_together_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     together, alone = make(), make()
     steps(together, muon_of(together), numbers=range(2))

@@ -57,9 +57,9 @@ METHODS: Sections = {
     "default: masked anew in 64 steps": {},
     "random, 64 steps": {"strategy": "random", **PLAIN},
     "confidence, 64 steps": {"strategy": "confidence", **PLAIN},
-    "random, 16 steps, revised 11 times": {
-        **{"strategy": "random", **PLAIN, "draft_steps": 16, "revise_rounds": 11},
-        **{"revise_groups": (2, 8), "revise_temperature": (0.9, 0.4)},
+    "random, 16 steps, revised 12 times": {
+        **{"strategy": "random", **PLAIN, "draft_steps": 16, "revise_rounds": 12},
+        **{"revise_groups": 4, "revise_temperature": 0.7},
     },
 }
 """Ways to sample, each of `MODEL_CALLS` passes through the model."""

@@ -3,7 +3,6 @@
 Writes the tables of docs/scaling.md, which says what they mean and what they assume.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,8 +163,7 @@ def passes(experiment: Experiment) -> list[operations.Pass]:
     size, how = experiment.model.num_tokens, experiment.sample
     found = operations.bootstrap_passes(size, how.bootstrap_steps)
     found += operations.draft_passes(size, how.draft_steps, how.bootstrap_steps)
-    revised = (operations.revise_passes(size, groups) for groups, _ in how.revisions())
-    return found + list(itertools.chain.from_iterable(revised))
+    return found + how.revise_rounds * operations.revise_passes(size, how.revise_groups)
 
 
 @dataclass(frozen=True)

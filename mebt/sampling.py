@@ -57,12 +57,11 @@ class SampleConfig:
     """How the confidence temperature falls as the draft goes on."""
     revise_rounds: int = 0
     """Times that every position is predicted again; 0: keep the draft."""
-    revise_groups: int | tuple[int, int] = (2, 8)
+    revise_groups: int = 4
     """Groups that a round predicts in turn, each from all others; with as many as there are tokens
-    or more, each token is a group. A pair: of the first round and of the last, between which they
-    grow; as published: a number."""
-    revise_temperature: float | tuple[float, float] = (0.9, 0.4)
-    """The temperature of revised tokens, or a pair: of the first round and of the last."""
+    or more, each token is a group."""
+    revise_temperature: float = 0.7
+    """The temperature of revised tokens."""
     keep: tuple[int, ...] = ()
     """Latent frames of given windows that never change: the first ones to continue a video, the
     first and the last to fill in between."""
@@ -77,16 +76,20 @@ class SampleConfig:
             *("num_samples", "batch_size", "draft_steps", "revise_groups"),
             *("total_frames", "context_frames"),
         ):
-            if min(self._values(name), default=1) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         for name, most in MOST.items():
-            if max(self._values(name), default=0) > most:
-                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value > most:
+                raise ValueError(f"{name} must be at most {most}, got {value}.")
+        if min(self.temperatures) < 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}.")
         for name in (
-            *("bootstrap_steps", "revise_rounds", "temperature"),
+            *("bootstrap_steps", "revise_rounds"),
             *("confidence_temperature", "revise_temperature"),
         ):
-            if min(self._values(name)) < 0:
+            if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed must be in 0 … 2**63 - 1, got {self.seed}.")
@@ -102,22 +105,11 @@ class SampleConfig:
         if len(set(self.keep)) < len(self.keep) or min(self.keep, default=0) < 0:
             raise ValueError(f"keep must name different latent frames from 0 on, got {self.keep}.")
 
-    def _values(self, name: str) -> tuple[Any, ...]:
-        value = getattr(self, name)
-        return value if isinstance(value, tuple) else () if value is None else (value,)
-
-    def revisions(self) -> list[tuple[int, float]]:
-        """Returns groups and temperature of each round; groups grow by a factor.
-
-        Few groups change much at once, from little; many mend what is left, from nearly all.
-        """
-        groups, temperatures = self._values("revise_groups"), self._values("revise_temperature")
-        few, many, hot, cold = groups[0], groups[-1], temperatures[0], temperatures[-1]
-        last = max(self.revise_rounds - 1, 1)
-        shares = [number / last for number in range(self.revise_rounds)]
-        return [
-            (round(few * (many / few) ** share), hot + (cold - hot) * share) for share in shares
-        ]
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """The temperature at first, and towards the end."""
+        pair = self.temperature
+        return pair if isinstance(pair, tuple) else (pair, pair)
 
 
 def sample_generator(seed: int, number: int, device: torch.device | str = "cpu") -> Generator:
@@ -211,8 +203,14 @@ def _fill(
         canvas = bootstrap(predict, start, num_steps=config.bootstrap_steps, noise=noise)
         canvas = _draft(predict, canvas, config, noise, whole=whole)
     canvas = Canvas(canvas.tokens, start.context, start.targets)
-    for groups, temperature in config.revisions():
-        canvas = revise(predict, canvas, num_groups=groups, temperature=temperature, noise=noise)
+    for _ in range(config.revise_rounds):
+        canvas = revise(
+            predict,
+            canvas,
+            num_groups=config.revise_groups,
+            temperature=config.revise_temperature,
+            noise=noise,
+        )
     return canvas
 
 
@@ -223,14 +221,13 @@ def _draft(
         **{"num_steps": config.draft_steps, "noise": noise, "schedule": config.schedule},
         **{"top_k": config.top_k, "top_p": config.top_p},
     }
-    temperatures = config._values("temperature")
     if config.strategy == "remask":
-        return remask(predict, canvas, temperatures=(temperatures[0], temperatures[-1]), **values)
+        return remask(predict, canvas, temperatures=config.temperatures, **values)
     return draft(
         predict,
         canvas,
         strategy=config.strategy,
-        temperature=temperatures[0],
+        temperature=config.temperatures[0],
         confidence_temperature=config.confidence_temperature,
         confidence_schedule=config.confidence_schedule,
         count_given=whole,

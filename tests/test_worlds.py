@@ -99,7 +99,7 @@ MASKS = (10, 30, 50, 70, 90, 100)
 def test_every_way_to_sample_asks_the_model_as_often() -> None:
     for method in METHODS.values():
         config = build(SampleConfig, method, where="sample")
-        calls = config.draft_steps + sum(groups for groups, _ in config.revisions())
+        calls = config.draft_steps + config.revise_rounds * config.revise_groups
         assert calls == MODEL_CALLS
 
 

@@ -201,20 +201,12 @@ def test_extension_keeps_what_is_there_and_adds_windows() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"draft_steps": 0}, {"top_p": 0.0}, {"top_k": 0}, {"temperature": -1.0}, {"num_samples": 0}],
+    [
+        *({"draft_steps": 0}, {"top_p": 0.0}, {"top_k": 0}, {"num_samples": 0}),
+        *({"temperature": -1.0}, {"temperature": (0.1, -0.1)}, {"revise_temperature": -0.1}),
+        *({"revise_groups": 0}, {"revise_rounds": 1001}),
+    ],
 )
 def test_impossible_values_are_refused(fields: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         SampleConfig(**fields)
-
-
-def test_rounds_of_revision_go_from_the_first_values_to_the_last() -> None:
-    config = SampleConfig(revise_rounds=3, revise_groups=(2, 8), revise_temperature=(0.9, 0.5))
-    assert config.revisions() == [(2, 0.9), (4, pytest.approx(0.7)), (8, pytest.approx(0.5))]
-    config = SampleConfig(revise_rounds=2, revise_groups=7, revise_temperature=0.5)
-    assert config.revisions() == [(7, 0.5), (7, 0.5)]
-    assert SampleConfig(revise_rounds=1).revisions() == [(2, 0.9)]
-    assert SampleConfig(revise_rounds=0).revisions() == []
-    for fields in ({"revise_groups": (2, 0)}, {"revise_temperature": (0.1, -0.1)}):
-        with pytest.raises(ValueError, match=r"revise_\w+ must"):
-            SampleConfig(**fields)

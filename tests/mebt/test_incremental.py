@@ -73,7 +73,6 @@ CONFIGS = {
     "top-p": {**PLAIN, "strategy": "confidence", "top_p": 0.7, "confidence_schedule": "cosine"},
     "bootstrap": {"bootstrap_steps": 6, "draft_steps": 3, "revise_rounds": 1},
     "revise": {"draft_steps": 2, "revise_rounds": 3, "revise_groups": 7},
-    "more groups each round": {"draft_steps": 2, "revise_rounds": 4, "revise_groups": (2, 7)},
     "longer": {"total_frames": 7, "context_frames": 2, "draft_steps": 3, "bootstrap_steps": 2},
     "shorter": {"total_frames": 2, "draft_steps": 3},
 }

@@ -261,7 +261,8 @@ def sections(
         "tokenizer": {
             **{"codebook_size": codes, "embedding_dim": 256, "levels": [], "width": 32},
             "downsample": [frames // grid[0], size // grid[1], size // grid[2]],
-            **{"norm": "batch", "padding": "replicate", "in_channels": 3, "causal": False},
+            **{"norm": "batch", "padding": "replicate", "in_channels": 3},
+            **{"causal": False, "local": False},
         },
         "fit_tokenizer": fit,
         "tokenize": {

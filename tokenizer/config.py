@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 Norm = Literal["group", "batch"]
 Padding = Literal["replicate", "zeros", "reflect", "circular"]
 
-LATER = ("levels", "causal")
+LATER = ("levels", "causal", "local")
 """Fields that the first tokenizers did not have."""
 
 
@@ -42,6 +42,10 @@ class VQGANConfig:
     """Let tokens and frames depend on none that come later. The first frame has tokens of its own,
     so that with downsample [4, 8, 8] a clip has 1 + 4k frames, a picture one, and a video of any
     length goes through in pieces."""
+    local: bool = False
+    """Let a token depend on its own block of pixels and little around it: the encoder's residual
+    blocks see one place each. What moves then changes fewer tokens, and what rests has the same
+    ones, so MeBT has less to learn; the decoder is as wide as ever."""
 
     def __post_init__(self) -> None:
         # Types too: a config may come from the header of somebody else's file.
@@ -53,8 +57,9 @@ class VQGANConfig:
         self._check_levels()
         if (type(self.in_channels), self.in_channels) != (int, 3):
             raise ValueError(f"in_channels must be 3, since videos are RGB: {self.in_channels!r}.")
-        if type(self.causal) is not bool:
-            raise ValueError(f"causal must be true or false, got {self.causal!r}.")
+        for name in ("causal", "local"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}.")
         for name, known in (("norm", Norm), ("padding", Padding)):
             if getattr(self, name) not in get_args(known):
                 raise ValueError(

@@ -16,14 +16,14 @@ Past = dict[nn.Module, Tensor]
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-def _pads(kernel: int, strides: Triple, *, causal: bool) -> list[int]:
+def _pads(kernel: Triple, strides: Triple, *, causal: bool) -> list[int]:
     """Pads that turn an axis of n into n / stride, last axis first; an odd one goes in front.
 
     If `causal`, time gets none: see `_after`.
     """
     pads = []
-    for stride in reversed(strides):
-        total = kernel - stride
+    for size, stride in zip(reversed(kernel), reversed(strides), strict=True):
+        total = size - stride
         pads += [total - total // 2, total // 2]
     return [*pads[:4], 0, 0] if causal else pads
 
@@ -69,7 +69,7 @@ class Conv3d(nn.Conv3d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel: int,
+        kernel: Triple,
         strides: Triple = (1, 1, 1),
         *,
         padding: str = "replicate",
@@ -139,7 +139,7 @@ class Upsample3d(nn.ConvTranspose3d):
     ) -> None:
         cut = (kernel - strides[0] if causal else kernel - 1, kernel - 1, kernel - 1)
         super().__init__(in_channels, out_channels, kernel, strides, padding=cut)
-        self.pads = _pads(kernel, strides, causal=causal)
+        self.pads = _pads((kernel, kernel, kernel), strides, causal=causal)
         self.causal = causal
 
     def forward(  # type: ignore[override]
@@ -178,14 +178,14 @@ def activate(x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, 3x3x3 convolution, twice, added to the input."""
+    """Norm, SiLU, convolution, twice, added to the input."""
 
-    def __init__(self, channels: int, config: VQGANConfig) -> None:
+    def __init__(self, channels: int, config: VQGANConfig, kernel: Triple = (3, 3, 3)) -> None:
         super().__init__()
         self.norm1 = make_norm(config, channels)
-        self.conv1 = Conv3d(channels, channels, 3, causal=config.causal)
+        self.conv1 = Conv3d(channels, channels, kernel, causal=config.causal)
         self.norm2 = make_norm(config, channels)
-        self.conv2 = Conv3d(channels, channels, 3, causal=config.causal)
+        self.conv2 = Conv3d(channels, channels, kernel, causal=config.causal)
 
     def forward(
         self, x: Float[Tensor, "B C T H W"], past: Past | None = None
@@ -214,12 +214,14 @@ class Encoder(nn.Module):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         width, padding, causal = config.width, config.padding, config.causal
-        self.stem = Stem(config.in_channels, width, 3, padding=padding, causal=causal)
+        self.stem = Stem(config.in_channels, width, (3, 3, 3), padding=padding, causal=causal)
         self.stages = nn.ModuleList()
         for strides in config.strides:
-            down = Conv3d(width, 2 * width, 4, strides, padding=padding, causal=causal)
+            t, h, w = (1 if config.local and stride == 1 else 4 for stride in strides)
+            down = Conv3d(width, 2 * width, (t, h, w), strides, padding=padding, causal=causal)
             width *= 2
-            self.stages.append(Stage(down, ResidualBlock(width, config)))
+            kernel = (1, 1, 1) if config.local else (3, 3, 3)
+            self.stages.append(Stage(down, ResidualBlock(width, config, kernel)))
         self.norm = make_norm(config, width)
 
     def forward(
@@ -251,7 +253,7 @@ class Decoder(nn.Module):
                 )
             )
             width = out
-        self.head = Conv3d(width, config.in_channels, 3, causal=config.causal)
+        self.head = Conv3d(width, config.in_channels, (3, 3, 3), causal=config.causal)
 
     def forward(
         self, features: Float[Tensor, "B D t h w"], past: Past | None = None

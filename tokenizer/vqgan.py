@@ -35,13 +35,13 @@ class VQGAN(nn.Module):
         self.config = config
         deep = config.width << config.num_stages
         self.encoder = Encoder(config)
-        self.to_embedding = Conv3d(deep, config.embedding_dim, 1)
+        self.to_embedding = Conv3d(deep, config.embedding_dim, (1, 1, 1))
         self.codebook = (
             FSQ(config.levels)
             if config.levels
             else Codebook(config.codebook_size, config.embedding_dim)
         )
-        self.from_embedding = Conv3d(config.embedding_dim, deep, 1)
+        self.from_embedding = Conv3d(config.embedding_dim, deep, (1, 1, 1))
         self.decoder = Decoder(config)
 
     def features(

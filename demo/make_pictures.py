@@ -1,6 +1,7 @@
-"""Makes the README's moving picture of what `make demo` left: `python demo/make_pictures.py`.
+"""Makes the README's moving picture after `make demo`: `python demo/make_pictures.py SAMPLES`.
 
-Three blocks side by side: real held-out clips, the same after the tokenizer, new samples.
+Three blocks side by side: real held-out clips, the same after the tokenizer, and the first of
+SAMPLES, a store of what the shipped model draws (`models/README.md`).
 """
 
 import sys
@@ -28,10 +29,10 @@ def block(videos: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate(rows, axis=1)
 
 
-def main(out: Path) -> None:
+def main(drawn_by_model: Path, out: Path) -> None:
     """Writes the picture."""
     count = ROWS * COLUMNS
-    tokens, samples = TokenStore(DEMO / "tokens"), TokenStore(DEMO / "samples/tokens")
+    tokens, samples = TokenStore(DEMO / "tokens"), TokenStore(drawn_by_model)
     tokenizer = load_tokenizer(DEMO.parent / "models/fish-64.safetensors")
     info, plan = tokens.info, tokens.plan("test")
     assert info.frames and info.stride and info.size
@@ -58,4 +59,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/pictures/samples.webp"))
+    main(Path(sys.argv[1]), DEMO.parent / "docs/pictures/samples.webp")

@@ -19,13 +19,14 @@ KINDS = pytest.mark.parametrize(
         ("group", "circular", (1, 4, 4)),
     ],
 )
+"""The first is local besides: what is true of causal tokenizers is true of such."""
 
 
 def make_model(norm: str, padding: str, downsample: tuple[int, int, int]) -> VQGAN:
     torch.manual_seed(0)
     config = VQGANConfig(
         codebook_size=K, embedding_dim=3, width=16, downsample=downsample, norm=norm,
-        padding=padding, causal=True,
+        padding=padding, causal=True, local=padding == "replicate",
     )  # type: ignore[arg-type]  # fmt: skip
     return VQGAN(config).eval()
 
@@ -139,10 +140,11 @@ def test_a_tokenizer_that_looks_ahead_takes_no_pieces() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("causal", [1, "yes", None])
-def test_causal_is_true_or_false(causal: object) -> None:
-    with pytest.raises(ValueError, match="causal must be true or false"):
-        VQGANConfig(causal=causal)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", ["causal", "local"])
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_causal_and_local_are_true_or_false(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be true or false"):
+        VQGANConfig(**{name: value})  # type: ignore[arg-type]
 
 
 def test_weights_of_both_kinds_are_of_the_same_shapes() -> None:

@@ -1,5 +1,6 @@
 """The 3D VQGAN: shapes, the codebook in training, the losses, and names of published tensors."""
 
+import dataclasses
 import math
 
 import pytest
@@ -48,6 +49,26 @@ def test_padding_reaches_the_encoder_only() -> None:
     one, other = (model.features(video) for model in models)
     assert not torch.equal(one, other)
     assert torch.equal(models[0].decode(tokens), models[1].decode(tokens))
+
+
+def test_a_local_token_sees_its_own_block_and_the_blocks_beside_it() -> None:
+    torch.manual_seed(0)
+    config = make_config(downsample=(4, 8, 8), norm="batch")
+    changed = {}
+    for local in (False, True):
+        model = VQGAN(dataclasses.replace(config, local=local)).eval()
+        video = torch.rand(1, 3, 28, 56, 56) - 0.5
+        other = video.clone()
+        other[:, :, 12:16, 24:32, 24:32] *= -1  # The block of token (3, 3, 3).
+        with torch.no_grad():
+            differ = (model.features(video) - model.features(other)).abs().amax(1)[0] > 1e-6
+        reach = [
+            differ.any(2).any(1).nonzero(),
+            differ.any(2).any(0).nonzero(),
+            differ.any(1).any(0).nonzero(),
+        ]
+        changed[local] = [(int(places.min()), int(places.max())) for places in reach]
+    assert changed == {False: [(0, 6), (0, 6), (0, 6)], True: [(2, 4), (2, 4), (2, 4)]}
 
 
 def test_a_window_does_not_depend_on_its_batch() -> None:

@@ -1,18 +1,20 @@
 """Does a model copy what it was trained on? How near its samples come to training windows.
 
-Two windows are as far apart as the share of tokens in which they differ; a sample is as far from
-training as from the nearest training window, which may begin earlier or later. How near is too near
-depends on the world: a clip in which little moves is near to many others. So held-out windows are
-measured too, as in Meehan et al. 2020 (A non-parametric test to detect data-copying in generative
-models, arXiv 2004.05675). Their statistic, the Mann-Whitney z of both sets of distances (in one
-cell), is reported, but is no verdict: with many windows it calls any small shift significant, and
-held-out windows of one time differ from those of another (on the demo's footage by a z of 4.4,
-though nobody copied). What copies comes nearer by far, so the verdict counts near copies: windows
-at most half as far from training as the held-out one in the middle.
+A sample is as far from a training window as the share of its tokens that this one does not have in
+the same places; and as far from training as from the nearest window, which may begin earlier or
+later. Tokens of bare ground, which nearly all windows have, are left out: see `Content`. How near
+is too near depends on the world: a clip in which little moves is near to many others. So held-out
+windows are measured too, as in Meehan et al. 2020 (A non-parametric test to detect data-copying in
+generative models, arXiv 2004.05675). Their statistic, the Mann-Whitney z of both sets of distances
+(in one cell), is reported, but is no verdict: with many windows it calls any small shift
+significant, and held-out windows of one time differ from those of another (on the demo's footage by
+a z of 4.4, though nobody copied). What copies comes nearer by far, so the verdict counts near
+copies: windows at most half as far from training as the held-out one in the middle.
 
-Two cases need eyes, for which a report shows the nearest pairs. A model that draws one still
-picture again and again is flagged too, if training has that picture. And where most held-out
-windows are nearly equal to training ones, loose copies of the few others pass for new.
+Three cases need eyes, for which a report shows the nearest pairs. A model that draws one still
+picture again and again is flagged too, if training has that picture; one that draws empty videos is
+not. And where most held-out windows are nearly equal to training ones, loose copies of the few
+others pass for new.
 """
 
 import math
@@ -22,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from tqdm import tqdm
 
 from pipeline.evaluation import Evaluation, Tokens, Windows
@@ -45,7 +47,9 @@ CHANCE, EXCESS = 0.001, 0.1
 of its samples are near copies than of held-out windows."""
 HOW = {
     "train_distance": "share of tokens that differ from the nearest training window, at the best "
-    "shift of up to half of a window, where both overlap; median of the windows",
+    "shift of up to half of a window, where both overlap; without tokens that tell less than half "
+    "of what a token tells on average, as those of bare ground; of at least half as many tokens as "
+    "the held-out window in the middle has; median of the windows",
     "near_copies": "share of windows at most half as far from training as the median held-out one",
     "copying_z": "Mann-Whitney z of the distances of samples and of held-out windows (Meehan et "
     "al. 2020, in one cell); below 0 if samples are nearer",
@@ -102,7 +106,34 @@ def decoded_pair(
     return a[ours], b[theirs]
 
 
-def nearest_windows(store: TokenStore, tokens: Tokens, *, device: str = "cpu") -> Nearest:
+@dataclass(frozen=True)
+class Content:
+    """What tells windows of a world from one another.
+
+    Where most of a video is bare ground, two windows agree on it whatever happens in them, and an
+    empty half of one is equal to an empty half of thousands.
+    """
+
+    tells: Bool[np.ndarray, " K"]
+    """The tokens that tell at least half of what a token tells on average in training, in nats."""
+    least: float
+    """Half of such tokens of the held-out window in the middle: less is compared as so much."""
+
+    @staticmethod
+    def of(store: TokenStore, held_out: Tokens) -> "Content":
+        """Counts the tokens of the train split, which must not be empty."""
+        counts = sum(
+            np.bincount(block.reshape(-1), minlength=store.codebook_size)
+            for _, block in _train_blocks(store)
+        )
+        told = -np.log(np.maximum(counts, 1) / counts.sum())
+        tells = told >= (told * counts).sum() / counts.sum() / 2
+        return Content(tells, float(np.median(tells[held_out].sum((1, 2, 3)))) / 2)
+
+
+def nearest_windows(
+    store: TokenStore, tokens: Tokens, content: Content, *, device: str = "cpu"
+) -> Nearest:
     """Finds the nearest training window of each window, at any shift by up to half of a window.
 
     Of windows that are as near, the first found stays. Holds one shard and the distances to a block
@@ -110,18 +141,21 @@ def nearest_windows(store: TokenStore, tokens: Tokens, *, device: str = "cpu") -
     """
     # As numbers of this type, all tokens differ from one another.
     exact = torch.float32 if store.codebook_size <= 1 << 24 else torch.float64
-    windows = torch.from_numpy(tokens).to(device, exact)
+    windows = torch.from_numpy(np.where(content.tells[tokens], tokens, -1)).to(device, exact)
     length = store.grid[0]
     found = Nearest(
         np.full(len(tokens), math.inf), np.zeros(len(tokens), int), np.zeros(len(tokens), int)
     )
     for first, block in _train_blocks(store):
-        others = torch.from_numpy(block.astype(np.int64)).to(device, exact)
+        told = np.where(content.tells[block], block.astype(np.int64), -2)  # Equal to no -1.
+        others = torch.from_numpy(told).to(device, exact)
         for shift in sorted(range(-(length // 2), length // 2 + 1), key=abs):
             ours, theirs = overlap(length, shift)
             a, b = windows[:, ours].flatten(1), others[:, theirs].flatten(1)
             differing = torch.cdist(a, b, p=0).cpu().numpy()
-            distance, row = differing.min(1) / np.float64(a.shape[1]), differing.argmin(1)
+            row, agreeing = differing.argmin(1), a.shape[1] - differing.min(1).astype(np.float64)
+            compared = np.maximum((a >= 0).sum(1).cpu().numpy(), max(content.least, 1))
+            distance = (compared - agreeing) / compared
             nearer = distance < found.distance
             found.distance[nearer] = distance[nearer]
             found.row[nearer] = first + row[nearer]
@@ -162,7 +196,8 @@ def measure_copying(
         "samples": windows.samples[:MOST],
         "real": np.concatenate([windows.reference[:MOST], windows.real[:MOST]]),
     }
-    nearest = {who: nearest_windows(store, sets[who], device=device) for who in sets}
+    content = Content.of(store, sets["real"])
+    nearest = {who: nearest_windows(store, sets[who], content, device=device) for who in sets}
     found.add({f"train_distance_{who}": np.median(near.distance) for who, near in nearest.items()})
     found.copying = {
         **judge(found, **nearest),

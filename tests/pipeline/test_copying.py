@@ -13,6 +13,7 @@ from pipeline.copying import (
     KEYS,
     PIXELS,
     SHARES,
+    Content,
     Nearest,
     decoded_pair,
     judge,
@@ -41,7 +42,17 @@ def calm(count: int, rng: np.random.Generator) -> Tokens:
     return tokens
 
 
-WORLDS = {"busy": busy, "calm": calm}
+def sparse(count: int, rng: np.random.Generator) -> Tokens:
+    """Draws windows of bare ground in which something is to be seen for two frames."""
+    tokens = np.zeros((count, *GRID), np.int64)
+    for window in tokens:
+        frame, column = rng.integers(0, 3), rng.integers(0, 4)
+        window[frame : frame + 2, :, column : column + 2] = rng.integers(1, K, (2, 3, 2))
+    return tokens
+
+
+WORLDS = {"busy": busy, "calm": calm, "sparse": sparse}
+EVERYTHING = Content(np.ones(K, bool), 0.0)
 
 
 def store_of(tokens: dict[str, Tokens], **given) -> MemoryStore:
@@ -93,8 +104,10 @@ def damaged(tokens: Tokens, rng: np.random.Generator) -> Tokens:
     return np.where(wrong, rng.integers(0, K, tokens.shape), tokens)
 
 
-@pytest.mark.parametrize("name", WORLDS)
-@pytest.mark.parametrize("change", [exact, shifted, damaged])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [*product(("busy", "calm"), (exact, shifted, damaged)), ("sparse", exact)],
+)
 def test_a_model_that_returns_training_windows_is_flagged(name, change):
     store, rng = world(name), np.random.default_rng(5)
     copies = change(rng.choice(store.tokens["train"].astype(np.int64), SAMPLES), rng)
@@ -154,7 +167,7 @@ def test_nearest_windows_are_those_of_all_pairs_at_all_shifts(monkeypatch, block
     store, rng = world("busy"), np.random.default_rng(3)
     train = store.tokens["train"]
     tokens = np.concatenate([busy(4, rng), shifted(train[:4].astype(np.int64), rng)])
-    found = nearest_windows(store, tokens)
+    found = nearest_windows(store, tokens, EVERYTHING)
     for number, window in enumerate(tokens):
         wanted = {}
         for row, shift in product(range(TRAIN), range(-2, 3)):
@@ -167,10 +180,21 @@ def test_nearest_windows_are_those_of_all_pairs_at_all_shifts(monkeypatch, block
     assert sorted(store.shards_read) == [("train", shard) for shard in range(9)]
 
 
+def test_bare_ground_makes_no_copies():
+    store, rng = world("sparse"), np.random.default_rng(5)
+    content = Content.of(store, store.tokens["test"].astype(np.int64))
+    assert (content.tells.tolist(), content.least) == ([False] + [True] * (K - 1), 6.0)
+    new, empty = sparse(SAMPLES, rng), np.zeros((SAMPLES, *GRID), np.int64)
+    # Half a window of ground is that of many others, and tells nothing.
+    assert np.median(nearest_windows(store, new, content).distance) > 0.5
+    assert set(nearest_windows(store, empty, content).distance) == {1.0}
+    assert measure(store, empty).copying["flagged"] is False
+
+
 def test_a_window_of_one_latent_frame_is_not_shifted():
     tokens = busy(3, np.random.default_rng(0))[:, :1]
     store = MemoryStore({"train": tokens.astype(np.uint8)}, {}, codebook_size=K, grid=(1, 3, 5))
-    found = nearest_windows(store, tokens[::-1].copy())
+    found = nearest_windows(store, tokens[::-1].copy(), EVERYTHING)
     assert (found.row.tolist(), found.shift.tolist()) == ([2, 1, 0], [0, 0, 0])
 
 
@@ -179,7 +203,8 @@ def test_large_tokens_are_told_apart():
     store = MemoryStore(
         {"train": tokens[:1].astype(np.uint32)}, {}, codebook_size=1 << 25, grid=(1, 1, 1)
     )
-    assert nearest_windows(store, tokens).distance.tolist() == [0, 1]
+    content = Content(np.ones(1 << 25, bool), 0.0)
+    assert nearest_windows(store, tokens, content).distance.tolist() == [0, 1]
 
 
 def test_of_the_same_training_window_only_the_first_is_shown():
@@ -210,7 +235,8 @@ def test_memory_does_not_grow_with_the_number_of_training_windows():
     store = Endless({"train": np.zeros(1)}, {}, codebook_size=K, grid=(4, 8, 8))
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_kb()
-    found = nearest_windows(store, np.full((4, 4, 8, 8), 50))
+    content = Content(np.ones(128, bool), 0.0)
+    found = nearest_windows(store, np.full((4, 4, 8, 8), 50), content)
     assert found.row.tolist() == [50 * 4096] * 4
     assert peak_kb() - before < 60_000  # The tokens of all windows take 210 MB, as stored.
 

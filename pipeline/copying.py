@@ -122,10 +122,9 @@ class Content:
     @staticmethod
     def of(store: TokenStore, held_out: Tokens) -> "Content":
         """Counts the tokens of the train split, which must not be empty."""
-        counts = sum(
-            np.bincount(block.reshape(-1), minlength=store.codebook_size)
-            for _, block in _train_blocks(store)
-        )
+        counts = np.zeros(store.codebook_size, np.int64)
+        for _, block in _train_blocks(store):
+            counts += np.bincount(block.reshape(-1), minlength=len(counts))
         told = -np.log(np.maximum(counts, 1) / counts.sum())
         tells = told >= (told * counts).sum() / counts.sum() / 2
         return Content(tells, float(np.median(tells[held_out].sum((1, 2, 3)))) / 2)

@@ -45,19 +45,12 @@ SMALL = [
 OTHERWISE = {"run2": ["train.max_steps=6"], "continued": ["sample.num_samples=2"]}
 """--out -> what is appended besides."""
 
-FSQ = [
-    *("tokenizer.downsample=[4,4,4]", "tokenizer.levels=[4,4,4]", "tokenizer.embedding_dim=3"),
-    *("fit_tokenizer.max_steps=3000", "fit_tokenizer.ema_decay=0.99"),
-    *("fit_tokenizer.change_weight=1.0", "fit_tokenizer.validate_every=300"),
-    "fit_tokenizer.precision=bf16-mixed",
-]
 EIGHT, PUBLISHED = "needs so many GPUs", "a model of the published size"
 NOT_RUN = {
     "mebt train --tokens tokens --out run --devices 8": EIGHT,
     "mebt train --tokens tokens --out run --devices 8 --strategy fsdp": EIGHT,
     "mebt train --params configs/ucf_16f.yaml --tokens tokens --out run --devices 4": PUBLISHED,
     "mebt sample --params configs/ucf_16f.yaml --run run --out samples/tokens": PUBLISHED,
-    " --set ".join(["mebt fit-tokenizer --frames frames --out tokenizer-fsq", *FSQ]): "20 minutes",
 }
 """Commands whose flags are looked at, no more."""
 ELSEWHERE = {
@@ -239,5 +232,7 @@ def test_the_other_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         if title not in tried and list(commands(text)):
             folder = tmp_path / title
             folder.mkdir()
+            if title == "Try it":  # What is shipped lies in the checkout.
+                (folder / "models").symlink_to(ROOT / "models")
             run_section(title, folder, monkeypatch)
     assert [path.name for path in (tmp_path / "The flow").iterdir()] == ["params.yaml"]

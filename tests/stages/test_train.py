@@ -351,11 +351,11 @@ def test_what_is_measured_is_the_tokenizer_that_is_stored(flow: Flow, value: str
 
 def test_the_shipped_tokenizer_is_what_its_readme_says() -> None:
     path = ROOT / "models" / "fish-64.safetensors"
-    assert path.stat().st_size < 3_000_000
+    assert path.stat().st_size < 15_000_000
     model = load_tokenizer(path)
     last = json.loads((ROOT / "models" / "fish-64.jsonl").read_text().splitlines()[-1])
-    assert last["psnr"] > last["psnr_mean_frame"] + 2
-    assert last["codebook_use"] > 1 / 3
+    assert last["psnr"] > last["psnr_mean_frame"] + 5
+    assert last["codebook_use"] > 1 / 2
     readme = (ROOT / "models" / "README.md").read_text()
     assert f"{model.config.codebook_size} codes" in readme
     assert f"{last['psnr']:.1f} dB" in readme

@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from tqdm import tqdm
 
 from pipeline.evaluation import Evaluation, Tokens, Windows
-from pipeline.metrics import fisher_exact, mann_whitney, psnr, squared_error
+from pipeline.metrics import fisher_exact, mann_whitney, psnr, squared_error, token_counts
 from pipeline.token_store import TokenStore
 
 Clip = UInt8[np.ndarray, "T H W 3"]
@@ -124,7 +124,7 @@ class Content:
         """Counts the tokens of the train split, which must not be empty."""
         counts = np.zeros(store.codebook_size, np.int64)
         for _, block in _train_blocks(store):
-            counts += np.bincount(block.reshape(-1), minlength=len(counts))
+            counts += token_counts(block, len(counts))
         told = -np.log(np.maximum(counts, 1) / counts.sum())
         tells = told >= (told * counts).sum() / counts.sum() / 2
         return Content(tells, float(np.median(tells[held_out].sum((1, 2, 3)))) / 2)

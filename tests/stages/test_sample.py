@@ -12,10 +12,15 @@ from mebt import load_model, model_metadata, save_model, weights_identity
 from mebt.decoding import token_probabilities
 from mebt.products import round_weights
 from pipeline import precision
+from pipeline.metrics import frame_change
 from pipeline.token_store import TokenStore
+from pipeline.video import to_bytes
 from stages import sample
 from stages.__main__ import cli
 from tests.stages.small import Flow, content
+from tokenizer import load_tokenizer
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_store_says_how_it_was_made(made: Flow) -> None:
@@ -27,6 +32,23 @@ def test_the_store_says_how_it_was_made(made: Flow) -> None:
     assert store.info.tokenizer == TokenStore(made.root / "tokens").info.tokenizer
     tokens = store.read("sample").reshape(34, -1)
     assert len(np.unique(tokens, axis=0)) > 30
+
+
+def test_the_shipped_model_draws_fish_that_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)  # Where there is a params.yaml, and what is shipped.
+    words = ["--run", "models/fish", "--out", str(tmp_path / "tokens")]
+    result = CliRunner().invoke(cli, ["sample", *words, "--set", "sample.num_samples=4"])
+    assert result.exit_code == 0, result.output
+    tokens = TokenStore(tmp_path / "tokens").read("sample")
+    assert tokens.shape == (4, 16, 8, 8)
+    tokenizer = load_tokenizer(ROOT / "models/fish-64.safetensors")
+    videos = to_bytes(tokenizer.decode(torch.from_numpy(tokens.astype(np.int64))))
+    dark = (videos < 160).all(-1).mean((2, 3))  # Of each frame: of real clips up to a twentieth.
+    assert 0.001 < dark.mean() < 0.06
+    assert ((dark > 0.001).mean(1) > 0.2).all()
+    assert 0.2 < frame_change(videos).mean() < 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 34])

@@ -233,6 +233,7 @@ def test_the_other_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             folder = tmp_path / title
             folder.mkdir()
             if title == "Try it":  # What is shipped lies in the checkout.
-                (folder / "models").symlink_to(ROOT / "models")
+                for name in ("models", "params.yaml"):
+                    (folder / name).symlink_to(ROOT / name)
             run_section(title, folder, monkeypatch)
     assert [path.name for path in (tmp_path / "The flow").iterdir()] == ["params.yaml"]

@@ -58,7 +58,8 @@ class SlowSampler:
             else:
                 self.draft(tokens, context, targets, len(tokens) if whole else len(targets))
         for _ in range(self.config.revise_rounds):
-            self.revise(tokens, kept, every)
+            groups, temperature = self.config.revise_groups, self.config.revise_temperature
+            self.revise(tokens, kept, every, groups, temperature)
         return tokens
 
     def draft(self, tokens: list[int], context: list[int], targets: list[int], total: int) -> None:
@@ -116,15 +117,16 @@ class SlowSampler:
             for position, token in zip(masked, drawn, strict=True):
                 tokens[position] = token
 
-    def revise(self, tokens: list[int], kept: list[int], every: list[int]) -> None:
-        groups = self.config.revise_groups
+    def revise(
+        self, tokens: list[int], kept: list[int], every: list[int], groups: int, temperature: float
+    ) -> None:
         order = [every[i] for i in self.noise.permutations(len(every))[0].tolist()]
         edges = [len(order) * i // groups for i in range(groups + 1)]
         for start, stop in itertools.pairwise(edges):
             if start < stop:
                 context = [*kept, *order[stop:], *order[:start]]
                 logits = self.logits(tokens, context, order[start:stop])
-                drawn, _ = self.choose(logits, temperature=self.config.revise_temperature)
+                drawn, _ = self.choose(logits, temperature=temperature)
                 for position, token in zip(order[start:stop], drawn, strict=True):
                     tokens[position] = token
 

@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from tqdm import tqdm
 
 from pipeline.evaluation import Evaluation, Tokens, Windows
-from pipeline.metrics import fisher_exact, mann_whitney, psnr, squared_error, token_counts
+from pipeline.metrics import fisher_exact, mann_whitney, psnr, squared_error
 from pipeline.token_store import TokenStore
 
 Clip = UInt8[np.ndarray, "T H W 3"]
@@ -120,11 +120,8 @@ class Content:
     """Half of such tokens of the held-out window in the middle: less is compared as so much."""
 
     @staticmethod
-    def of(store: TokenStore, held_out: Tokens) -> "Content":
-        """Counts the tokens of the train split, which must not be empty."""
-        counts = np.zeros(store.codebook_size, np.int64)
-        for _, block in _train_blocks(store):
-            counts += token_counts(block, len(counts))
+    def of(counts: Int[np.ndarray, " K"], held_out: Tokens) -> "Content":
+        """Weighs tokens by how often each occurs in training, and measures held-out windows."""
         told = -np.log(np.maximum(counts, 1) / counts.sum())
         tells = told >= (told * counts).sum() / counts.sum() / 2
         return Content(tells, float(np.median(tells[held_out].sum((1, 2, 3)))) / 2)
@@ -195,7 +192,7 @@ def measure_copying(
         "samples": windows.samples[:MOST],
         "real": np.concatenate([windows.reference[:MOST], windows.real[:MOST]]),
     }
-    content = Content.of(store, sets["real"])
+    content = Content.of(windows.known, sets["real"])
     nearest = {who: nearest_windows(store, sets[who], content, device=device) for who in sets}
     found.add({f"train_distance_{who}": np.median(near.distance) for who, near in nearest.items()})
     found.copying = {

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,15 @@ class Windows:
         """Windows that every set has."""
         sets = (self.reference, self.real, self.samples)
         return min(len(tokens) for tokens in sets if tokens is not None)
+
+    @cached_property
+    def known(self) -> Int[np.ndarray, " K"]:
+        """How often each token occurs in training, or without a train split in this one."""
+        split = "train" if "train" in self.store.splits else self.split
+        counts = np.zeros(self.store.codebook_size, np.int64)
+        for shard in range(self.store.num_shards(split)):
+            counts += token_counts(self.store.read_shard(split, shard), len(counts))
+        return counts
 
     def held_out(self) -> Tokens:
         """Returns the tokens of all real windows."""
@@ -244,11 +254,7 @@ def one_window_each(samples: Tokens, length: int, first: int, places: int) -> To
 
 def measure_tokens(found: Evaluation, windows: Windows) -> None:
     """Measures how the codebook is used, and compares token histograms."""
-    store, size = windows.store, windows.store.codebook_size
-    known = np.zeros(size, dtype=np.int64)
-    split = "train" if "train" in store.splits else windows.split
-    for shard in range(store.num_shards(split)):
-        known += token_counts(store.read_shard(split, shard), size)
+    size, known = windows.store.codebook_size, windows.known
     use = codebook_use(known)
     found.add(
         {

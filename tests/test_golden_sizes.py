@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from mebt import MeBT, MeBTConfig, SampleConfig
 from tests.golden_checks.sampling import check_pieces, check_runs
-from tests.mebt.slow_sampler import SlowSampler
+from tests.mebt.slow_sampler import How, Ids, SlowSampler
 from tests.stages.foreign_files import mebt_state, vqgan_model
 
 GRID, K, BATCH = (3, 5, 7), 11, 2
@@ -72,14 +72,7 @@ class Recorder(SlowSampler):
         self.calls.append((list(tokens), list(context), list(targets)))
         return super().logits(tokens, context, targets)
 
-    def draw_at_random(
-        self,
-        tokens: list[int],
-        context: list[int],
-        targets: list[int],
-        count: int,
-        how: dict[str, Any],
-    ) -> None:
+    def draw_at_random(self, tokens: Ids, context: Ids, targets: Ids, count: int, how: How) -> None:
         """The published step draws a token for every target, and then which targets it fixes."""
         drawn, _ = self.choose(self.logits(tokens, context, targets), **how)
         for position, token in zip(targets, drawn, strict=True):

@@ -15,6 +15,9 @@ from mebt.decoding import CONFIDENCE_SCHEDULES, RowNoise
 from mebt.masking import num_masked
 from mebt.sampling import sample_generator
 
+Ids, How = list[int], dict[str, Any]
+"""Tokens or positions, and how they are drawn."""
+
 
 class SlowSampler:
     """Draws one sample. Noise is asked for in the same order, but for all targets at once."""
@@ -29,7 +32,7 @@ class SlowSampler:
         total = self.config.total_frames or t
         length = min(total, t)
         tokens = [0] * (length * h * w)
-        kept: list[int] = []
+        kept: Ids = []
         if given is not None:
             tokens = given[:length].flatten().tolist()
             for frame in self.config.keep:
@@ -41,9 +44,7 @@ class SlowSampler:
             made += self.fill(window, list(range(known)), whole=False)[known:]
         return torch.tensor(made[: total * h * w]).reshape(total, h, w)
 
-    def fill(
-        self, tokens: list[int], kept: list[int], *, whole: bool, drafted: bool = False
-    ) -> list[int]:
+    def fill(self, tokens: Ids, kept: Ids, *, whole: bool, drafted: bool = False) -> Ids:
         tokens, context = list(tokens), list(kept)
         targets = [position for position in range(len(tokens)) if position not in kept]
         every = list(targets)
@@ -62,7 +63,7 @@ class SlowSampler:
             self.revise(tokens, kept, every, groups, temperature)
         return tokens
 
-    def draft(self, tokens: list[int], context: list[int], targets: list[int], total: int) -> None:
+    def draft(self, tokens: Ids, context: Ids, targets: Ids, total: int) -> None:
         config = self.config
         for step in range(1, config.draft_steps + 1):
             progress = step / config.draft_steps
@@ -82,14 +83,7 @@ class SlowSampler:
             context += targets[:count]
             del targets[:count]
 
-    def draw_at_random(
-        self,
-        tokens: list[int],
-        context: list[int],
-        targets: list[int],
-        count: int,
-        how: dict[str, Any],
-    ) -> None:
+    def draw_at_random(self, tokens: Ids, context: Ids, targets: Ids, count: int, how: How) -> None:
         targets[:] = [targets[i] for i in self.noise.permutations(len(targets))[0].tolist()]
         drawn, _ = self.choose(self.logits(tokens, context, targets)[:count], **how)
         for position, token in zip(targets[:count], drawn, strict=True):
@@ -97,29 +91,23 @@ class SlowSampler:
         context += targets[:count]
         del targets[:count]
 
-    def remask(self, tokens: list[int], context: list[int], targets: list[int]) -> None:
+    def remask(self, tokens: Ids, context: Ids, targets: Ids) -> None:
         config = self.config
-        pair = (
-            config.temperature
-            if isinstance(config.temperature, tuple)
-            else 2 * (config.temperature,)
-        )
+        hot, cold = config.temperatures
         for step in range(config.draft_steps if targets else 0):
             count = num_masked(config.schedule, step / config.draft_steps, len(targets))
             order = [targets[i] for i in self.noise.permutations(len(targets))[0].tolist()]
             masked, known = order[:count], order[count:]
             drawn, _ = self.choose(
                 self.logits(tokens, [*context, *known], masked),
-                temperature=pair[1] + (pair[0] - pair[1]) * count / len(targets),
+                temperature=cold + (hot - cold) * count / len(targets),
                 top_k=config.top_k,
                 top_p=config.top_p,
             )
             for position, token in zip(masked, drawn, strict=True):
                 tokens[position] = token
 
-    def revise(
-        self, tokens: list[int], kept: list[int], every: list[int], groups: int, temperature: float
-    ) -> None:
+    def revise(self, tokens: Ids, kept: Ids, every: Ids, groups: int, temperature: float) -> None:
         order = [every[i] for i in self.noise.permutations(len(every))[0].tolist()]
         edges = [len(order) * i // groups for i in range(groups + 1)]
         for start, stop in itertools.pairwise(edges):
@@ -130,7 +118,7 @@ class SlowSampler:
                 for position, token in zip(order[start:stop], drawn, strict=True):
                     tokens[position] = token
 
-    def logits(self, tokens: list[int], context: list[int], targets: list[int]) -> Tensor:
+    def logits(self, tokens: Ids, context: Ids, targets: Ids) -> Tensor:
         known = torch.tensor([[tokens[position] for position in context]], dtype=torch.int64)
         places = (torch.tensor([x], dtype=torch.int64) for x in (context, targets))
         with torch.no_grad():
@@ -143,7 +131,7 @@ class SlowSampler:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-    ) -> tuple[list[int], list[float]]:
+    ) -> tuple[Ids, list[float]]:
         exponential = self.noise.exponential(*logits.shape)[0]
         tokens, scores = [], []
         for row, noise in zip(logits / (temperature + 1e-8), exponential, strict=True):
@@ -162,7 +150,7 @@ class SlowSampler:
             scores.append(float(probs[tokens[-1]]))
         return tokens, scores
 
-    def order(self, scores: list[float], targets: list[int], *, heat: float) -> list[int]:
+    def order(self, scores: list[float], targets: Ids, *, heat: float) -> Ids:
         noise = self.noise.exponential(len(targets))[0].tolist()
         noisy = [s / sum(scores) / e**heat for s, e in zip(scores, noise, strict=True)]
         best = sorted(range(len(targets)), key=lambda i: -noisy[i])

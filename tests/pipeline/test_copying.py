@@ -182,7 +182,7 @@ def test_nearest_windows_are_those_of_all_pairs_at_all_shifts(monkeypatch, block
 
 def test_bare_ground_makes_no_copies():
     store, rng = world("sparse"), np.random.default_rng(5)
-    content = Content.of(store, store.tokens["test"].astype(np.int64))
+    content = Content.of(choose(store, None).known, store.tokens["test"].astype(np.int64))
     assert (content.tells.tolist(), content.least) == ([False] + [True] * (K - 1), 6.0)
     new, empty = sparse(SAMPLES, rng), np.zeros((SAMPLES, *GRID), np.int64)
     # Half a window of ground is that of many others, and tells nothing.

@@ -1,4 +1,4 @@
-"""How many windows a second of one core `pipeline.batches` deals out, beside the memory's speed.
+"""How many windows a second of one core `pipeline.store.batches` deals out, beside memory's speed.
 
 Run it from the repository's root: `python -m benchmarks.batches`. Windows are 16 frames of 128x128,
 1,024 tokens each, and random: the worst case for the store's compression. Seconds are those of the
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.batches import Batches
-from pipeline.store_format import StoreInfo, numbered_plan
-from pipeline.token_store import TokenStore, create_store
+from pipeline.store.batches import Batches
+from pipeline.store.layout import StoreInfo, numbered_plan
+from pipeline.store.reader import TokenStore, create_store
 
 GRID, CODEBOOK = (4, 16, 16), 16_384
 ROUNDS = 5

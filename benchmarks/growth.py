@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.cases import GROWTH, GROWTH_FRAMES
 from benchmarks.measure import in_own_process
-from pipeline.charts import Series, line_chart
+from pipeline.report.charts import Series, line_chart
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PICTURES = Path("benchmarks/growth.json"), Path("docs/pictures")

@@ -14,15 +14,15 @@ from benchmarks.batches import make_store
 from benchmarks.models import half_masked_step, orders, training_operations
 from benchmarks.work import Setting, Work
 from mebt.optim import make_optimizer
-from pipeline.batches import Batches
-from pipeline.encoding import encode_shards, encoder_of
-from pipeline.frames import scan_frames
-from pipeline.gpu import send
-from pipeline.store_format import StoreInfo, numbered_plan
-from pipeline.token_store import create_store
-from pipeline.video import moving_shapes, to_bytes
-from pipeline.window_source import WindowSource
-from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
+from pipeline.device import send
+from pipeline.frames.scan import scan_frames
+from pipeline.store.batches import Batches
+from pipeline.store.layout import StoreInfo, numbered_plan
+from pipeline.store.reader import create_store
+from pipeline.video.pixels import moving_shapes, to_bytes
+from pipeline.windows.encode import encode_shards, encoder_of
+from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
+from pipeline.windows.source import WindowSource
 from stages.decode import DecodeConfig, decode
 from stages.train import TrainConfig, objective
 from tokenizer import VQGAN, identity, save_tokenizer

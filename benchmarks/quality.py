@@ -27,9 +27,9 @@ from benchmarks.worlds import CODES, WORLDS, World, world
 from mebt import MeBTShape
 from pipeline.config import SECTIONS, build, load_params
 from pipeline.precision import settle
-from pipeline.run_log import FILE as LOG
-from pipeline.store_format import INFO, StoreInfo, numbered_plan
-from pipeline.token_store import TokenStore, create_store
+from pipeline.store.layout import INFO, StoreInfo, numbered_plan
+from pipeline.store.reader import TokenStore, create_store
+from pipeline.training.log import FILE as LOG
 from pipeline.tuning import tune_process
 from stages.sample import SampleStageConfig, sample
 from stages.train import TrainConfig, train

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.frames import scan_frames
-from pipeline.token_store import TokenStore, read_rows
-from pipeline.video import to_bytes
-from pipeline.windows import TokenizeConfig, WindowReader
-from pipeline.writer import write_animation
+from pipeline.frames.scan import scan_frames
+from pipeline.store.reader import TokenStore, read_rows
+from pipeline.video.pixels import to_bytes
+from pipeline.video.writer import write_animation
+from pipeline.windows.plan import TokenizeConfig, WindowReader
 from tokenizer import load_tokenizer
 
 DEMO = Path(__file__).parent

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.files import read_text
+from pipeline.storage.files import read_text
 
 SECTIONS = (
     "extract",

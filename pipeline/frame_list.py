@@ -3,26 +3,16 @@
 The list is a table, a row for each frame of each video, in the order of the videos.
 """
 
-import hashlib
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.clip_tars import TarFrame
 from pipeline.config import fingerprint
-from pipeline.errors import FrameError
-from pipeline.frames import Video
-from pipeline.images import FrameFile
-from pipeline.storage import Place
 
 FRAMES = "frames.parquet"
 """The list, in the folder of what was made from the frames."""
-RAW = (".bmp", ".tif", ".tiff", ".pgm", ".ppm")
-"""Images that can keep their size in bytes whatever they show."""
 SHOWN = 3
 """Names that a message gives of each kind of difference."""
 
@@ -32,7 +22,10 @@ SOURCE_SCHEMA = pa.schema(
         ("video", pa.string()),
         ("frame", pa.string()),
         ("bytes", pa.int64()),
-        ("sha256", pa.string()),  # Of `RAW` images alone.
+        (
+            "sha256",
+            pa.string(),
+        ),  # Of images that are not compressed alone; their size says nothing.
     ]
 )
 
@@ -40,40 +33,6 @@ VideoKey = tuple[str, str]
 """Split and name of a video."""
 FrameRecord = tuple[str, int, str | None]
 """Name, bytes and perhaps SHA-256 of a frame."""
-
-
-def list_frames(videos: Sequence[Video], root: Place) -> pa.Table:
-    """Lists the frames of videos with their sizes in bytes, and a hash of the bytes of `RAW` ones.
-
-    Cheap and the same on every machine; a compressed frame repainted to the very same number of
-    bytes is not noticed. Raises FrameError, naming the first few, if listed frames are missing.
-    """
-    rows: list[tuple[str, str, str, int, str | None]] = []
-    missing = []
-    for video in videos:
-        for frame in video.frames:
-            try:
-                rows.append((video.split, video.name, *_record(frame)))
-            except FileNotFoundError:
-                missing.append(str(frame))
-    if missing:
-        more = f" and {len(missing) - SHOWN:,} more" if missing[SHOWN:] else ""
-        are = "are" if missing[1:] else "is"
-        raise FrameError(f"{', '.join(missing[:SHOWN])}{more} {are} listed in {root} but missing.")
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, SOURCE_SCHEMA, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=SOURCE_SCHEMA)
-
-
-def _record(frame: FrameFile) -> FrameRecord:
-    if isinstance(frame, TarFrame):
-        name, size = frame.path.name, frame.member.size
-    else:
-        name, size = os.fsencode(Path(frame).name).decode(), Path(frame).stat().st_size
-    if Path(name).suffix.lower() not in RAW:
-        return name, size, None
-    data = frame.member.read() if isinstance(frame, TarFrame) else Path(frame).read_bytes()
-    return name, size, hashlib.sha256(data).hexdigest()
 
 
 def by_video(frames: pa.Table) -> Iterator[tuple[VideoKey, list[FrameRecord]]]:
@@ -91,11 +50,6 @@ def source_of(frames: pa.Table) -> str:
             for (split, video), found in by_video(frames)
         ]
     )
-
-
-def source_fingerprint(videos: Sequence[Video], root: Place) -> str:
-    """Returns the hash of which frames there are; see `list_frames`."""
-    return source_of(list_frames(videos, root))
 
 
 @dataclass(frozen=True)

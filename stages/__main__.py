@@ -14,7 +14,7 @@ import click
 from safetensors import SafetensorError
 
 from pipeline.errors import PipelineError
-from pipeline.signals import leaving_at_once
+from pipeline.training.signals import leaving_at_once
 from pipeline.tuning import tune_process
 
 STAGES = (

@@ -13,11 +13,12 @@ from einops import rearrange
 
 from mebt import load_model, model_metadata, weights_identity
 from mebt.loss import held_out_loss
-from pipeline.checkpoint import user_errors
 from pipeline.config import load_section
-from pipeline.copying import PIXELS, measure_copying, verdict
 from pipeline.errors import CheckpointError
-from pipeline.evaluation import (
+from pipeline.evaluation.copying import PIXELS, measure_copying, verdict
+from pipeline.evaluation.fvd import KEYS, PROTOCOLS, fvd_protocol, measure_fvd, open_i3d, plan_runs
+from pipeline.evaluation.i3d import HOW_TO_GET
+from pipeline.evaluation.sets import (
     Evaluation,
     Tokens,
     Videos,
@@ -27,17 +28,16 @@ from pipeline.evaluation import (
     measure_pictures,
     measure_tokens,
     skip_pictures,
-    window_reader,
 )
-from pipeline.files import keep_apart, sha256_file, write_json
-from pipeline.foreign import load_content, state_tensors
-from pipeline.frames import scan_frames
-from pipeline.fvd import KEYS, PROTOCOLS, fvd_protocol, measure_fvd, open_i3d, plan_runs
-from pipeline.i3d import HOW_TO_GET
+from pipeline.frames.scan import scan_frames
+from pipeline.published.checkpoint import load_content, state_tensors
 from pipeline.seeds import step_seed
-from pipeline.storage import Place
-from pipeline.token_store import TokenStore, check_tokenizer
-from pipeline.video import to_bytes, to_model
+from pipeline.storage.files import keep_apart, sha256_file, write_json
+from pipeline.storage.places import Place
+from pipeline.store.reader import TokenStore, check_tokenizer
+from pipeline.training.checkpoint import user_errors
+from pipeline.video.pixels import to_bytes, to_model
+from pipeline.windows.of_tokens import window_reader
 from stages.options import FILE, FOLDER, OUT, PLACE, device_option, params_options
 from tokenizer import VQGAN, identity, load_tokenizer
 from tokenizer.perceptual import HOW_TO_GET as HOW_TO_GET_LPIPS

@@ -11,11 +11,12 @@ from typing import Any, Literal, get_args
 
 import click
 
-from pipeline.clip_tars import Clip, write_clips
-from pipeline.clips import Source, extract_video, median_rate
 from pipeline.config import as_dict, fingerprint, load_section
 from pipeline.errors import FrameError
-from pipeline.files import (
+from pipeline.frames.scan import SPLITS, Rejected
+from pipeline.frames.tars import Clip, write_clips
+from pipeline.progress import progress
+from pipeline.storage.files import (
     contents,
     keep_apart,
     lock,
@@ -24,11 +25,10 @@ from pipeline.files import (
     write_json,
     write_text,
 )
-from pipeline.frames import SPLITS, Rejected
-from pipeline.progress import progress
-from pipeline.reader import check_filters
-from pipeline.sources import Known, find_videos, synthetic_videos
-from pipeline.video import ExtractConfig
+from pipeline.video.clips import Source, extract_video, median_rate
+from pipeline.video.pixels import ExtractConfig
+from pipeline.video.reader import check_filters
+from pipeline.video.sources import Known, find_videos, synthetic_videos
 from stages.options import FOLDER, OUT, as_stored_option, overwrite_option, params_options
 
 RECORD = "extract.json"
@@ -72,7 +72,7 @@ def extract(
 ) -> Extracted:
     """Writes frames of every source under `out`, then the lists `train.txt` and `test.txt`.
 
-    Or, as `webdataset`, tars of clips: see `pipeline.clip_tars`. A video, or a tar of some, that
+    Or, as `webdataset`, tars of clips: see `pipeline.frames.tars`. A video, or a tar of some, that
     was finished before and is still there is not decoded again; a video that cannot be decoded is
     rejected with its reason. So many `workers` videos are decoded at a time, None: one for each
     core. `known` hashes are kept for the next call. Raises FrameError if nothing is left, or if

@@ -13,22 +13,23 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pipeline.checkpoint import last_step, user_errors
 from pipeline.config import as_dict, load_section
+from pipeline.device import send
 from pipeline.errors import CheckpointError, ConfigError, FrameError
-from pipeline.files import keep_apart, replacing, sha256_file
-from pipeline.foreign import load_content, state_tensors
-from pipeline.frame_list import list_frames, source_of
-from pipeline.frames import describe_frames, scan_frames
-from pipeline.gpu import send
+from pipeline.frame_list import source_of
+from pipeline.frames.listing import list_frames
+from pipeline.frames.scan import describe_frames, scan_frames
 from pipeline.precision import precision_of
-from pipeline.run_folder import open_run, recorded
+from pipeline.published.checkpoint import load_content, state_tensors
 from pipeline.seeds import step_seed
-from pipeline.storage import Place
-from pipeline.training import LoopConfig, Task, run_loop
-from pipeline.verification import name_damaged, verify_frames
-from pipeline.window_source import WindowSource
-from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
+from pipeline.storage.files import keep_apart, replacing, sha256_file
+from pipeline.storage.places import Place
+from pipeline.training.checkpoint import last_step, user_errors
+from pipeline.training.folder import open_run, recorded
+from pipeline.training.loop import LoopConfig, Task, run_loop
+from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
+from pipeline.windows.source import WindowSource
+from pipeline.windows.verify import name_damaged, verify_frames
 from stages.launch import Launch, fabric_options
 from stages.options import (
     FILE,

@@ -9,9 +9,8 @@ from mebt.masking import SCHEDULES
 from mebt.published import shape_from_hparams
 from pipeline.config import as_dict, read_yaml
 from pipeline.errors import ConfigError
-from pipeline.files import write_text
-from pipeline.params_file import to_yaml
-from pipeline.published_config import (
+from pipeline.params.file import to_yaml
+from pipeline.published.config import (
     DROPOUTS,
     EXPERIMENTS,
     MODEL_KEYS,
@@ -23,6 +22,7 @@ from pipeline.published_config import (
     sections,
     window,
 )
+from pipeline.storage.files import write_text
 from stages.options import FILE, OUT
 
 

@@ -8,10 +8,10 @@ import click
 
 from pipeline.config import as_dict, build
 from pipeline.errors import ConfigError
-from pipeline.files import keep_apart, write_text
-from pipeline.first_params import Choice, Values, fitted, this_machine, without_footage
-from pipeline.params_file import commented_yaml, yaml_line
-from pipeline.survey import Seen, describe, look_at_folder
+from pipeline.params.choose import Choice, Values, fitted, this_machine, without_footage
+from pipeline.params.file import commented_yaml, yaml_line
+from pipeline.params.survey import Seen, describe, look_at_folder
+from pipeline.storage.files import keep_apart, write_text
 from stages.options import FOLDER, OUT
 from stages.sections import OWNERS, owner
 

@@ -9,7 +9,7 @@ import click
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.storage import Place, is_remote
+from pipeline.storage.places import Place, is_remote
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from mebt import Incremental, MeBTConfig, SampleConfig, assemble, sample_frames
 from mebt.products import round_weights
-from pipeline.checkpoint import user_errors
-from pipeline.gpu import send
+from pipeline.device import send
+from pipeline.frames.rates import playing_rate
 from pipeline.precision import HALF, precision_of
-from pipeline.previews import Tokens
-from pipeline.rates import playing_rate
-from pipeline.token_store import TokenStore, check_tokenizer
-from pipeline.video import to_bytes
-from pipeline.writer import write_sheet
+from pipeline.store.reader import TokenStore, check_tokenizer
+from pipeline.training.checkpoint import user_errors
+from pipeline.training.previews import Tokens
+from pipeline.video.pixels import to_bytes
+from pipeline.video.writer import write_sheet
 from tokenizer import identity, load_tokenizer
 
 SAMPLES = SampleConfig(

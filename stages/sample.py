@@ -22,17 +22,17 @@ from mebt import (
     weights_identity,
 )
 from mebt.products import round_weights
-from pipeline.checkpoint import user_errors
 from pipeline.config import Precision, load_section
+from pipeline.device import compiling, send
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
-from pipeline.files import keep_apart
-from pipeline.gpu import compiling, send
+from pipeline.frames.rates import LARGEST
 from pipeline.precision import HALF, precision_of
-from pipeline.rates import LARGEST
-from pipeline.sharing import share_out
-from pipeline.storage import Place
-from pipeline.store_format import StoreInfo, numbered_plan
-from pipeline.token_store import TokenStore
+from pipeline.storage.files import keep_apart
+from pipeline.storage.places import Place
+from pipeline.store.claims import share_out
+from pipeline.store.layout import StoreInfo, numbered_plan
+from pipeline.store.reader import TokenStore
+from pipeline.training.checkpoint import user_errors
 from pipeline.tuning import MEDIUM, keep_freed
 from stages.launch import Launch, fabric_options
 from stages.options import (

@@ -3,10 +3,10 @@
 import importlib
 
 OWNERS = {
-    "extract": "pipeline.video.ExtractConfig",
+    "extract": "pipeline.video.pixels.ExtractConfig",
     "tokenizer": "tokenizer.config.VQGANConfig",
     "fit_tokenizer": "stages.fit_tokenizer.FitTokenizerConfig",
-    "tokenize": "pipeline.windows.TokenizeConfig",
+    "tokenize": "pipeline.windows.plan.TokenizeConfig",
     "model": "mebt.config.MeBTShape",
     "train": "stages.train.TrainConfig",
     "sample": "stages.sample.SampleStageConfig",

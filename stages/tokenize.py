@@ -8,24 +8,25 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from pipeline.checkpoint import user_errors
-from pipeline.comparison import ReconstructionErrors
 from pipeline.config import load_section
-from pipeline.encoding import encode_shards, encoder_of
 from pipeline.errors import ConfigError
-from pipeline.files import keep_apart
-from pipeline.frame_list import list_frames, source_of
-from pipeline.frames import Rejected, describe_frames, scan_frames
-from pipeline.metrics import CodebookUse, codebook_use, token_counts
+from pipeline.evaluation.distances import ReconstructionErrors
+from pipeline.evaluation.metrics import CodebookUse, codebook_use, token_counts
+from pipeline.frame_list import source_of
+from pipeline.frames.listing import list_frames
+from pipeline.frames.rates import recorded_rate
+from pipeline.frames.scan import Rejected, describe_frames, scan_frames
 from pipeline.ranks import gathered, summed
-from pipeline.rates import recorded_rate
-from pipeline.sharing import share_out
-from pipeline.storage import Place
-from pipeline.store_format import StoreInfo
-from pipeline.token_store import TokenStore
-from pipeline.verification import refuse_damaged, verify_frames
-from pipeline.video import to_bytes
-from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
+from pipeline.storage.files import keep_apart
+from pipeline.storage.places import Place
+from pipeline.store.claims import share_out
+from pipeline.store.layout import StoreInfo
+from pipeline.store.reader import TokenStore
+from pipeline.training.checkpoint import user_errors
+from pipeline.video.pixels import to_bytes
+from pipeline.windows.encode import encode_shards, encoder_of
+from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
+from pipeline.windows.verify import refuse_damaged, verify_frames
 from stages.launch import Launch, fabric_options
 from stages.options import (
     FILE,

@@ -9,21 +9,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.checkpoint import user_errors
-from pipeline.encoding import encode_shards, encoder_of
 from pipeline.errors import PipelineError, TokenStoreError
-from pipeline.evaluation import check_source
-from pipeline.files import keep_apart, replacing
-from pipeline.frame_list import list_frames
-from pipeline.frames import Video, scan_frames
-from pipeline.metrics import codebook_use, token_counts
+from pipeline.evaluation.metrics import codebook_use, token_counts
+from pipeline.frames.listing import list_frames
+from pipeline.frames.scan import Video, scan_frames
 from pipeline.progress import progress
-from pipeline.storage import Place, open_storage
-from pipeline.store_format import INFO, StoreInfo, numbered_plan
-from pipeline.token_store import TokenStore, check_tokenizer, create_store
-from pipeline.token_tars import export_tars, restore_tars
-from pipeline.verification import refuse_damaged
-from pipeline.windows import TokenizeConfig, plan_windows
+from pipeline.storage.files import keep_apart, replacing
+from pipeline.storage.places import Place, open_storage
+from pipeline.store.layout import INFO, StoreInfo, numbered_plan
+from pipeline.store.reader import TokenStore, check_tokenizer, create_store
+from pipeline.store.tars import export_tars, restore_tars
+from pipeline.training.checkpoint import user_errors
+from pipeline.windows.encode import encode_shards, encoder_of
+from pipeline.windows.of_tokens import check_source
+from pipeline.windows.plan import TokenizeConfig, plan_windows
+from pipeline.windows.verify import refuse_damaged
 from stages.options import (
     FILE,
     OUT,

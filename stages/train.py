@@ -30,21 +30,21 @@ from mebt.masking import SCHEDULES, LengthPriorName, draw_order, draw_split
 from mebt.model import PositionInit
 from mebt.optim import OptimizerKind, make_optimizer
 from mebt.weights import read_config
-from pipeline.batches import Balance, Batches
-from pipeline.checkpoint import last_sha256, last_step, user_errors
 from pipeline.config import Precision, as_dict, load_section
+from pipeline.device import compiling, send
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
-from pipeline.files import keep_apart, replacing
-from pipeline.gpu import compiling, send
 from pipeline.precision import precision_of
-from pipeline.previews import Previews, read_previews
-from pipeline.profiling import RECORDED, TABLE, TRACE, WARM_UP
-from pipeline.run_folder import open_run, recorded
 from pipeline.seeds import step_seed
-from pipeline.sharding import shard
-from pipeline.storage import Place
-from pipeline.token_store import TokenStore, read_rows
-from pipeline.training import LoopConfig, Task, run_loop
+from pipeline.storage.files import keep_apart, replacing
+from pipeline.storage.places import Place
+from pipeline.store.batches import Balance, Batches
+from pipeline.store.reader import TokenStore, read_rows
+from pipeline.training.checkpoint import last_sha256, last_step, user_errors
+from pipeline.training.folder import open_run, recorded
+from pipeline.training.fsdp import shard
+from pipeline.training.loop import LoopConfig, Task, run_loop
+from pipeline.training.previews import Previews, read_previews
+from pipeline.training.profiling import RECORDED, TABLE, TRACE, WARM_UP
 from pipeline.tuning import SMALL, keep_freed
 from stages.launch import Launch, sharding_options
 from stages.options import (

@@ -18,8 +18,9 @@ WHOLE = ("mebt", "tokenizer")
 """Packages that a stage depends on as a whole if at all."""
 PLUMBING = {
     *("stages/launch.py", "stages/options.py"),
-    *(f"pipeline/{name}.py" for name in ("config", "errors", "files", "gpu", "profiling")),
-    *(f"pipeline/{name}.py" for name in ("progress", "signals", "storage", "writing")),
+    *(f"pipeline/{name}.py" for name in ("background", "config", "device", "errors", "progress")),
+    *(f"pipeline/storage/{name}.py" for name in ("__init__", "files", "places")),
+    *(f"pipeline/training/{name}.py" for name in ("profiling", "signals")),
 }
 """None of these has a say in what a stage makes."""
 

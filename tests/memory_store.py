@@ -10,7 +10,7 @@ import pyarrow as pa
 
 @dataclass
 class MemoryStore:
-    """Reads like `pipeline.token_store.TokenStore`."""
+    """Reads like `pipeline.store.reader.TokenStore`."""
 
     tokens: dict[str, np.ndarray]
     plans: dict[str, pa.Table]

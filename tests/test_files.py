@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.files import (
+from pipeline.storage.files import (
     keep_apart,
     lock,
     read_json,
@@ -98,7 +98,7 @@ def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shared", ["", "shared=True"])
 def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path: Path, shared: str) -> None:
     script = (
-        "import sys, pathlib; from pipeline.files import lock\n"
+        "import sys, pathlib; from pipeline.storage.files import lock\n"
         f"with lock(pathlib.Path(sys.argv[1]), {shared}):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )

@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,19 @@ ALLOWED = {
     "mebt": {"mebt"},
     "stages": {"pipeline", "tokenizer", "mebt"},
 }
+ROOMS = {
+    "storage": set(),
+    "frames": {"storage"},
+    "store": {"storage"},
+    "training": {"storage"},
+    "published": {"storage"},
+    "video": {"storage", "frames"},
+    "windows": {"storage", "frames", "video", "store"},
+    "params": {"storage", "frames", "video"},
+    "evaluation": {"storage", "video", "store", "published"},
+    "report": {"storage", "frames", "video", "evaluation"},
+}
+"""Rooms of `pipeline/`, and which others each may import; all may import the files beside them."""
 SHARED_BY_STAGES = {"stages.launch", "stages.options", "stages.previews", "stages.sections"}
 SOURCES = [file for package in ALLOWED for file in sorted((ROOT / package).glob("**/*.py"))]
 
@@ -37,6 +51,27 @@ def test_imports_follow_the_house(file: Path) -> None:
             assert top in ALLOWED[package] or name in SHARED_BY_STAGES, f"{file} imports {name}"
         if top == "click":
             assert package == "stages", f"{file} imports click"
+
+
+def room_of(parts: Sequence[str]) -> str | None:
+    return parts[1] if parts[0] == "pipeline" and (ROOT / "pipeline" / parts[1]).is_dir() else None
+
+
+@pytest.mark.parametrize(
+    "room", sorted(path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py"))
+)
+def test_rooms_import_those_below_them(room: str) -> None:
+    for file in (ROOT / "pipeline" / room).glob("**/*.py"):
+        for name in imported_modules(file):
+            other = room_of([*name.split("."), ""])
+            assert other in {None, room, *ROOMS[room]}, f"{file} imports {name}"
+            assert file.name != "__init__.py", f"{file} is read by whoever needs a file beside it"
+
+
+def test_files_beside_the_rooms_need_none_but_storage() -> None:
+    for file in (ROOT / "pipeline").glob("*.py"):
+        for name in imported_modules(file):
+            assert room_of([*name.split("."), ""]) in {None, "storage"}, f"{file} imports {name}"
 
 
 def test_both_models_need_torch_and_einops_only() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.files import write_json
+from pipeline.storage.files import write_json
 from tests.faults.harness import KINDS, Tally, attempt, instructions, put_into, report, table
 from tests.faults.world import World
 

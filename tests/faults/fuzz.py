@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 from mebt import MeBTConfig, load_model
 from pipeline.config import SECTIONS, fingerprint, load_section
 from pipeline.errors import PipelineError
-from pipeline.store_format import StoreInfo
-from pipeline.token_store import TokenStore
+from pipeline.store.layout import StoreInfo
+from pipeline.store.reader import TokenStore
 from tests.faults.arms import MemoryLimit
 from tests.faults.hostile import ENOUGH, header_of, rewrite, safetensors
 from tests.faults.trial import Trial, UnclearError, kind

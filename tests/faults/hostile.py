@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import fingerprint
-from pipeline.files import to_json
-from pipeline.store_format import PART_SCHEMA
-from pipeline.windows import PLAN_SCHEMA
+from pipeline.storage.files import to_json
+from pipeline.store.layout import PART_SCHEMA, PLAN_SCHEMA
 from tests.faults.arms import MemoryLimit
 from tests.faults.trial import DataLostError, Trial, UnclearError, kind
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mebt import MeBT, load_model
 from mebt.optim import make_optimizer
-from pipeline.checkpoint import Checkpoint, load_last, restore_optimizer
+from pipeline.training.checkpoint import Checkpoint, load_last, restore_optimizer
 from stages.import_model import FIRST_STAGE, import_model
 from stages.import_tokenizer import import_tokenizer
 from tests.golden_checks.recipe import load_meta

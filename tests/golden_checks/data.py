@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.frames import group_frames
-from pipeline.images import read_frames
-from pipeline.video import to_bytes, to_model
+from pipeline.frames.images import read_frames
+from pipeline.frames.scan import group_frames
+from pipeline.video.pixels import to_bytes, to_model
 from tests.golden_checks.recipe import load_case
 
 Frame = tuple[str, str, int]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mebt import MeBT, MeBTConfig, MeBTShape
 from mebt.published import config_from_hparams, convert_name, convert_state
 from pipeline.config import load_section
-from pipeline.windows import TokenizeConfig
+from pipeline.windows.plan import TokenizeConfig
 from stages.import_model import FIRST_STAGE, OURS_ONLY
 from tests.golden_checks.recipe import load_meta
 from tokenizer import VQGAN, VQGANConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.i3d import I3D, load_i3d
+from pipeline.evaluation.i3d import I3D, load_i3d
 from tests.golden_checks.recipe import load_case, recipe_tensor
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.i3d import i3d_input
-from pipeline.metrics import frechet_distance, kernel_distance
+from pipeline.evaluation.i3d import i3d_input
+from pipeline.evaluation.metrics import frechet_distance, kernel_distance
 
 
 def check(case: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from mebt import MeBT, MeBTConfig, optim
 from mebt.optim import BETAS, EPS, MUON_RATE, make_optimizer, orthogonal
-from pipeline.checkpoint import optimizer_tensors, restore_optimizer
+from pipeline.training.checkpoint import optimizer_tensors, restore_optimizer
 
 
 def make() -> MeBT:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import FrameError
-from pipeline.footage import About, open_video
-from pipeline.reader import read_video
+from pipeline.video.footage import About, open_video
+from pipeline.video.reader import read_video
 from tests.pipeline.film import (
     BLUE,
     GREEN,

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from mebt import MeBT, MeBTConfig, save_model
-from pipeline.frame_list import source_fingerprint
-from pipeline.frames import scan_frames
-from pipeline.video import moving_shapes, to_model
-from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
+from pipeline.frames.listing import source_fingerprint
+from pipeline.frames.scan import scan_frames
+from pipeline.video.pixels import moving_shapes, to_model
+from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from tests.memory_store import MemoryStore
 from tokenizer import VQGAN, VQGANConfig, identity, save_tokenizer
 

@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner, Result
 from ruamel.yaml import YAML
 
-from pipeline.video import moving_shapes, to_model
+from pipeline.video.pixels import moving_shapes, to_model
 from stages.__main__ import cli
 from tokenizer import VQGAN, VQGANConfig, save_tokenizer
 

@@ -6,7 +6,7 @@ import pytest
 import zarr
 from click.testing import CliRunner
 
-from pipeline.token_store import TokenStore
+from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
 from tests.stages.small import Flow
 from tokenizer import load_tokenizer

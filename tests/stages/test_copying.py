@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from pipeline.store_format import StoreInfo, numbered_plan
-from pipeline.token_store import create_store
+from pipeline.store.layout import StoreInfo, numbered_plan
+from pipeline.store.reader import create_store
 from stages.__main__ import cli
 
 K, GRID = 16, (4, 3, 3)

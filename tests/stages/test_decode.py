@@ -14,8 +14,8 @@ import zarr
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.token_store import TokenStore, create_store
-from pipeline.video import to_bytes
+from pipeline.store.reader import TokenStore, create_store
+from pipeline.video.pixels import to_bytes
 from stages.__main__ import cli
 from stages.decode import EXACT, LARGEST_SHEET
 from tests.stages.small import Flow, content

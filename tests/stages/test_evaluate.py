@@ -9,18 +9,18 @@ from click.testing import CliRunner
 from PIL import Image
 
 from mebt import MeBT, MeBTConfig, load_model, save_model
-from pipeline.comparison import DISTANCES
 from pipeline.config import build
-from pipeline.copying import KEYS, PIXELS
 from pipeline.errors import CheckpointError, ConfigError, FrameError, TokenStoreError
-from pipeline.evaluation import RECONSTRUCTION, SETS, choose_windows, real_halves
-from pipeline.files import sha256_file
-from pipeline.findings import AT_MASK, MEANINGS
-from pipeline.findings import DISTANCES as SHOWN_AS_BARS
-from pipeline.frames import scan_frames
-from pipeline.fvd import PROTOCOLS, Protocol
-from pipeline.video import to_bytes, to_model
-from pipeline.windows import WindowReader
+from pipeline.evaluation.copying import KEYS, PIXELS
+from pipeline.evaluation.distances import DISTANCES
+from pipeline.evaluation.fvd import PROTOCOLS, Protocol
+from pipeline.evaluation.sets import RECONSTRUCTION, SETS, choose_windows, real_halves
+from pipeline.frames.scan import scan_frames
+from pipeline.report.findings import AT_MASK, MEANINGS
+from pipeline.report.findings import DISTANCES as SHOWN_AS_BARS
+from pipeline.storage.files import sha256_file
+from pipeline.video.pixels import to_bytes, to_model
+from pipeline.windows.plan import WindowReader
 from stages.__main__ import cli
 from stages.evaluate import EvaluateConfig, evaluate
 from tests.memory_store import MemoryStore
@@ -220,8 +220,8 @@ def glance(project, monkeypatch, tmp_path) -> Glance:
     """Lets the stage open a file `i3d.pt` as a glance, at windows of any length."""
     model = Glance()
     (tmp_path / "i3d.pt").write_bytes(b"weights")
-    monkeypatch.setattr("pipeline.fvd.load_i3d", lambda path, device: model)
-    monkeypatch.setattr("pipeline.fvd.I3D_FRAMES", 4)
+    monkeypatch.setattr("pipeline.evaluation.fvd.load_i3d", lambda path, device: model)
+    monkeypatch.setattr("pipeline.evaluation.fvd.I3D_FRAMES", 4)
     return model
 
 
@@ -263,7 +263,7 @@ def test_without_pictures_i3d_has_nothing_to_see(project, glance, tmp_path):
 
 
 def test_windows_too_short_for_i3d_are_not_stretched(project, glance, monkeypatch, tmp_path):
-    monkeypatch.setattr("pipeline.fvd.I3D_FRAMES", 9)
+    monkeypatch.setattr("pipeline.evaluation.fvd.I3D_FRAMES", 9)
     found = everything(project, i3d=tmp_path / "i3d.pt")
     assert found.not_computed["fvd"] == "I3D needs windows of at least 9 frames, these have 4"
 

@@ -16,14 +16,14 @@ import webdataset
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.clips import Source, cut_in_time
 from pipeline.errors import FrameError
-from pipeline.files import read_json, remove
-from pipeline.frames import scan_frames
-from pipeline.sources import _hash as sources_hash
-from pipeline.sources import find_videos, synthetic_videos
-from pipeline.video import ExtractConfig, moving_shapes
-from pipeline.writer import write_mp4
+from pipeline.frames.scan import scan_frames
+from pipeline.storage.files import read_json, remove
+from pipeline.video.clips import Source, cut_in_time
+from pipeline.video.pixels import ExtractConfig, moving_shapes
+from pipeline.video.sources import _hash as sources_hash
+from pipeline.video.sources import find_videos, synthetic_videos
+from pipeline.video.writer import write_mp4
 from stages.__main__ import cli
 from stages.extract import extract
 from tests.pipeline.film import BLUE, GREEN, RED, WHITE, corners, picture, write_film
@@ -392,7 +392,7 @@ def test_a_video_that_may_not_be_read_is_rejected(
             raise PermissionError(errno.EACCES, "Permission denied")
         return hashed(path, advance)
 
-    monkeypatch.setattr("pipeline.sources._hash", denied)
+    monkeypatch.setattr("pipeline.video.sources._hash", denied)
     made = run(videos, tmp_path / "frames")
     assert [(r.name, r.reason) for r in made.rejected] == [
         ("b.mp4", f"{videos / 'b.mp4'} cannot be read: Permission denied.")
@@ -434,7 +434,9 @@ def test_videos_are_told_by_their_content_and_hashed_once(
     assert "2 videos in" in result.output
     assert "at 25 frames a second" in result.output
     hashed: list[Path] = []
-    monkeypatch.setattr("pipeline.sources._hash", lambda path, _: hashed.append(path) or "other")
+    monkeypatch.setattr(
+        "pipeline.video.sources._hash", lambda path, _: hashed.append(path) or "other"
+    )
     (videos / "b").touch()
     result = CliRunner().invoke(cli, words)
     assert hashed == [videos / "b"]

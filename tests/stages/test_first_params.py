@@ -11,11 +11,11 @@ from PIL import Image
 
 from pipeline.config import load_params, load_section
 from pipeline.errors import FrameError
-from pipeline.first_params import Machine, fitted
-from pipeline.params_file import explanations
-from pipeline.survey import Seen, look
-from pipeline.video import ExtractConfig
-from pipeline.windows import TokenizeConfig
+from pipeline.params.choose import Machine, fitted
+from pipeline.params.file import explanations
+from pipeline.params.survey import Seen, look
+from pipeline.video.pixels import ExtractConfig
+from pipeline.windows.plan import TokenizeConfig
 from stages.__main__ import cli
 from stages.init import complete
 from stages.sections import OWNERS, owner

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.evaluation import SETS
+from pipeline.evaluation.sets import SETS
 from tests.conftest import GOLDEN
 from tests.golden_checks.i3d import made_by
 from tests.stages.small import Flow

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mebt import load_model, model_metadata
-from pipeline.token_store import TokenStore
+from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
 from tests.stages.foreign_files import (
     ARGS,

@@ -13,9 +13,9 @@ from torch import Generator
 from mebt import MeBT, MeBTConfig, load_model, model_metadata
 from mebt.loss import masked_token_loss
 from mebt.masking import draw_order, draw_split
-from pipeline.batches import Batches
 from pipeline.seeds import step_seed
-from pipeline.token_store import TokenStore
+from pipeline.store.batches import Batches
+from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
 from stages.train import MASK_DRAW, ORDER_DRAW
 from tests.stages.foreign_files import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.token_store import TokenStore
+from pipeline.store.reader import TokenStore
 from tests.stages.small import Flow, content
 from tests.stages.test_train import RESULTS, assert_same_run
 from tokenizer import VQGAN

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pipeline.previews
+import pipeline.training.previews
 from pipeline.errors import CheckpointError
-from pipeline.files import read_json, write_json
-from pipeline.previews import read_previews
-from pipeline.token_store import TokenStore
+from pipeline.storage.files import read_json, write_json
+from pipeline.store.reader import TokenStore
+from pipeline.training.previews import read_previews
 from stages.previews import SAMPLES
 from tests.stages.small import Flow, content, make_tokenizer, run_command
 from tests.stages.test_processes import SAME, srun
@@ -31,7 +31,7 @@ def run_where_nothing_fits(arguments: list[str], environment: dict[str, str]) ->
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    pipeline.previews.write_bytes = full
+    pipeline.training.previews.write_bytes = full
     run_command(arguments, environment)
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline import checkpoint
+from pipeline.training import checkpoint
 from tests.stages.small import ROOT, Flow, run_command
 from tests.stages.test_train import SMOOTH
 

@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pipeline.errors import TokenStoreError
-from pipeline.evaluation import window_reader
-from pipeline.files import write_bytes
-from pipeline.frames import scan_frames
-from pipeline.token_store import TokenStore, read_rows
-from pipeline.video import to_model
-from pipeline.windows import TokenizeConfig, WindowReader
+from pipeline.frames.scan import scan_frames
+from pipeline.storage.files import write_bytes
+from pipeline.store.reader import TokenStore, read_rows
+from pipeline.video.pixels import to_model
+from pipeline.windows.of_tokens import window_reader
+from pipeline.windows.plan import TokenizeConfig, WindowReader
 from stages.__main__ import cli
 from tests.stages.small import PARAMS, ROOT, Flow, content, make_tokenizer
 from tokenizer import VQGAN, load_tokenizer
@@ -197,7 +197,7 @@ def test_a_full_disk_loses_nothing(flow: Flow, monkeypatch: pytest.MonkeyPatch) 
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write_bytes(path, data)
 
-    monkeypatch.setattr("pipeline.storage.write_bytes", full)
+    monkeypatch.setattr("pipeline.storage.places.write_bytes", full)
     assert "No space left" in flow.refused("tokenize", out="full")
     monkeypatch.undo()
     flow.ok("tokenize", out="full")

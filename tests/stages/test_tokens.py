@@ -16,9 +16,9 @@ import webdataset
 from click.testing import CliRunner, Result
 
 from pipeline.errors import TokenStoreError
-from pipeline.store_format import PART_SCHEMA
-from pipeline.tars import add, new_tar
-from pipeline.token_store import TokenStore
+from pipeline.storage.tars import add, new_tar
+from pipeline.store.layout import PART_SCHEMA
+from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
 from tests.stages.small import Flow, content, make_tokenizer
 from tokenizer import VQGAN

@@ -19,13 +19,13 @@ from torch.utils.checkpoint import checkpoint
 from mebt import load_model, model_metadata
 from mebt.loss import summed_cross_entropy
 from pipeline import precision
-from pipeline.batches import Batches
 from pipeline.config import load_section
 from pipeline.errors import CheckpointError
-from pipeline.files import read_json
-from pipeline.frames import scan_frames
-from pipeline.token_store import TokenStore
-from pipeline.windows import TokenizeConfig, WindowReader, plan_windows
+from pipeline.frames.scan import scan_frames
+from pipeline.storage.files import read_json
+from pipeline.store.batches import Batches
+from pipeline.store.reader import TokenStore
+from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from stages.fit_tokenizer import FitTokenizerConfig, WindowSource, measure
 from tests.stages.small import ROOT, Flow, content, make_tokenizer
 from tokenizer import load_tokenizer
@@ -373,7 +373,7 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on(
             raise SafetensorError("Error: I/O error: No space left on device (os error 28)")
         save_file(tensors, path)
 
-    monkeypatch.setattr("pipeline.checkpoint.save_file", full)
+    monkeypatch.setattr("pipeline.training.checkpoint.save_file", full)
     line = flow.refused("train", out="full")
     assert "No space left on device. Free some space" in line
     monkeypatch.undo()

@@ -1,0 +1,1 @@
+"""Numbers about pictures, tokens and samples."""

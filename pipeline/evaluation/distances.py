@@ -1,0 +1,218 @@
+"""Sets of videos that may fairly be compared, and how far they are from one another."""
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, zip_longest
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from pipeline.evaluation.metrics import (
+    SSIM_RADIUS,
+    frame_change,
+    frechet_distance,
+    kernel_distance,
+    pool_features,
+    psnr,
+    squared_error,
+    ssim,
+    wasserstein_distance,
+)
+
+DISTANCES = ("motion", "frechet", "kernel", "motion_distance")
+"""What `distances` returns."""
+
+
+@dataclass(frozen=True)
+class VideoSet:
+    """What is kept of a set of videos: a few numbers each."""
+
+    features: Float[np.ndarray, "N P"]
+    """Pooled features of a network, one row per video."""
+    motion: Float[np.ndarray, " N"]
+    """Mean change from a frame to the next, in grey levels."""
+    stretches: Float[np.ndarray, "S N P"]
+    """Pooled features of stretches of each video, from its start to its end; S 0 if it is short."""
+
+    @staticmethod
+    def joined(parts: Sequence["VideoSet"]) -> "VideoSet":
+        """Returns all videos of all parts."""
+        return VideoSet(
+            np.concatenate([part.features for part in parts]),
+            np.concatenate([part.motion for part in parts]),
+            np.concatenate([part.stretches for part in parts], axis=1),
+        )
+
+    def first(self, count: int) -> "VideoSet":
+        """Returns the first `count` videos."""
+        return VideoSet(self.features[:count], self.motion[:count], self.stretches[:, :count])
+
+
+STRETCHES, LATENT_FRAMES = 4, 2
+"""Into how many stretches long videos are cut, and how many latent frames each has at least."""
+
+
+def stretches_of(latent_frames: int) -> list[slice]:
+    """Cuts a video into stretches, in latent frames; a short one into none."""
+    if latent_frames < STRETCHES * LATENT_FRAMES:
+        return []
+    edges = [latent_frames * number // STRETCHES for number in range(STRETCHES + 1)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def see(
+    features: Float[np.ndarray, "B D t h w"], videos: UInt8[np.ndarray, "B T H W C"]
+) -> VideoSet:
+    """Keeps what `distances` needs of videos and of the features that a network has of them."""
+    pooled = pool_features(features)
+    parts = [pool_features(features[:, :, part]) for part in stretches_of(features.shape[2])]
+    stretches = np.stack(parts) if parts else np.empty((0, *pooled.shape))
+    return VideoSet(pooled, frame_change(videos), stretches)
+
+
+def along(reference: VideoSet, other: VideoSet) -> list[float]:
+    """Returns the Fréchet distance of each stretch of videos from the same stretch of others."""
+    pairs = zip(reference.stretches, other.stretches, strict=True)
+    return [frechet_distance(x, y) for x, y in pairs]
+
+
+def distances(reference: VideoSet, other: VideoSet) -> dict[str, float]:
+    """Measures how far `other` is from `reference`, and how much it moves.
+
+    Fréchet and kernel distance depend on how many videos there are, so numbers are comparable only
+    between sets of equal size. Raises ValueError if they differ in size.
+    """
+    if len(reference.features) != len(other.features):
+        raise ValueError(
+            f"sets must be of equal size, got {len(reference.features)} and {len(other.features)}."
+        )
+    return {
+        "motion": float(other.motion.mean()),
+        "frechet": frechet_distance(reference.features, other.features),
+        "kernel": kernel_distance(reference.features, other.features),
+        "motion_distance": wasserstein_distance(reference.motion, other.motion),
+    }
+
+
+MOVING, STILL = 0.05, 0.5
+"""Shares of a video's places."""
+
+
+@dataclass
+class ReconstructionErrors:
+    """How far reconstructions are from their videos, gathered window by window."""
+
+    squared: list[float] = field(default_factory=list)
+    squared_mean_frame: list[float] = field(default_factory=list)
+    """Of a still picture, the mean of a window's frames."""
+    moving: list[float] = field(default_factory=list)
+    moving_mean_frame: list[float] = field(default_factory=list)
+    """The same where the video moves: at the `MOVING` places that change most in time."""
+    flicker: list[tuple[float, float]] = field(default_factory=list)
+    """Change from frame to frame of video and reconstruction, at the `STILL` places of a video that
+    change least."""
+    similarity: list[float] = field(default_factory=list)
+    perceptual: list[float] = field(default_factory=list)
+    """LPIPS, where there is a network for it."""
+
+    def add(
+        self, video: UInt8[np.ndarray, "T H W 3"], reconstruction: UInt8[np.ndarray, "T H W 3"]
+    ) -> None:
+        """Takes in one window. Frames smaller than SSIM's window count for PSNR only."""
+        self.squared.append(squared_error(video, reconstruction))
+        variance = video.var(axis=0, dtype=np.float64).mean(-1)
+        self.squared_mean_frame.append(float(variance.mean()))
+        moves = variance >= np.quantile(variance, 1 - MOVING)
+        self.moving.append(squared_error(video[:, moves], reconstruction[:, moves]))
+        self.moving_mean_frame.append(float(variance[moves].mean()))
+        if len(video) > 1:
+            rests = variance <= np.quantile(variance, STILL)
+            real, made = (
+                np.abs(np.diff(x[:, rests].astype(np.int16), axis=0)).mean()
+                for x in (video, reconstruction)
+            )
+            self.flicker.append((float(real), float(made)))
+        if min(video.shape[1:3]) > 2 * SSIM_RADIUS:
+            self.similarity.append(ssim(video, reconstruction))
+
+    def summary(self) -> dict[str, float]:
+        """Returns PSNRs of mean squared errors, and means of flicker, SSIM and LPIPS."""
+        errors = (self.squared, self.squared_mean_frame, self.moving, self.moving_mean_frame)
+        names = ("psnr", "psnr_mean_frame", "psnr_moving", "psnr_moving_mean_frame")
+        means = {
+            name: psnr(math.fsum(values) / len(values))
+            for name, values in zip(names, errors, strict=True)
+        }
+        if self.flicker:
+            real, made = (math.fsum(x) / len(self.flicker) for x in zip(*self.flicker, strict=True))
+            means |= {"flicker_real": real, "flicker_reconstructions": made}
+        for key, values in (("ssim", self.similarity), ("lpips", self.perceptual)):
+            if values:
+                means[key] = math.fsum(values) / len(values)
+        return means
+
+
+def scene(video: str) -> str:
+    """Returns the name that all tiles of a scene have in common, as `mebt extract` cuts them.
+
+    Tiles may overlap; clips of other times (`-f00024`) share no frame, so they are other scenes.
+    """
+    return re.sub(r"-x\d+-y\d+((-f\d+)?(#\d+)?)$", r"\1", video)
+
+
+def two_halves(
+    videos: Sequence[str], starts: Sequence[int], *, span: int, limit: int, seed: int
+) -> tuple[list[int], list[int]]:
+    """Chooses windows for two sets that share no pixel.
+
+    `videos` names the video of each window, `starts` its first frame there, and each spans `span`
+    frames. A scene goes to one set as a whole; if there is only one, the sets are of different
+    times, and the second one is empty where that cannot be.
+
+    Each set holds up to `limit` windows: first one of every video of its half, then a second one,
+    and so on, so that any beginning of it is as varied as can be.
+    """
+    draw = random.Random(seed)
+    rows: dict[str, list[int]] = {}
+    for row, video in enumerate(videos):
+        rows.setdefault(video, []).append(row)
+    names = sorted(rows)
+    draw.shuffle(names)
+    for name in names:
+        draw.shuffle(rows[name])
+    scenes = {name: scene(name) for name in names}
+    order = list(dict.fromkeys(scenes.values()))
+    sets: list[int | None]
+    if len(order) > 1:
+        sides = {key: index % 2 for index, key in enumerate(order)}
+        sets = [sides[scenes[video]] for video in videos]
+    else:
+        sets = _cut_in_time(starts, span)
+    first, second = (
+        [
+            row
+            for turn in zip_longest(*([r for r in rows[n] if sets[r] == half] for n in names))
+            for row in turn
+            if row is not None
+        ][:limit]
+        for half in (0, 1)
+    )
+    return first, second
+
+
+def _cut_in_time(starts: Sequence[int], span: int) -> list[int | None]:
+    """Says for each window whether it ends before the best cut (0) or begins after it (1).
+
+    None is for one that lies across it. All are 0 if they overlap wherever one cuts.
+    """
+    ordered, cuts = np.sort(starts), np.unique(starts)
+    before = np.searchsorted(ordered, cuts - span, side="right")
+    after = len(ordered) - np.searchsorted(ordered, cuts)
+    fewer = np.minimum(before, after)
+    if not fewer.any():
+        return [0] * len(starts)
+    cut = int(cuts[fewer.argmax()])
+    return [0 if start + span <= cut else 1 if start >= cut else None for start in starts]

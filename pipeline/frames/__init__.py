@@ -1,0 +1,1 @@
+"""Frames as images, in folders or tars: which there are, and their pixels. Knows no video files."""

@@ -1,0 +1,1 @@
+"""The params.yaml to begin with: what fits one's videos and one's machine."""

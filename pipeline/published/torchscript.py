@@ -1,0 +1,148 @@
+"""Tensors out of state dicts and TorchScript files; nothing in the file is ever run."""
+
+import io
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+from pipeline.published.checkpoint import load_content, state_tensors
+
+LARGEST = 1 << 30
+"""Bytes of tensors that are read from a TorchScript file at most: it is compressed, so it lies."""
+LARGEST_PICKLE = 1 << 24
+DTYPES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+UNREADABLE = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError, MemoryError),
+    *(ValueError, TypeError, LookupError, AttributeError, ImportError, OverflowError),
+)
+"""What a damaged or hostile pickle may raise."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a state dict, or the parameters and buffers of a TorchScript file, by name.
+
+    Raises CheckpointError, in one line, if it is neither or asks for anything to be run.
+    """
+    if not _is_script(path):
+        return state_tensors(path, load_content(path))
+    try:
+        return _read_script(path)
+    except UNREADABLE as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path} is damaged, or cannot be read without running what is in it: "
+            f"{reason[:200].rstrip('.')}. Give a file that holds nothing but a state dict."
+        ) from None
+
+
+def _is_script(path: Path) -> bool:
+    """Tells TorchScript by the constants that its code needs."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_script(path: Path) -> dict[str, Tensor]:
+    with zipfile.ZipFile(path) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+        top = next(name for name in sizes if name.endswith("/constants.pkl")).partition("/")[0]
+        stored = sum(size for name, size in sizes.items() if name.startswith(f"{top}/data/"))
+        if stored > LARGEST or sizes[f"{top}/data.pkl"] > LARGEST_PICKLE:
+            raise ValueError(f"it claims to hold {stored:,} bytes of tensors.")
+        data = archive.read(f"{top}/data.pkl")
+        module = _ScriptUnpickler(data, lambda key: archive.read(f"{top}/data/{key}")).load()
+    if not isinstance(module, _Module):
+        raise ValueError(f"it holds a {type(module).__name__}, no module.")
+    return dict(_named(module, "", set()))
+
+
+class _Module:
+    """Stands for any class of the script: keeps its attributes and does nothing."""
+
+    attributes: dict[str, Any]
+
+    def __new__(cls, *_: Any) -> "_Module":
+        made = super().__new__(cls)
+        made.attributes = {}
+        return made
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.attributes = state
+
+
+def _named(module: _Module, start: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    if id(module) in seen:  # A few modules that hold one another many times would never end.
+        return
+    seen.add(id(module))
+    for name, value in module.attributes.items():
+        if isinstance(value, Tensor):
+            yield f"{start}{name}", value
+        elif isinstance(value, _Module):
+            yield from _named(value, f"{start}{name}.", seen)
+
+
+class _ScriptUnpickler(pickle.Unpickler):
+    """Builds tensors and inert modules; refuses every other name that the file asks for."""
+
+    def __init__(self, data: bytes, read: Callable[[str], bytes]) -> None:
+        super().__init__(io.BytesIO(data))
+        self.read_storage = read
+        self.storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return _Module
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        if module == "torch.jit._pickle" and name.startswith(("build_", "restore_")):
+            return _first  # Marks the type of a list or dictionary, which we need not know.
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}.")
+
+    def persistent_load(self, saved: Any) -> Tensor:
+        kind, dtype, key, _, count = saved
+        if kind != "storage":
+            raise pickle.UnpicklingError(f"it holds a {kind!r}, which is no tensor.")
+        if key not in self.storages:
+            data = bytearray(self.read_storage(key))
+            if len(data) != count * dtype.itemsize:
+                raise ValueError(f"storage {key} has {len(data)} bytes, not {count} of {dtype}.")
+            empty = torch.empty(0, dtype=dtype)
+            self.storages[key] = torch.frombuffer(data, dtype=dtype) if data else empty
+        return self.storages[key]
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _rebuild(
+    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Tensor:
+    contiguous = [math.prod(size[axis + 1 :]) for axis in range(len(size))]
+    if any(s != c for s, c, n in zip(stride, contiguous, size, strict=True) if n > 1):
+        raise ValueError(f"a tensor has strides {stride} for the shape {size}.")
+    return storage[offset : offset + math.prod(size)].reshape(size)

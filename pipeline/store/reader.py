@@ -1,0 +1,470 @@
+"""Token stores: create, write one shard, verify, read shards. Nothing half-written reads as whole.
+
+`pipeline.store.layout` says what they look like.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.config import as_dict, build
+from pipeline.errors import ConfigError, TokenStoreError
+from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, source_of
+from pipeline.storage.files import parse_json, to_json
+from pipeline.storage.places import Place, Storage, open_storage
+from pipeline.storage.sealed import from_parquet, to_parquet
+from pipeline.store.layout import (
+    INFO,
+    MANIFEST,
+    MOST_SHRUNK,
+    PLAN,
+    PLAN_SCHEMA,
+    REDO,
+    SCHEMA,
+    StoreInfo,
+    array_header,
+    decode_shard,
+    encode_shard,
+    hash_plan,
+    header_name,
+    is_header,
+    part_name,
+    rate_seal,
+    read_part,
+    shard_name,
+    store_fingerprint,
+    store_record,
+    write_part,
+)
+
+RECORD_KEYS = {"schema", "fingerprint", "plan", "info", "seal", "frames"}
+"""What a store.json may hold; the last if its tokens were made from frames."""
+
+
+class TokenStore:
+    """Reads a finished store; every shard is checked each time it is read.
+
+    `TokenStore(path)` raises TokenStoreError, naming the place, if the store is damaged,
+    unfinished, or of another version.
+    """
+
+    def __init__(self, root: Place | Storage, *, allow_partial: bool = False) -> None:
+        self.files = open_storage(root)
+        self.root: Place = self.files.root
+        path = self.files.place(INFO)
+        record = self._read_info()
+        if record.get("schema") != SCHEMA:
+            raise TokenStoreError(
+                f"{path} has schema {record.get('schema')!r}, but this version reads "
+                f"{SCHEMA}; make the tokens again with `mebt tokenize`."
+            )
+        try:
+            self.info = build(StoreInfo, record.get("info", {}), where=str(path))
+        except (ConfigError, AttributeError, TypeError) as error:
+            raise TokenStoreError(str(error)) from None
+        self.plan_hash = str(record.get("plan"))
+        self.fingerprint = store_fingerprint(self.info, self.plan_hash)
+        sealed = (self.fingerprint, rate_seal(self.info, self.fingerprint))
+        if (record.get("fingerprint"), record.get("seal")) != sealed:
+            raise TokenStoreError(f"{path} was edited: its fingerprint does not match.")
+        self.num_frames: int | None = record.get("frames")
+        """Frames that its tokens were made from, if it lists them."""
+        unknown = record.keys() - RECORD_KEYS
+        if unknown or not isinstance(self.num_frames, int | None):
+            what = min(unknown) if unknown else f"frames: {self.num_frames!r}"
+            raise TokenStoreError(f"{path} was edited: it holds {what}; {REDO}.")
+        if not allow_partial:
+            self._check_complete()
+
+    def _read_info(self) -> dict[str, Any]:
+        path = self.files.place(INFO)
+        try:
+            return parse_json(self.files.read(INFO), path, TokenStoreError, "token store")
+        except FileNotFoundError:
+            if self._part_names():
+                raise TokenStoreError(f"{path} is missing; {REDO}.") from None
+            raise TokenStoreError(f"{path} is missing, so {self.root} is no token store.") from None
+        except NotADirectoryError:
+            raise TokenStoreError(f"{self.root} is a file, not a token store.") from None
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Latent grid (t, h, w) of one window."""
+        return self.info.grid
+
+    @property
+    def codebook_size(self) -> int:
+        """Vectors K in the codebook; tokens are 0 … K - 1."""
+        return self.info.codebook_size
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits."""
+        return list(self.info.counts)
+
+    def num_windows(self, split: str) -> int:
+        """Counts the windows of a split."""
+        return self.info.counts[split]
+
+    def num_shards(self, split: str) -> int:
+        """Counts the shards of a split."""
+        return self.info.num_shards(split)
+
+    def shard_rows(self, split: str, shard: int) -> tuple[int, int]:
+        """Returns the first row of a shard and the one after its last."""
+        return self.info.shard_rows(split, shard)
+
+    def plan(self, split: str | None = None) -> pa.Table:
+        """Returns what each row is, of a split or of all: see `PLAN_SCHEMA`."""
+        table = self._plan
+        return table if split is None else table.filter(np.asarray(table["split"]) == split)
+
+    @cached_property
+    def _plan(self) -> pa.Table:
+        table = self._table(PLAN, PLAN_SCHEMA, sum(self.info.counts.values()))
+        if hash_plan(table) != self.plan_hash:
+            path = self.files.place(PLAN)
+            raise TokenStoreError(f"{path} is not the plan that {INFO} was written with; {REDO}.")
+        return table
+
+    @cached_property
+    def made_from(self) -> pa.Table | None:
+        """Which frames the tokens were made from: see `SOURCE_SCHEMA`.
+
+        None for tokens that were made from none, and for stores of the first versions.
+        """
+        if self.num_frames is None:
+            return None
+        table = self._table(FRAMES, SOURCE_SCHEMA, self.num_frames)
+        if source_of(table) != self.info.source:
+            path = self.files.place(FRAMES)
+            raise TokenStoreError(
+                f"{path} lists other frames than {INFO} was written with; {REDO}."
+            )
+        return table
+
+    def _table(self, name: str, schema: pa.Schema, rows: int) -> pa.Table:
+        path = self.files.place(name)
+        try:
+            data = self.files.read(name)
+        except FileNotFoundError:
+            raise TokenStoreError(f"{path} is missing; {REDO}.") from None
+        try:
+            return from_parquet(data, rows=rows).cast(schema)
+        except (pa.ArrowException, ValueError, OSError) as error:
+            problem = str(error).splitlines()[0]
+            raise TokenStoreError(f"{path} is damaged: {problem}; {REDO}.") from None
+
+    def read_shard(self, split: str, shard: int) -> NDArray[np.unsignedinteger[Any]]:
+        """Returns the tokens of one shard [n, t, h, w].
+
+        Raises TokenStoreError, naming the file, if it is not what its manifest part says.
+        """
+        data, _ = self._read(split, shard)
+        return self._decode(split, shard, data)
+
+    def _read(self, split: str, shard: int) -> tuple[bytes, dict[str, Any]]:
+        """Returns the bytes of a shard, and what commits it."""
+        path, part = self.shard_file(split, shard), self.part(split, shard)
+        start, stop = self.shard_rows(split, shard)
+        try:
+            data = self.files.read(shard_name(split, shard))
+        except FileNotFoundError:
+            data = b""
+        self._compare(path, part, bytes=len(data), crc32=zlib.crc32(data), rows=stop - start)
+        return data, part
+
+    def _decode(self, split: str, shard: int, data: bytes) -> NDArray[np.unsignedinteger[Any]]:
+        path, (start, stop) = self.shard_file(split, shard), self.shard_rows(split, shard)
+        claimed = math.prod((stop - start, *self.grid, self.info.dtype.itemsize))
+        if claimed > MOST_SHRUNK * len(data):  # Before that much memory is asked for.
+            raise TokenStoreError(
+                f"{path} cannot be decoded: {len(data):,} bytes never hold {stop - start} windows "
+                f"of {self.grid} tokens; {REDO}."
+            )
+        try:
+            tokens = decode_shard(self.info, split, shard, data)
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise TokenStoreError(f"{path} cannot be decoded: {error}; {REDO}.") from None
+        if len(tokens) != stop - start or int(tokens.max()) >= self.codebook_size:
+            raise TokenStoreError(
+                f"{path} holds token {int(tokens.max())}, but the codebook has "
+                f"{self.codebook_size}; {REDO}."
+            )
+        return tokens
+
+    def read(self, split: str, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
+        """Returns the tokens of these rows as int64 [n, t, h, w]."""
+        count = self.num_windows(split)
+        start, stop, _ = slice(start, stop).indices(count)
+        tokens = np.empty((max(0, stop - start), *self.grid), dtype=np.int64)
+        size = self.info.shard_windows
+        for shard in range(start // size, -(-stop // size) if stop > start else 0):
+            first, last = self.shard_rows(split, shard)
+            low, high = max(first, start), min(last, stop)
+            tokens[low - start : high - start] = self.read_shard(split, shard)[
+                low - first : high - first
+            ]
+        return tokens
+
+    def verify(self) -> list[str]:
+        """Re-hashes every file of the store; returns what is wrong, a line each."""
+        wrong: list[str] = []
+        for split in self.splits:
+            try:
+                path = self.files.place(header_name(split))
+                data = self.files.read(header_name(split))
+                described = is_header(data, path, self.info, split)
+            except FileNotFoundError:
+                described = False
+            except TokenStoreError as error:
+                wrong.append(str(error))
+                continue
+            if not described:
+                wrong.append(f"{path} does not describe this store's array; {REDO}.")
+        try:
+            if not self.fits(self._plan):
+                wrong.append(f"{self.files.place(PLAN)} does not list the rows that {INFO} counts.")
+        except TokenStoreError as error:
+            wrong.append(str(error))
+        try:
+            _ = self.made_from
+        except TokenStoreError as error:
+            wrong.append(str(error))
+        if (record := self.files.read(INFO)) != to_json(json.loads(record)):
+            wrong.append(f"{self.files.place(INFO)} is not as it was written; {REDO}.")
+        for split, shard in self.info.shards():
+            try:
+                self.check_shard(split, shard)
+            except TokenStoreError as error:
+                wrong.append(str(error))
+        wrong += [
+            f"{self.files.place(MANIFEST, name)} commits no shard of this store; delete it."
+            for name in sorted(self.strangers())
+        ]
+        return wrong
+
+    def check_shard(self, split: str, shard: int) -> None:
+        """Reads and re-hashes one shard. Raises TokenStoreError, naming what is wrong."""
+        data, part = self._read(split, shard)
+        digest = hashlib.sha256(data).hexdigest()
+        self._compare(self.shard_file(split, shard), part, sha256=digest)
+        self._decode(split, shard, data)
+
+    def fits(self, plan: pa.Table) -> bool:
+        """Says whether a plan has the rows of every split, each in its shard."""
+        for split, count in self.info.counts.items():
+            rows = plan.filter(np.asarray(plan["split"]) == split)
+            numbers = np.arange(count)
+            if not np.array_equal(rows["row"].to_numpy(), numbers) or not np.array_equal(
+                rows["shard"].to_numpy(), numbers // self.info.shard_windows
+            ):
+                return False
+        return len(plan) == sum(self.info.counts.values())
+
+    def strangers(self) -> set[str]:
+        """Names manifest parts that commit no shard of the plan."""
+        return self._part_names() - {part_name(*shard) for shard in self.info.shards()}
+
+    def missing(self) -> list[tuple[str, int]]:
+        """Lists the shards that no manifest part commits."""
+        parts = self._part_names()
+        return [(s, n) for s, n in self.info.shards() if part_name(s, n) not in parts]
+
+    def _part_names(self) -> set[str]:
+        return set(self.files.names(MANIFEST))
+
+    def _check_complete(self) -> None:
+        if PLAN not in self.files.names():
+            raise TokenStoreError(f"{self.files.place(PLAN)} is missing; {REDO}.")
+        parts = self._part_names()
+        total = sum(self.info.num_shards(split) for split in self.splits)
+        for split, shard in self.info.shards():
+            if part_name(split, shard) not in parts:
+                raise TokenStoreError(
+                    f"{self.root} is unfinished: shard {shard} of {split} is missing, "
+                    f"{len(parts)} of {total} are there; {REDO}."
+                )
+
+    def shard_file(self, split: str, shard: int) -> Place:
+        """Returns where a shard lies. Raises TokenStoreError if that leads out of the store."""
+        return self.files.place(shard_name(split, shard))
+
+    def part(self, split: str, shard: int) -> dict[str, Any]:
+        """Returns what commits a shard: see `PART_SCHEMA`."""
+        part = read_part(self.files, part_name(split, shard))
+        path = self.files.place(MANIFEST, part_name(split, shard))
+        self._compare(path, part, split=split, shard=shard, fingerprint=self.fingerprint)
+        return part
+
+    def _compare(self, path: Place, part: Mapping[str, Any], **found: Any) -> None:
+        for key, value in found.items():
+            if part[key] != value:
+                state = "is missing or empty" if (key, value) == ("bytes", 0) else "is damaged"
+                raise TokenStoreError(
+                    f"{path} {state}: {key} is {value}, its manifest says {part[key]}; {REDO}."
+                )
+
+
+def read_rows(store: TokenStore, split: str, rows: Sequence[int]) -> NDArray[np.int64]:
+    """Returns windows as int64 [n, t, h, w], in the order of `rows`; reads each shard once."""
+    wanted = np.asarray(rows, dtype=np.int64)
+    tokens = np.empty((len(rows), *store.grid), dtype=np.int64)
+    for shard in range(store.num_shards(split)):
+        start, stop = store.shard_rows(split, shard)
+        inside = (wanted >= start) & (wanted < stop)
+        if inside.any():
+            tokens[inside] = store.read_shard(split, shard)[wanted[inside] - start]
+    return tokens
+
+
+def check_tokenizer(store: TokenStore, path: Path, identity: str) -> None:
+    """Raises TokenStoreError unless the tokenizer at `path` made the tokens."""
+    if store.info.tokenizer is None:
+        raise TokenStoreError(
+            f"{store.root} was imported: which tokenizer made its tokens is not known, so they "
+            "cannot be turned into pictures here. Decode them where they came from."
+        )
+    if store.info.tokenizer != identity:
+        raise TokenStoreError(
+            f"{store.root} was encoded with tokenizer {store.info.tokenizer}, but {path} is "
+            f"{identity}. Give the tokenizer that made the tokens."
+        )
+
+
+class StoreWriter:
+    """Fills a store shard by shard. A shard is there as a whole, or not at all."""
+
+    def __init__(self, root: Place | Storage) -> None:
+        self.store = TokenStore(root, allow_partial=True)
+        self.info, self.files = self.store.info, self.store.files
+
+    def write_shard(self, split: str, shard: int, tokens: NDArray[Any]) -> None:
+        """Writes the tokens [n, t, h, w] of a whole shard, then commits it in the manifest."""
+        start, stop = self.info.shard_rows(split, shard)
+        if tokens.shape != (stop - start, *self.info.grid):
+            raise ValueError(f"shard {shard} of {split} cannot hold tokens of {tokens.shape}.")
+        if int(tokens.min()) < 0 or int(tokens.max()) >= self.info.codebook_size:
+            raise ValueError(
+                f"tokens {tokens.min()} … {tokens.max()} do not fit a codebook of "
+                f"{self.info.codebook_size}."
+            )
+        data = encode_shard(self.info, split, shard, tokens)
+        self.files.write(shard_name(split, shard), data)
+        part = {
+            "split": split,
+            "shard": shard,
+            "rows": stop - start,
+            "bytes": len(data),
+            "crc32": zlib.crc32(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "fingerprint": self.store.fingerprint,
+        }
+        write_part(self.files, part)
+
+    def unfinished(self) -> list[tuple[str, int]]:
+        """Lists the shards that are missing or damaged; what commits damaged ones is withdrawn."""
+        for name in self.store.strangers():
+            self.files.remove(f"{MANIFEST}/{name}")
+        for split, shard in set(self.info.shards()) - set(self.store.missing()):
+            try:
+                self.store.check_shard(split, shard)
+            except TokenStoreError:
+                self.files.remove(f"{MANIFEST}/{part_name(split, shard)}")
+        return self.store.missing()
+
+
+def create_store(
+    root: Place | Storage,
+    info: StoreInfo,
+    plan: pa.Table,
+    *,
+    source: pa.Table | None = None,
+    overwrite: bool = False,
+) -> StoreWriter:
+    """Makes an empty store, or opens the unfinished or finished one of the same content.
+
+    `source` lists the frames that its tokens are made from, if they are: see `SOURCE_SCHEMA`.
+    The store may have lost its store.json: what commits its shards tells that they are of it. Call
+    it under the lock of its storage. Raises TokenStoreError, naming the first difference, if `root`
+    holds another store, unless `overwrite` allows to delete it, or something else.
+    """
+    files = open_storage(root)
+    wanted = store_fingerprint(info, hash_plan(plan))
+    others = files.names()
+    if others and INFO not in others:
+        if committed_fingerprints(files) != {wanted}:
+            raise TokenStoreError(
+                f"{files.root} holds {others[0]} but no {INFO} that says what it is; delete it "
+                "yourself, or choose another --out."
+            )
+    elif others and _found_fingerprint(files) != wanted:
+        if not overwrite:
+            raise TokenStoreError(
+                f"{files.root} was made with {_difference(files, info)}; choose another --out, or "
+                "give --overwrite."
+            )
+        # The manifest goes first and store.json last, so that a kill leaves nothing trusted.
+        for name in sorted(others, key=lambda name: (name != MANIFEST, name == INFO)):
+            files.remove(name)
+    describe_store(files, info, plan, source)
+    return StoreWriter(files)
+
+
+def describe_store(
+    files: Storage, info: StoreInfo, plan: pa.Table, source: pa.Table | None
+) -> None:
+    """Writes every file of a store that says what it holds: all but shards and what commits them.
+
+    A new store begins with its store.json, by which it is known. One that there is gets it last:
+    until then it is the store that it was.
+    """
+    record = store_record(info, hash_plan(plan))
+    written = {INFO: to_json(record if source is None else {**record, "frames": len(source)})}
+    written |= {PLAN: to_parquet(plan)}
+    if source is not None:
+        written[FRAMES] = to_parquet(source)
+    written |= {header_name(split): array_header(info, split) for split in info.counts}
+    if INFO in files.names():
+        written[INFO] = written.pop(INFO)
+    for name, data in written.items():
+        files.write(name, data)
+
+
+def _found_fingerprint(files: Storage) -> str | None:
+    try:
+        return TokenStore(files, allow_partial=True).fingerprint
+    except TokenStoreError:
+        return None
+
+
+def committed_fingerprints(files: Storage) -> set[str]:
+    """Says which stores the shards are of; what is damaged says nothing."""
+    found = set()
+    for name in files.names(MANIFEST):
+        with contextlib.suppress(TokenStoreError):
+            found.add(read_part(files, name)["fingerprint"])
+    return found
+
+
+def _difference(files: Storage, info: StoreInfo) -> str:
+    try:
+        found = as_dict(TokenStore(files, allow_partial=True).info)
+    except TokenStoreError as error:
+        return f"another version or by something else ({error})"
+    wanted = as_dict(info)
+    wanted["counts"] = wanted.pop("counts")  # Last: another value is what made them differ.
+    for key, value in wanted.items():
+        if found[key] != value and key != "fps":
+            return f"{key} = {found[key]!r}, not {value!r}"
+    return "another plan of windows (videos, hop or seed)"

@@ -1,0 +1,161 @@
+"""A run's folder: made, locked, and told from that of another run."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from lightning_fabric import Fabric
+
+from pipeline.config import as_dict
+from pipeline.errors import CheckpointError, ConfigError, PipelineError
+from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, difference, source_of
+from pipeline.storage.files import contents, lock, read_json, remove, write_bytes, write_json
+from pipeline.storage.sealed import from_parquet, to_parquet
+from pipeline.training.checkpoint import last_step
+from pipeline.training.loop import FREE_KEYS, LoopConfig
+
+RECORD = "run.json"
+BEFORE: Mapping[str, Mapping[str, Any]] = {
+    "model": {"block": "published"},
+    "config": {"optimizer": "adamw", "empty_share": 0.0, "change_weight": 0.0},
+}
+"""What runs of earlier versions did whose record does not say so, by part of the record."""
+
+
+def prepare_run(
+    out: Path,
+    config: LoopConfig,
+    made_from: Mapping[str, Any],
+    *,
+    frames: pa.Table | None = None,
+    overwrite: bool,
+) -> None:
+    """Makes the run's folder, or checks that the one there is of the same run.
+
+    `frames` lists those that the run learns from, if it does, and `made_from` holds its hash as
+    `source`. An unfinished run goes on with frames of the same names that were mended or changed,
+    and says which. Raises ConfigError, naming the differences, unless `overwrite` lets it start
+    afresh. A folder without the record of a run is never touched.
+    """
+    record = {"config": as_dict(config), **made_from}
+    path = out / RECORD
+    others = contents(out) if out.exists() else []
+    if path.exists():
+        found = _completed(read_json(path, CheckpointError, "run"), record)
+        different = _differences(found, record)
+        step = last_step(out / "checkpoints")
+        if frames is not None and found.get("source") != record["source"]:
+            about = _other_frames(out, found, frames, finished=step >= config.max_steps)
+            different = [about if line.startswith("source = ") else line for line in different]
+            different = list(filter(None, different))
+        if not different and step > config.max_steps:
+            different = [f"{step} steps so far, more than max_steps = {config.max_steps}"]
+        if not different:
+            _write_record(out, record, frames)
+            return
+        if not overwrite:
+            raise ConfigError(
+                f"{out} was made with {'; '.join(different)}. Choose another --out, or give "
+                "--overwrite."
+            )
+    elif others:
+        raise ConfigError(
+            f"{out} holds {others[0].name} but no {RECORD}, so it is no run; choose another --out."
+        )
+    # The record goes last: after a kill the folder can still be told to be a run.
+    for file in sorted(others, key=lambda file: file == path):
+        remove(file)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_record(out, record, frames)
+
+
+def recorded(out: Path, key: str) -> object:
+    """Returns a value that a run goes on with; None if there is none yet."""
+    path = out / RECORD
+    config = read_json(path, CheckpointError, "run").get("config") if path.exists() else None
+    return config.get(key) if isinstance(config, dict) else None
+
+
+def _write_record(out: Path, record: Mapping[str, Any], frames: pa.Table | None) -> None:
+    """Writes what the run is; that goes first in a new folder, and last where it replaces one."""
+    if not (out / RECORD).exists():
+        write_json(out / RECORD, record)
+    if frames is not None:
+        write_bytes(out / FRAMES, to_parquet(frames))
+    write_json(out / RECORD, record)
+
+
+def _other_frames(out: Path, found: Mapping[str, Any], frames: pa.Table, *, finished: bool) -> str:
+    """Says how the frames differ from those of the run; nothing if it may go on with them."""
+    try:
+        before = from_parquet((out / FRAMES).read_bytes(), rows=None).cast(SOURCE_SCHEMA)
+    except FileNotFoundError:
+        return "other frames, which an earlier version did not list"
+    except (pa.ArrowException, ValueError, OSError):
+        return f"other frames, and {out / FRAMES}, which lists them, is damaged"
+    # A kill can leave the list of the new frames beside the record of the old ones.
+    if source_of(before) not in (found.get("source"), source_of(frames)):
+        return f"other frames, and {out / FRAMES} lists those of another run"
+    differs = difference(before, frames)
+    if finished or not differs.same_names:
+        return f"other frames: {differs}"
+    print(f"{out}: other frames than before: {differs}", file=sys.stderr, flush=True)
+    return ""
+
+
+@contextmanager
+def open_run(
+    fabric: Fabric,
+    out: Path,
+    config: LoopConfig,
+    made_from: Mapping[str, Any],
+    *,
+    frames: pa.Table | None = None,
+    overwrite: bool,
+) -> Iterator[None]:
+    """Locks and prepares the run's folder on rank 0, before any process goes on.
+
+    Every process raises what rank 0 does: none waits for one that has left.
+    """
+    problem: Exception | None = None
+    with ExitStack() as held:
+        if fabric.is_global_zero:
+            try:
+                held.enter_context(lock(out))
+                prepare_run(out, config, made_from, frames=frames, overwrite=overwrite)
+            except (PipelineError, OSError) as error:
+                problem = error
+        if problem := fabric.broadcast(problem):
+            raise problem
+        yield
+
+
+def _completed(found: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds to a record what earlier versions left unsaid, where it is asked for."""
+    for part, values in BEFORE.items():
+        if isinstance(found.get(part), dict):
+            asked = wanted.get(part, {})
+            found[part] = {k: v for k, v in values.items() if k in asked} | found[part]
+    return found
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Lists where two records of a run differ in more than what may change."""
+    different = []
+    for key in sorted({*found, *wanted}):
+        ours, theirs = wanted.get(key), found.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            free = FREE_KEYS if key == "config" else ()
+            if key == "config" and not ours.get("cosine") and not theirs.get("cosine"):
+                free = (*free, "max_steps")  # At a constant rate, more steps just go on.
+            inner = _differences(
+                {k: v for k, v in theirs.items() if k not in free},
+                {k: v for k, v in ours.items() if k not in free},
+            )
+            different += [f"{key}.{line}" for line in inner]
+        elif ours != theirs:
+            different.append(f"{key} = {theirs!r}, not {ours!r}")
+    return different

@@ -6,14 +6,14 @@ from torch import Generator, Tensor
 from benchmarks import operations
 from benchmarks.machine import SIDE, product_kernels, product_rates
 from benchmarks.work import Setting, Work
-from mebt import MeBTConfig, SampleConfig, bootstrap, sample
+from mebt import MeBT, MeBTConfig, SampleConfig, bootstrap, sample
 from mebt.decoding import Canvas, RowNoise
 from mebt.incremental import Incremental
 from mebt.masking import draw_order, draw_split
+from mebt.objective import Micro, ObjectiveConfig, objective
 from mebt.optim import make_optimizer
 from mebt.sampling import sample_generator
 from pipeline.seeds import step_seed
-from stages.train import MASK_DRAW, TrainConfig, objective
 
 STEPS_TRIED = 100_000
 PRODUCTS = 24
@@ -37,12 +37,16 @@ def products(setting: Setting) -> Work:
     return Work(run=run, operations=2 * PRODUCTS * side**3)
 
 
+def draws(step: int) -> Generator:
+    """Returns what draws how much a training step masks."""
+    return Generator().manual_seed(step_seed(0, step, -1))
+
+
 def half_masked_step(config: MeBTConfig) -> int:
     """Returns the first training step whose draw masks half of the window."""
     order = torch.arange(config.num_tokens)[None]
     for step in range(STEPS_TRIED):
-        generator = Generator().manual_seed(step_seed(TrainConfig.seed, step, MASK_DRAW))
-        split = draw_split(order, grid=config.grid, step=step, generator=generator)
+        split = draw_split(order, grid=config.grid, step=step, generator=draws(step))
         if 2 * split.num_masked == config.num_tokens:
             return step
     raise AssertionError("one in N steps masks half")
@@ -51,6 +55,19 @@ def half_masked_step(config: MeBTConfig) -> int:
 def orders(config: MeBTConfig, batch: int) -> Tensor:
     """Draws the order of positions of each window of a batch, as `mebt train` does."""
     return draw_order(range(batch), config.num_tokens, step_seed=lambda row: row)
+
+
+def training_loss(model: MeBT, micro: Micro, step: int) -> Tensor:
+    """Returns the loss that `mebt train` reduces."""
+    loss, _ = objective(
+        model,
+        micro,
+        model=model.config,
+        config=ObjectiveConfig(),
+        step=step,
+        generator=draws(step),
+    )
+    return loss
 
 
 def training_operations(config: MeBTConfig, batch: int) -> int:
@@ -69,7 +86,7 @@ def training(
 ) -> Work:
     """Forward and backward of the loss that `mebt train` reduces; gradients stand beforehand."""
     model = setting.model(frames, width, activation_checkpointing=activation_checkpointing).train()
-    config, train_config = model.config, TrainConfig()
+    config = model.config
     step = half_masked_step(config)
     tokens = torch.randint(config.codebook_size, (batch, config.num_tokens))
     micro = (tokens.to(setting.device), orders(config, batch).to(setting.device))
@@ -80,7 +97,7 @@ def training(
 
     def run() -> None:
         with setting.autocast():
-            loss, _ = objective(model, micro, step, config, train_config)
+            loss = training_loss(model, micro, step)
         loss.backward()
         model.zero_grad(set_to_none=True)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from benchmarks.batches import make_store
-from benchmarks.models import half_masked_step, orders, training_operations
+from benchmarks.models import half_masked_step, orders, training_loss, training_operations
 from benchmarks.work import Setting, Work
 from mebt.optim import make_optimizer
 from pipeline.device import send
@@ -24,7 +24,6 @@ from pipeline.windows.encode import encode_shards, encoder_of
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.source import WindowSource
 from stages.decode import DecodeConfig, decode
-from stages.train import TrainConfig, objective
 from tokenizer import VQGAN, identity, save_tokenizer
 
 BATCH = 2
@@ -82,7 +81,7 @@ class Steps:
 def training_steps(setting: Setting) -> Steps:
     """Prepares them."""
     model, vqgan = setting.model(16).train(), setting.tokenizer()
-    config, train_config = model.config, TrainConfig()
+    config = model.config
     optimizer = make_optimizer(model, learning_rate=1e-5, weight_decay=0.01)
     step = half_masked_step(config)
     windows = make_windows(setting)
@@ -99,8 +98,7 @@ def training_steps(setting: Setting) -> Steps:
         return tokens.flatten(1), send(orders(config, BATCH), setting.device)
 
     def learn(micro: tuple[Tensor, Tensor]) -> None:
-        loss, _ = objective(model, micro, step, config, train_config)
-        loss.backward()
+        training_loss(model, micro, step).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 
 from mebt import load_model, model_metadata, weights_identity
-from mebt.loss import held_out_loss
+from mebt.objective import HELD_OUT_RATIOS, held_out_means, percent
 from pipeline.config import load_section
 from pipeline.errors import CheckpointError
 from pipeline.evaluation.copying import PIXELS, measure_copying, verdict
@@ -62,7 +62,7 @@ class EvaluateConfig:
     """Times that FVD and KVD are measured, with other real windows and other samples each time."""
     fvd_hop: int = 16
     """Frames from one 16-frame window of FVD to the next along a longer window."""
-    mask_ratios: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+    mask_ratios: tuple[float, ...] = HELD_OUT_RATIOS
     """Shares of hidden tokens at which the model is measured."""
     batch_size: int = 8
     """Windows at once; changes speed and memory, and numbers by rounding only."""
@@ -87,7 +87,7 @@ class EvaluateConfig:
     @property
     def percents(self) -> list[int]:
         """Mask ratios as they stand in the names of numbers."""
-        return [round(100 * ratio) for ratio in self.mask_ratios]
+        return [percent(ratio) for ratio in self.mask_ratios]
 
     def resolved(self) -> "EvaluateConfig":
         """Returns the values that a named protocol puts in place of ours."""
@@ -221,15 +221,16 @@ def _measure_model(
             f"tokens, but {store.root} has {store.grid} of {store.codebook_size}."
         )
     tokens = torch.from_numpy(windows.held_out()).flatten(1)
-    for ratio, percent in zip(config.mask_ratios, config.percents, strict=True):
-        generator = torch.Generator().manual_seed(step_seed(config.seed, percent, 0))
-        sums = np.zeros(2)
-        for part in batches(len(tokens), config.batch_size, f"{percent}% hidden"):
-            batch = tokens[part].to(device)
-            means = held_out_loss(model, batch, mask_ratio=ratio, generator=generator)
-            sums += np.asarray(means) * len(batch)
-        loss, accuracy = sums / len(tokens)
-        found.add({f"token_loss_mask_{percent}": loss, f"token_accuracy_mask_{percent}": accuracy})
+    means = held_out_means(
+        model,
+        lambda which: (
+            tokens[part].to(device) for part in batches(len(tokens), config.batch_size, which)
+        ),
+        mask_ratios=config.mask_ratios,
+        generator=lambda hidden: torch.Generator().manual_seed(step_seed(config.seed, hidden, 0)),
+    )
+    for hidden, (loss, accuracy) in means.items():
+        found.add({f"token_loss_mask_{hidden}": loss, f"token_accuracy_mask_{hidden}": accuracy})
 
 
 def _open_tokenizer(path: Path, store: TokenStore, device: str) -> VQGAN:

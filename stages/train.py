@@ -1,6 +1,5 @@
 """tokens -> a MeBT trained on them."""
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,9 +24,16 @@ from mebt import (
     save_model,
     weights_identity,
 )
-from mebt.loss import held_out_loss, masked_token_loss
-from mebt.masking import SCHEDULES, LengthPriorName, draw_order, draw_split
+from mebt.masking import draw_order
 from mebt.model import PositionInit
+from mebt.objective import (
+    HELD_OUT_RATIOS,
+    Micro,
+    ObjectiveConfig,
+    held_out_means,
+    logged_names,
+    objective,
+)
 from mebt.optim import OptimizerKind, make_optimizer
 from mebt.weights import read_config
 from pipeline.config import Precision, as_dict, load_section
@@ -57,18 +63,12 @@ from stages.options import (
 from stages.previews import decoder, draw
 
 RESULT, CHECKPOINTS, PROFILE = "model.safetensors", "checkpoints", "profile"
-VALIDATION_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-BUCKETS = 5
-"""Equal ranges of the mask ratio whose losses are logged apart."""
 MASK_DRAW, ORDER_DRAW = -1, -2
 """Beside the ranks 0, 1, … what a seed is drawn for; the order of row i is ORDER_DRAW - i."""
 
-Micro = tuple[Tensor, Tensor]
-"""Tokens [B N] and a permutation of positions for each row [B N]."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(LoopConfig):
+class TrainConfig(ObjectiveConfig, LoopConfig):
     """How MeBT is trained on cached tokens."""
 
     warmup_steps: int = 100
@@ -89,21 +89,6 @@ class TrainConfig(LoopConfig):
     for all, as published."""
     weight_decay: float = 0.01
     """Of Linear weights only."""
-    schedule: str = "linear"
-    """Mask ratio as a function of a progress drawn evenly from 0 … 1."""
-    empty_share: float = 0.02
-    """Share of the steps in which everything is masked, as where a sample begins; else that would
-    be as rare as any other number of tokens. Published: 0."""
-    average_loss: float = 1.0
-    """1: mean over masked tokens; 0: a batch weighs as much as is masked in it."""
-    label_smoothing: float = 0.0
-    """Share of the probability that every token gets alike in what is to be predicted."""
-    budget: int | None = None
-    """Most tokens that are predicted in one pass; null: all that are masked."""
-    length_prior: LengthPriorName = "longest"
-    """Length of training clips: longest, uniform, or gaussian (short first, then longer)."""
-    time_scale: float = 30_000.0
-    """Steps after which gaussian clips grow by a latent frame; published: 30,000 or 100,000."""
     init_std: float | None = None
     """Deviation of the first weights; null: 1 / sqrt(width). Published: 0.02, for width 1024."""
     position_init: PositionInit = "local"
@@ -126,19 +111,11 @@ class TrainConfig(LoopConfig):
     Needs a C++ compiler, and on a GPU Triton."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"unknown schedule {self.schedule!r}; choose from {', '.join(SCHEDULES)}."
-            )
+        LoopConfig.__post_init__(self)
+        ObjectiveConfig.__post_init__(self)
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}.")
-        for name in ("average_loss", "label_smoothing", "empty_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
-        if self.budget is not None and self.budget < 1:
-            raise ValueError(f"budget must be at least 1, got {self.budget}.")
-        for name in ("time_scale", "memory_gb", "init_std"):
+        for name in ("memory_gb", "init_std"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.validation_windows < 1:
@@ -160,77 +137,25 @@ class Trained:
     """Share of the time of this call's steps that previews took."""
 
 
-def measures() -> list[str]:
-    """Names every number that is logged of the model, whichever of them a step measures."""
-    of_masks = [
-        f"{key}/{bucket(n / BUCKETS)}" for key in ("loss", "accuracy") for n in range(BUCKETS)
-    ]
-    percents = [round(100 * ratio) for ratio in VALIDATION_RATIOS]
-    held_out = [f"val_{key}/mask_{p}" for key in ("loss", "accuracy") for p in percents]
-    return [*of_masks, "uniform", "val_loss", *held_out]
-
-
-def bucket(ratio: float) -> str:
-    """Names the range of a mask ratio in per cent, such as `mask_20_40`."""
-    width = 100 // BUCKETS
-    low = min(int(ratio * BUCKETS), BUCKETS - 1) * width
-    return f"mask_{low:02d}_{low + width:02d}"
-
-
-def objective(
-    module: nn.Module, micro: Micro, step: int, model: MeBTConfig, config: TrainConfig
-) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-    """Returns the loss of a micro-batch, masked as this step draws it, and what to log of it."""
-    tokens, order = micro
-    split = draw_split(
-        order,
-        grid=model.grid,
-        step=step,
-        generator=Generator().manual_seed(step_seed(config.seed, step, MASK_DRAW)),
-        schedule=config.schedule,
-        empty_share=config.empty_share,
-        length_prior=config.length_prior,
-        time_scale=config.time_scale,
-        budget=config.budget,
-    )
-    wanted = tokens.gather(1, split.targets)
-    summed, right = module(
-        *(tokens.gather(1, split.context), split.context, split.targets),
-        wanted,
-        config.label_smoothing,
-    )
-    loss = masked_token_loss(
-        summed,
-        len(tokens),
-        num_masked=split.num_masked,
-        num_tokens=split.num_tokens,
-        average=config.average_loss,
-    )
-    name = bucket(split.num_masked / split.num_tokens)
-    return loss, {
-        f"loss/{name}": summed.detach() / wanted.numel(),
-        f"accuracy/{name}": right / wanted.numel(),
-        "uniform": math.log(model.codebook_size),
-    }
+def mask_generator(seed: int, step: int) -> Generator:
+    """Returns what draws how much is hidden at a step, or which of a per cent of held-out ones."""
+    return Generator().manual_seed(step_seed(seed, step, MASK_DRAW))
 
 
 def _validate(model: nn.Module, tokens: Tensor, config: TrainConfig) -> dict[str, float]:
     """Measures held-out tokens at fixed mask ratios, with the same masks each time."""
     device = next(model.parameters()).device
     size = max(1, config.batch_size // config.accumulate)
-    found = {}
-    for ratio in VALIDATION_RATIOS:
-        percent = round(100 * ratio)
-        generator = Generator().manual_seed(step_seed(config.seed, percent, MASK_DRAW))
-        sums = np.zeros(2)
-        for part in torch.split(tokens, size):
-            means = held_out_loss(model, send(part, device), mask_ratio=ratio, generator=generator)
-            sums += np.asarray(means) * len(part)
-        loss, right = sums / len(tokens)
-        found[f"val_loss/mask_{percent}"] = float(loss)
-        found[f"val_accuracy/mask_{percent}"] = float(right)
-    losses = [value for key, value in found.items() if key.startswith("val_loss")]
-    return {"val_loss": sum(losses) / len(losses), **found}
+    means = held_out_means(
+        model,
+        lambda _: (send(part, device) for part in torch.split(tokens, size)),
+        mask_ratios=HELD_OUT_RATIOS,
+        generator=partial(mask_generator, config.seed),
+    )
+    found: dict[str, float] = {}
+    for percent, (loss, accuracy) in means.items():
+        found |= {f"val_loss/mask_{percent}": loss, f"val_accuracy/mask_{percent}": accuracy}
+    return {"val_loss": sum(loss for loss, _ in means.values()) / len(means), **found}
 
 
 def _beginning(
@@ -402,13 +327,20 @@ def train(
             name="train",
             batches=lambda step: _batches(stream, step, fabric, config, model_config),
             names=stream.names,
-            loss=lambda module, micro, step: objective(module, micro, step, model_config, config),
+            loss=lambda module, micro, step: objective(
+                module,
+                micro,
+                model=model_config,
+                config=config,
+                step=step,
+                generator=mask_generator(config.seed, step),
+            ),
             validate=lambda model: _validate(model, validation, config),
             export=partial(_export, out / RESULT, model_config, store),
             result=out / RESULT,
             rate_name="tokens",
             rate_per_step=config.batch_size * model_config.num_tokens,
-            measures=measures(),
+            measures=logged_names(),
             previews=previews,
         )
         other = init / CHECKPOINTS if init and init.is_dir() else None

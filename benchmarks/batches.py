@@ -16,7 +16,8 @@ import torch
 
 from pipeline.store.batches import Batches
 from pipeline.store.layout import StoreInfo, numbered_plan
-from pipeline.store.reader import TokenStore, create_store
+from pipeline.store.reader import TokenStore
+from pipeline.store.writer import create_store
 
 GRID, CODEBOOK = (4, 16, 16), 16_384
 ROUNDS = 5

@@ -18,7 +18,7 @@ from pipeline.device import send
 from pipeline.frames.scan import scan_frames
 from pipeline.store.batches import Batches
 from pipeline.store.layout import StoreInfo, numbered_plan
-from pipeline.store.reader import create_store
+from pipeline.store.writer import create_store
 from pipeline.video.pixels import moving_shapes, to_bytes
 from pipeline.windows.encode import encode_shards, encoder_of
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows

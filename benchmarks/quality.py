@@ -28,7 +28,8 @@ from mebt import MeBTShape
 from pipeline.config import SECTIONS, build, load_params
 from pipeline.precision import settle
 from pipeline.store.layout import INFO, StoreInfo, numbered_plan
-from pipeline.store.reader import TokenStore, create_store
+from pipeline.store.reader import TokenStore
+from pipeline.store.writer import create_store
 from pipeline.training.log import FILE as LOG
 from pipeline.tuning import tune_process
 from stages.sample import SampleStageConfig, sample

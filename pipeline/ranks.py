@@ -35,3 +35,24 @@ def gathered(fabric: Fabric, lines: list[str]) -> list[str]:
     with all_alive():
         every = [fabric.broadcast(lines, src=rank) for rank in range(fabric.world_size)]
     return list(dict.fromkeys(itertools.chain.from_iterable(every)))
+
+
+def any_rank(fabric: Fabric, flag: bool) -> bool:
+    """Says whether a flag is up in any process."""
+    if fabric.world_size == 1:
+        return flag
+    total = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")
+    return float(total) > 0  # type: ignore[arg-type]
+
+
+@contextmanager
+def together(fabric: Fabric, what: str) -> Iterator[None]:
+    """Lets all processes fail if the first one fails to do `what` in here."""
+    done = False
+    try:
+        yield
+        done = True
+    finally:  # None may wait for a process that has left.
+        done = fabric.broadcast(done)
+    if not done:
+        raise PipelineError(f"the first process could not {what}; it says why.")

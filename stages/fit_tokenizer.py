@@ -26,7 +26,8 @@ from pipeline.storage.files import keep_apart, replacing, sha256_file
 from pipeline.storage.places import Place
 from pipeline.training.checkpoint import last_step, user_errors
 from pipeline.training.folder import open_run, recorded
-from pipeline.training.loop import LoopConfig, Task, run_loop
+from pipeline.training.loop import run_loop
+from pipeline.training.task import LoopConfig, Task
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.source import WindowSource
 from pipeline.windows.verify import name_damaged, verify_frames

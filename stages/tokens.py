@@ -17,8 +17,9 @@ from pipeline.progress import progress
 from pipeline.storage.files import keep_apart, replacing
 from pipeline.storage.places import Place, open_storage
 from pipeline.store.layout import INFO, StoreInfo, numbered_plan
-from pipeline.store.reader import TokenStore, check_tokenizer, create_store
+from pipeline.store.reader import TokenStore, check_tokenizer
 from pipeline.store.tars import export_tars, restore_tars
+from pipeline.store.writer import create_store
 from pipeline.training.checkpoint import user_errors
 from pipeline.windows.encode import encode_shards, encoder_of
 from pipeline.windows.of_tokens import check_source

@@ -48,9 +48,10 @@ from pipeline.store.reader import TokenStore, read_rows
 from pipeline.training.checkpoint import last_sha256, last_step, user_errors
 from pipeline.training.folder import open_run, recorded
 from pipeline.training.fsdp import shard
-from pipeline.training.loop import LoopConfig, Task, run_loop
+from pipeline.training.loop import run_loop
 from pipeline.training.previews import Previews, read_previews
 from pipeline.training.profiling import RECORDED, TABLE, TRACE, WARM_UP
+from pipeline.training.task import LoopConfig, Task
 from pipeline.tuning import SMALL, keep_freed
 from stages.launch import Launch, sharding_options
 from stages.options import (

@@ -19,7 +19,7 @@ WHOLE = ("mebt", "tokenizer")
 PLUMBING = {
     *("stages/launch.py", "stages/options.py"),
     *(f"pipeline/{name}.py" for name in ("background", "config", "device", "errors", "progress")),
-    *(f"pipeline/storage/{name}.py" for name in ("__init__", "files", "places")),
+    *(f"pipeline/storage/{name}.py" for name in ("bucket", "files", "places")),
     *(f"pipeline/training/{name}.py" for name in ("profiling", "signals")),
 }
 """None of these has a say in what a stage makes."""

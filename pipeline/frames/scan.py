@@ -16,8 +16,9 @@ from pipeline.errors import FrameError
 from pipeline.frames.images import FrameFile, look_at_first
 from pipeline.frames.numbering import cut_runs
 from pipeline.frames.tars import SUFFIX, TarFrame, read_clips
+from pipeline.storage.bucket import Bucket
 from pipeline.storage.files import printable, read_text
-from pipeline.storage.places import Bucket, Place, open_storage
+from pipeline.storage.places import Place, open_storage
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 SPLITS = ("train", "test")

@@ -10,10 +10,12 @@ from lightning_fabric import Fabric
 
 from pipeline.progress import progress
 from pipeline.ranks import all_alive, summed
-from pipeline.storage.places import Bucket, Folder, Inside, Place, Storage, open_storage
+from pipeline.storage.bucket import Bucket
+from pipeline.storage.places import Folder, Inside, Place, Storage, open_storage
 from pipeline.store.layout import StoreInfo
-from pipeline.store.reader import StoreWriter, TokenStore
+from pipeline.store.reader import TokenStore
 from pipeline.store.update import Known, Work, prepare_store, switch
+from pipeline.store.writer import StoreWriter
 
 
 @dataclass(frozen=True)

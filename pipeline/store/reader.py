@@ -1,9 +1,8 @@
-"""Token stores: create, write one shard, verify, read shards. Nothing half-written reads as whole.
+"""Reads token stores, checking every shard: nothing half-written reads as whole.
 
 `pipeline.store.layout` says what they look like.
 """
 
-import contextlib
 import hashlib
 import json
 import math
@@ -17,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.config import as_dict, build
+from pipeline.config import build
 from pipeline.errors import ConfigError, TokenStoreError
 from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, source_of
 from pipeline.storage.files import parse_json, to_json
 from pipeline.storage.places import Place, Storage, open_storage
-from pipeline.storage.sealed import from_parquet, to_parquet
+from pipeline.storage.sealed import from_parquet
 from pipeline.store.layout import (
     INFO,
     MANIFEST,
@@ -32,9 +31,7 @@ from pipeline.store.layout import (
     REDO,
     SCHEMA,
     StoreInfo,
-    array_header,
     decode_shard,
-    encode_shard,
     hash_plan,
     header_name,
     is_header,
@@ -43,8 +40,6 @@ from pipeline.store.layout import (
     read_part,
     shard_name,
     store_fingerprint,
-    store_record,
-    write_part,
 )
 
 RECORD_KEYS = {"schema", "fingerprint", "plan", "info", "seal", "frames"}
@@ -340,131 +335,3 @@ def check_tokenizer(store: TokenStore, path: Path, identity: str) -> None:
             f"{store.root} was encoded with tokenizer {store.info.tokenizer}, but {path} is "
             f"{identity}. Give the tokenizer that made the tokens."
         )
-
-
-class StoreWriter:
-    """Fills a store shard by shard. A shard is there as a whole, or not at all."""
-
-    def __init__(self, root: Place | Storage) -> None:
-        self.store = TokenStore(root, allow_partial=True)
-        self.info, self.files = self.store.info, self.store.files
-
-    def write_shard(self, split: str, shard: int, tokens: NDArray[Any]) -> None:
-        """Writes the tokens [n, t, h, w] of a whole shard, then commits it in the manifest."""
-        start, stop = self.info.shard_rows(split, shard)
-        if tokens.shape != (stop - start, *self.info.grid):
-            raise ValueError(f"shard {shard} of {split} cannot hold tokens of {tokens.shape}.")
-        if int(tokens.min()) < 0 or int(tokens.max()) >= self.info.codebook_size:
-            raise ValueError(
-                f"tokens {tokens.min()} … {tokens.max()} do not fit a codebook of "
-                f"{self.info.codebook_size}."
-            )
-        data = encode_shard(self.info, split, shard, tokens)
-        self.files.write(shard_name(split, shard), data)
-        part = {
-            "split": split,
-            "shard": shard,
-            "rows": stop - start,
-            "bytes": len(data),
-            "crc32": zlib.crc32(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "fingerprint": self.store.fingerprint,
-        }
-        write_part(self.files, part)
-
-    def unfinished(self) -> list[tuple[str, int]]:
-        """Lists the shards that are missing or damaged; what commits damaged ones is withdrawn."""
-        for name in self.store.strangers():
-            self.files.remove(f"{MANIFEST}/{name}")
-        for split, shard in set(self.info.shards()) - set(self.store.missing()):
-            try:
-                self.store.check_shard(split, shard)
-            except TokenStoreError:
-                self.files.remove(f"{MANIFEST}/{part_name(split, shard)}")
-        return self.store.missing()
-
-
-def create_store(
-    root: Place | Storage,
-    info: StoreInfo,
-    plan: pa.Table,
-    *,
-    source: pa.Table | None = None,
-    overwrite: bool = False,
-) -> StoreWriter:
-    """Makes an empty store, or opens the unfinished or finished one of the same content.
-
-    `source` lists the frames that its tokens are made from, if they are: see `SOURCE_SCHEMA`.
-    The store may have lost its store.json: what commits its shards tells that they are of it. Call
-    it under the lock of its storage. Raises TokenStoreError, naming the first difference, if `root`
-    holds another store, unless `overwrite` allows to delete it, or something else.
-    """
-    files = open_storage(root)
-    wanted = store_fingerprint(info, hash_plan(plan))
-    others = files.names()
-    if others and INFO not in others:
-        if committed_fingerprints(files) != {wanted}:
-            raise TokenStoreError(
-                f"{files.root} holds {others[0]} but no {INFO} that says what it is; delete it "
-                "yourself, or choose another --out."
-            )
-    elif others and _found_fingerprint(files) != wanted:
-        if not overwrite:
-            raise TokenStoreError(
-                f"{files.root} was made with {_difference(files, info)}; choose another --out, or "
-                "give --overwrite."
-            )
-        # The manifest goes first and store.json last, so that a kill leaves nothing trusted.
-        for name in sorted(others, key=lambda name: (name != MANIFEST, name == INFO)):
-            files.remove(name)
-    describe_store(files, info, plan, source)
-    return StoreWriter(files)
-
-
-def describe_store(
-    files: Storage, info: StoreInfo, plan: pa.Table, source: pa.Table | None
-) -> None:
-    """Writes every file of a store that says what it holds: all but shards and what commits them.
-
-    A new store begins with its store.json, by which it is known. One that there is gets it last:
-    until then it is the store that it was.
-    """
-    record = store_record(info, hash_plan(plan))
-    written = {INFO: to_json(record if source is None else {**record, "frames": len(source)})}
-    written |= {PLAN: to_parquet(plan)}
-    if source is not None:
-        written[FRAMES] = to_parquet(source)
-    written |= {header_name(split): array_header(info, split) for split in info.counts}
-    if INFO in files.names():
-        written[INFO] = written.pop(INFO)
-    for name, data in written.items():
-        files.write(name, data)
-
-
-def _found_fingerprint(files: Storage) -> str | None:
-    try:
-        return TokenStore(files, allow_partial=True).fingerprint
-    except TokenStoreError:
-        return None
-
-
-def committed_fingerprints(files: Storage) -> set[str]:
-    """Says which stores the shards are of; what is damaged says nothing."""
-    found = set()
-    for name in files.names(MANIFEST):
-        with contextlib.suppress(TokenStoreError):
-            found.add(read_part(files, name)["fingerprint"])
-    return found
-
-
-def _difference(files: Storage, info: StoreInfo) -> str:
-    try:
-        found = as_dict(TokenStore(files, allow_partial=True).info)
-    except TokenStoreError as error:
-        return f"another version or by something else ({error})"
-    wanted = as_dict(info)
-    wanted["counts"] = wanted.pop("counts")  # Last: another value is what made them differ.
-    for key, value in wanted.items():
-        if found[key] != value and key != "fps":
-            return f"{key} = {found[key]!r}, not {value!r}"
-    return "another plan of windows (videos, hop or seed)"

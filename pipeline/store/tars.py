@@ -19,7 +19,8 @@ from pipeline.storage.files import make_folder, parse_json, replacing, to_json
 from pipeline.storage.places import Place, open_storage
 from pipeline.storage.tars import Member, add, new_tar, read_samples
 from pipeline.store.layout import INFO, PLAN
-from pipeline.store.reader import StoreWriter, TokenStore, create_store
+from pipeline.store.reader import TokenStore
+from pipeline.store.writer import StoreWriter, create_store
 
 
 def export_tars(store: TokenStore, out: Path, *, advance: Callable[[int], None]) -> None:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pipeline.config import as_dict
 from pipeline.errors import TokenStoreError
 from pipeline.frame_list import FRAMES, by_video, difference
-from pipeline.storage.places import Bucket, Folder, Inside, Storage
+from pipeline.storage.bucket import Bucket
+from pipeline.storage.places import Folder, Inside, Storage
 from pipeline.store.layout import (
     INFO,
     MANIFEST,
@@ -30,14 +31,8 @@ from pipeline.store.layout import (
     store_fingerprint,
     write_part,
 )
-from pipeline.store.reader import (
-    StoreWriter,
-    TokenStore,
-    committed_fingerprints,
-    create_store,
-    describe_store,
-    read_rows,
-)
+from pipeline.store.reader import TokenStore, read_rows
+from pipeline.store.writer import StoreWriter, committed_fingerprints, create_store, describe_store
 
 GROWING, SWITCH = ".update-", ".switch"
 """Begins the name of a folder where a store grows; the file that says which is taking its place."""

@@ -15,7 +15,7 @@ from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, difference, source_of
 from pipeline.storage.files import contents, lock, read_json, remove, write_bytes, write_json
 from pipeline.storage.sealed import from_parquet, to_parquet
 from pipeline.training.checkpoint import last_step
-from pipeline.training.loop import FREE_KEYS, LoopConfig
+from pipeline.training.task import KEYS_THAT_MAY_CHANGE, LoopConfig
 
 RECORD = "run.json"
 BEFORE: Mapping[str, Mapping[str, Any]] = {
@@ -148,7 +148,7 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     for key in sorted({*found, *wanted}):
         ours, theirs = wanted.get(key), found.get(key)
         if isinstance(ours, dict) and isinstance(theirs, dict):
-            free = FREE_KEYS if key == "config" else ()
+            free = KEYS_THAT_MAY_CHANGE if key == "config" else ()
             if key == "config" and not ours.get("cosine") and not theirs.get("cosine"):
                 free = (*free, "max_steps")  # At a constant rate, more steps just go on.
             inner = _differences(

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -26,3 +26,17 @@ def leaving_at_once() -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stop_requests() -> Iterator[Sequence[int]]:
+    """Collects stop signals; the loop looks at them between two steps."""
+    seen: list[int] = []
+    old = {
+        name: signal.signal(name, lambda number, _: seen.append(number)) for name in STOP_SIGNALS
+    }
+    try:
+        yield seen
+    finally:
+        for name, handler in old.items():
+            signal.signal(name, handler)

@@ -23,8 +23,8 @@ from pipeline.frames.images import FrameFile
 from pipeline.frames.scan import Video
 from pipeline.frames.workers import decoders
 from pipeline.store.layout import StoreInfo
-from pipeline.store.reader import StoreWriter
 from pipeline.store.update import Known
+from pipeline.store.writer import StoreWriter
 from pipeline.video.pixels import to_model
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.int64]]

@@ -7,7 +7,7 @@ import pytest
 from mebt import MeBT
 from mebt.optim import make_optimizer
 from mebt.published import config_from_hparams, convert_name
-from pipeline.training.loop import LoopConfig, learning_rate
+from pipeline.training.task import LoopConfig, learning_rate
 from tests.golden_checks.recipe import load_meta
 
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from pipeline.store.layout import StoreInfo, numbered_plan
-from pipeline.store.reader import create_store
+from pipeline.store.writer import create_store
 from stages.__main__ import cli
 
 K, GRID = 16, (4, 3, 3)

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from moto.server import ThreadedMotoServer
 
 from pipeline.errors import StorageError
-from pipeline.storage import places
-from pipeline.storage.places import Bucket
+from pipeline.storage import bucket as bucket_module
+from pipeline.storage.bucket import Bucket
 from pipeline.storage.tars import Member, read_members
 from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
@@ -43,7 +43,7 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
         ("REGION", "us-east-1"),
     ):
         monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setattr(places, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(bucket_module, "LEASE_SECONDS", 0.5)
     urllib.request.urlopen(f"{server}/moto-api/reset", data=b"")
     urllib.request.urlopen(urllib.request.Request(f"{server}/tokens", method="PUT"))
     return Bucket(URL)
@@ -327,7 +327,7 @@ def test_what_the_server_refuses_is_one_clear_line(
     line = flow.refused("tokenize", out="s3://nowhere/tokens")
     assert "s3://nowhere/tokens is in no bucket that exists" in line
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(places, "RETRIES", 0)
+    monkeypatch.setattr(bucket_module, "RETRIES", 0)
     line = flow.refused("train", "--tokens", URL, out="remote")
     assert f"{URL}/store.json cannot be read: HTTP error: error sending request; check" in line
 

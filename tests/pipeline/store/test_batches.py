@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.store.batches import Batches
 from pipeline.store.layout import StoreInfo, numbered_plan
-from pipeline.store.reader import TokenStore, create_store
+from pipeline.store.reader import TokenStore
+from pipeline.store.writer import create_store
 from tests.memory_store import MemoryStore
 
 GRID = (1, 2, 2)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import TokenStoreError
 from pipeline.store.layout import MOST_SHRUNK, StoreInfo, numbered_plan
-from pipeline.store.reader import TokenStore, create_store
+from pipeline.store.reader import TokenStore
+from pipeline.store.writer import create_store
 from tests.stages.small import content
 
 

@@ -18,8 +18,9 @@ from pipeline.frames.scan import Video
 from pipeline.storage.places import Folder, Inside
 from pipeline.store import update
 from pipeline.store.layout import StoreInfo
-from pipeline.store.reader import StoreWriter, TokenStore
+from pipeline.store.reader import TokenStore
 from pipeline.store.update import Known, prepare_store, switch
+from pipeline.store.writer import StoreWriter
 from pipeline.windows.plan import TokenizeConfig, plan_windows
 from tests.stages.small import content
 

@@ -10,7 +10,7 @@ from pipeline.frame_list import SOURCE_SCHEMA, source_of
 from pipeline.storage.files import write_text
 from pipeline.storage.sealed import to_parquet
 from pipeline.training.folder import prepare_run
-from pipeline.training.loop import LoopConfig
+from pipeline.training.task import LoopConfig
 from tests.stages.small import content
 
 

@@ -10,19 +10,15 @@ from torch import nn
 
 from pipeline.errors import PipelineError
 from pipeline.seeds import step_seed
+from pipeline.training.averages import WeightAverage
 from pipeline.training.checkpoint import load_last
-from pipeline.training.loop import (
-    Average,
-    LoopConfig,
-    Task,
-    learning_rate,
-    run_loop,
-)
+from pipeline.training.loop import run_loop
+from pipeline.training.task import LoopConfig, Task, learning_rate
 
 
 def test_the_average_follows_slowly_and_steps_aside() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    average = Average(0.9)
+    average = WeightAverage(0.9)
     average.update(model, 1)
     before = model[0].weight.detach().clone()
     with torch.no_grad():
@@ -41,7 +37,7 @@ def test_the_average_follows_slowly_and_steps_aside() -> None:
 def test_the_average_begins_fast() -> None:
     # Weights that jump from 0 to 1 at once: of 20 steps, the first may not weigh 0.99**20 = 0.82.
     model = nn.Linear(1, 1, bias=False)
-    average = Average(0.99)
+    average = WeightAverage(0.99)
     for step in range(1, 21):
         with torch.no_grad():
             model.weight.fill_(float(step > 1))

@@ -17,8 +17,8 @@ from pipeline.background import behind
 from pipeline.config import TokenizerPrecision, as_dict, load_section
 from pipeline.device import send
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.frames.rates import check_rate, playing_rate
 from pipeline.progress import progress
+from pipeline.rates import check_rate, playing_rate
 from pipeline.storage.files import contents, keep_apart, lock, read_json, remove, write_json
 from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore, check_tokenizer

@@ -1,15 +1,12 @@
 """frames -> a 3D VQGAN trained on them."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import click
 import torch
-from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -42,8 +39,16 @@ from stages.options import (
     verify_option,
 )
 from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer, save_tokenizer
-from tokenizer.adversarial import AXES, AdversarialVQGAN, Verdict
-from tokenizer.losses import change_loss, drawn_frames, reconstruction_loss
+from tokenizer.adversarial import AdversarialVQGAN
+from tokenizer.objective import (
+    Batch,
+    ObjectiveConfig,
+    logged_names,
+    measure_reconstruction,
+    new_model,
+    objective,
+    with_noise,
+)
 from tokenizer.perceptual import HOW_TO_GET, LPIPS, SMALLEST, load_lpips
 from tokenizer.weights import as_half
 
@@ -57,37 +62,11 @@ RESTART_DRAW, NOISE_DRAW = -1, -2
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitTokenizerConfig(LoopConfig):
+class FitTokenizerConfig(ObjectiveConfig, LoopConfig):
     """How a 3D VQGAN is trained; with its defaults, for likeness of pixels only."""
 
     learning_rate: float = 3e-4
     """The highest: after `warmup_steps`, and before `cosine` lets it fall."""
-    l1_weight: float = 1.0
-    """Weight of the mean absolute difference of pixels; the commitment loss has 1."""
-    perceptual_weight: float = 0.0
-    """Weight of the LPIPS of one frame of each clip, which needs --lpips."""
-    image_gan_weight: float = 0.0
-    """Weight of a discriminator that sees one frame of each clip; 0: there is none."""
-    video_gan_weight: float = 0.0
-    """Weight of a discriminator that sees whole clips; 0: there is none."""
-    gan_feat_weight: float = 0.0
-    """Weight of how far the discriminators see reconstructions from their videos."""
-    gan_loss: Literal["hinge", "vanilla"] = "hinge"
-    """What discriminators reduce; vanilla: the cross-entropy."""
-    discriminator_start: int = 0
-    """Steps before the discriminators begin to learn and to matter."""
-    discriminator_width: int = 64
-    """Channels of a discriminator's first layer."""
-    motion_weight: float = 0.0
-    """Weight of moving pixels as a whole beside all pixels evenly; 0: every pixel the same."""
-    change_weight: float = 0.0
-    """Weight of the mean absolute difference of changes from frame to frame: less flicker."""
-    noise: float = 0.0
-    """Noise added to what is encoded, while the clean video is to be decoded: tokens learn to
-    ignore what a sensor adds, and are easier to predict. Each window draws its own standard
-    deviation, in grey levels, from 0 to this."""
-    restart_threshold: float = 0.1
-    """Uses per step (moving average) below which a learned code is replaced; 0: never."""
     validation_windows: int = 32
     """Held-out windows measured at each validation."""
     half: bool = False
@@ -96,25 +75,12 @@ class FitTokenizerConfig(LoopConfig):
     """Memory for decoded frames."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        weights = [field.name for field in fields(self) if field.name.endswith("_weight")]
-        for name in (*weights, "noise", "restart_threshold", "cache_gb", "discriminator_start"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        LoopConfig.__post_init__(self)
+        ObjectiveConfig.__post_init__(self)
+        if self.cache_gb < 0:
+            raise ValueError(f"cache_gb must not be negative, got {self.cache_gb}.")
         if self.validation_windows < 1:
             raise ValueError(f"validation_windows must be at least 1: {self.validation_windows}.")
-        if not 1 <= self.discriminator_width <= 512:
-            raise ValueError(f"discriminator_width must be 1 … 512: {self.discriminator_width}.")
-        if self.gan_feat_weight and not any(self.gan_weights.values()):
-            raise ValueError(
-                f"gan_feat_weight is {self.gan_feat_weight}, but there is no discriminator; set "
-                "image_gan_weight or video_gan_weight."
-            )
-
-    @property
-    def gan_weights(self) -> dict[str, float]:
-        """Weight of each kind of discriminator."""
-        return {kind: getattr(self, f"{kind}_gan_weight") for kind in AXES}
 
 
 @dataclass(frozen=True)
@@ -128,58 +94,8 @@ class Fitted:
     """What one might not expect of the frames."""
 
 
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Clips with noise and without, as float32 [B, 3, T, H, W], and one frame number of each [B]."""
-Objective = Callable[[nn.Module, Batch, int], tuple[Tensor, Mapping[str, Tensor | float]]]
-
-
-def measures(config: FitTokenizerConfig) -> list[str]:
-    """Names every number that is logged of the tokenizer, whichever of them a step measures."""
-    kinds = [kind for kind, weight in config.gan_weights.items() if weight]
-    return [
-        *("l1", "commitment", "perplexity"),
-        *(["change"] if config.change_weight else []),
-        *(["lpips"] if config.perceptual_weight else []),
-        *(f"{kind}_{name}" for kind in kinds for name in Verdict._fields),
-        *("psnr", "psnr_mean_frame", "codebook_use"),
-    ]
-
-
-def measure(model: VQGAN, held_out: WindowSource, config: FitTokenizerConfig) -> dict[str, float]:
-    """Measures reconstruction and codebook use on held-out windows, beside the mean frame."""
-    device = next(model.parameters()).device
-    squared, squared_mean_frame, l1 = 0.0, 0.0, 0.0
-    counts = torch.zeros(model.config.codebook_size, dtype=torch.int64)
-    rows = held_out.spread(config.validation_windows)
-    for row in rows:
-        video = send(held_out.read([row]), device)
-        tokens = model.encode(video)
-        difference = model.decode(tokens).clamp(-0.5, 0.5) - video
-        squared += float(difference.square().mean()) / len(rows)
-        l1 += float(difference.abs().mean()) / len(rows)
-        mean_frame = video.mean(2, keepdim=True) - video
-        squared_mean_frame += float(mean_frame.square().mean()) / len(rows)
-        counts += tokens.flatten().cpu().bincount(minlength=len(counts))
-    shares = counts[counts > 0] / counts.sum()
-    return {
-        "psnr": -10 * math.log10(max(squared, 1e-10)),
-        "psnr_mean_frame": -10 * math.log10(max(squared_mean_frame, 1e-10)),
-        "l1": l1,
-        "codebook_use": float((counts > 0).double().mean()),
-        "perplexity": float(torch.exp(-(shares * shares.log()).sum())),
-    }
-
-
-def with_noise(
-    video: Float[Tensor, "B 3 T H W"], rows: range, config: FitTokenizerConfig, step: int
-) -> Float[Tensor, "B 3 T H W"]:
-    """Adds to each clip the noise of its row of the step's batch."""
-    noisy = video.clone()
-    for clip, row in zip(noisy, rows, strict=True):
-        generator = torch.Generator().manual_seed(step_seed(config.seed, step, NOISE_DRAW - row))
-        deviation = config.noise / 255 * torch.rand((), generator=generator)
-        clip += deviation * torch.randn(clip.shape, generator=generator)
-    return noisy
+def _generator(config: FitTokenizerConfig, step: int, draw: int) -> torch.Generator:
+    return torch.Generator().manual_seed(step_seed(config.seed, step, draw))
 
 
 def _open_init(path: Path, shape: VQGANConfig) -> VQGAN:
@@ -217,57 +133,9 @@ def _open_lpips(
         return load_lpips(tensors, device)
 
 
-def new_model(
-    shape: VQGANConfig, config: FitTokenizerConfig, init: VQGAN | None
-) -> AdversarialVQGAN:
-    """Makes a VQGAN with random weights or those of `init`, and new discriminators."""
-    vqgan = VQGAN(shape)
-    if init is not None:
-        vqgan.load_state_dict(init.state_dict())
-    kinds = [kind for kind, weight in config.gan_weights.items() if weight]
-    return AdversarialVQGAN(vqgan, kinds, width=config.discriminator_width)
-
-
-def objective(config: FitTokenizerConfig, lpips: LPIPS | None) -> Objective:
-    """Makes the function that returns what a step is to reduce, and what to log of it."""
-
-    def loss(
-        module: nn.Module, batch: Batch, step: int
-    ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        noisy, video, frames = batch
-        generator = torch.Generator().manual_seed(step_seed(config.seed, step, RESTART_DRAW))
-        made, verdicts = module(
-            noisy,
-            video,
-            frames,
-            judging=step >= config.discriminator_start,
-            kind=config.gan_loss,
-            restart_threshold=config.restart_threshold,
-            generator=generator,
-        )
-        reconstruction = made.reconstruction.float()
-        l1 = reconstruction_loss(reconstruction, video, motion_weight=config.motion_weight)
-        total = config.l1_weight * l1 + made.commitment_loss
-        logged = {"l1": l1, "commitment": made.commitment_loss, "perplexity": made.perplexity}
-        if config.change_weight:
-            logged["change"] = change_loss(reconstruction, video)
-            total = total + config.change_weight * logged["change"]
-        if lpips is not None:
-            pictures = (drawn_frames(clips, frames) for clips in (reconstruction, video))
-            logged["lpips"] = lpips(*pictures).mean()
-            total = total + config.perceptual_weight * logged["lpips"]
-        for kind, verdict in verdicts.items():
-            total = total + config.gan_weights[kind] * (verdict.fooled + verdict.told_apart)
-            total = total + config.gan_feat_weight * verdict.matched
-            logged |= {f"{kind}_{name}": value for name, value in verdict._asdict().items()}
-        return total, {name: value.detach() for name, value in logged.items()}
-
-    return loss
-
-
 def _draw(train: WindowSource, step: int, config: FitTokenizerConfig) -> tuple[list[int], Tensor]:
     """Draws the windows of a step's batch, and the frame of each that discriminators see."""
-    generator = torch.Generator().manual_seed(step_seed(config.seed, step, 0))
+    generator = _generator(config, step, 0)
     rows = train.draw(config.batch_size, generator=generator)
     return rows, torch.randint(train.reader.config.frames, (len(rows),), generator=generator)
 
@@ -283,7 +151,8 @@ def _batches(
     clean, frames = (send(x, fabric.device) for x in (video, frames[mine.start : mine.stop]))
     noisy = clean
     if config.noise:
-        noisy = send(with_noise(video, mine, config, step), fabric.device)
+        draws = (_generator(config, step, NOISE_DRAW - row) for row in mine)
+        noisy = send(with_noise(video, draws, config.noise), fabric.device)
     chunks = (part.chunk(config.accumulate) for part in (noisy, clean, frames))
     return list(zip(*chunks, strict=True))
 
@@ -292,7 +161,12 @@ def _validate(
     model: nn.Module, held_out: WindowSource, config: FitTokenizerConfig
 ) -> dict[str, float]:
     assert isinstance(model, AdversarialVQGAN)
-    return measure(as_half(model.vqgan) if config.half else model.vqgan, held_out, config)
+    device = next(model.parameters()).device
+    rows = held_out.spread(config.validation_windows)
+    return measure_reconstruction(
+        as_half(model.vqgan) if config.half else model.vqgan,
+        (send(held_out.read([row]), device) for row in rows),
+    )
 
 
 def _export(
@@ -371,7 +245,7 @@ def fit_tokenizer(
                 return None
             raise
         torch.manual_seed(config.seed)
-        model = new_model(shape, config, begin)
+        model = new_model(shape, config, None if begin is None else begin.state_dict())
         # Processes on CPUs have no layer for it, and each normalises by its own batch.
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
@@ -384,13 +258,13 @@ def fit_tokenizer(
             name="fit-tokenizer",
             batches=lambda step: _batches(train, step, config, fabric),
             names=lambda step: train.names(_draw(train, step, config)[0]),
-            loss=objective(config, perceptual),
+            loss=objective(config, perceptual, lambda step: _generator(config, step, RESTART_DRAW)),
             validate=lambda model: _validate(model, held_out, config),
             export=partial(_export, out / RESULT, shape, config, source),
             result=out / RESULT,
             rate_name="windows",
             rate_per_step=config.batch_size,
-            measures=measures(config),
+            measures=logged_names(config),
         )
         try:
             steps = run_loop(fabric, model, optimizer, task, config, out)

@@ -10,8 +10,8 @@ from torch import Tensor
 from mebt import Incremental, MeBTConfig, SampleConfig, assemble, sample_frames
 from mebt.products import round_weights
 from pipeline.device import send
-from pipeline.frames.rates import playing_rate
 from pipeline.precision import HALF, precision_of
+from pipeline.rates import playing_rate
 from pipeline.store.reader import TokenStore, check_tokenizer
 from pipeline.training.checkpoint import user_errors
 from pipeline.training.previews import Tokens

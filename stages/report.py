@@ -19,8 +19,8 @@ from pipeline.errors import FrameError, PipelineError, TokenStoreError
 from pipeline.evaluation.copying import decoded_pair
 from pipeline.evaluation.sets import one_window_each, real_halves, window_places
 from pipeline.frames.listing import source_fingerprint
-from pipeline.frames.rates import RECORD, playing_rate
 from pipeline.frames.scan import FrameFolder, Rejected, scan_frames
+from pipeline.rates import RECORD, playing_rate
 from pipeline.report.report import Artefact, Clip, Contents, NearestPair, Pair, make_report
 from pipeline.storage.files import keep_apart, parse_json, read_json, read_text, write_text
 from pipeline.storage.places import Place, open_file

@@ -25,13 +25,13 @@ from mebt.products import round_weights
 from pipeline.config import Precision, load_section
 from pipeline.device import compiling, send
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
-from pipeline.frames.rates import LARGEST
 from pipeline.precision import HALF, precision_of
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
 from pipeline.store.claims import share_out
 from pipeline.store.layout import StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
+from pipeline.store.window import Window
 from pipeline.training.checkpoint import user_errors
 from pipeline.tuning import MEDIUM, keep_freed
 from stages.launch import Launch, fabric_options
@@ -109,43 +109,6 @@ def open_given(tokens: Place, split: str | None, config: SampleConfig, *, drafte
     return Given(store, split, drafted)
 
 
-@dataclass(frozen=True)
-class _Window:
-    """What a model's file says of the videos of its window; None: not known."""
-
-    frames: int | None
-    stride: int | None
-    size: int | None
-    fps: float | None
-    causal: bool
-    """Whether the first latent frame is of one frame."""
-
-    @classmethod
-    def read(cls, path: Path, metadata: Mapping[str, str]) -> "_Window":
-        """Reads it. Raises CheckpointError for what is no number."""
-        try:
-            counts = {key: int(metadata.get(key) or 0) for key in ("frames", "stride", "size")}
-            fps = float(metadata.get("fps") or 0)
-        except ValueError as error:
-            raise CheckpointError(f"{path}: of its window it says: {error}.") from None
-        if min(counts.values()) < 0 or not 0 <= fps < LARGEST:
-            raise CheckpointError(f"{path}: its window is impossible: {counts}, fps {fps}.")
-        known = {key: count or None for key, count in counts.items()}
-        return cls(**known, fps=fps or None, causal=bool(metadata.get("causal")))
-
-    def frames_each(self, latent: int) -> int | None:
-        """Returns how many frames each of its `latent` frames is, but for a causal first one."""
-        rest = latent - self.causal
-        if not (self.frames and rest) or (self.frames - self.causal) % rest:
-            return None
-        return (self.frames - self.causal) // rest
-
-    def frames_of(self, total: int, latent: int) -> int | None:
-        """Returns how many frames `total` latent frames are, if `latent` are a window."""
-        each = self.frames_each(latent)
-        return each and self.causal + (total - self.causal) * each
-
-
 def recorded_precision(out: Place) -> object:
     """Returns the precision that a store of samples goes on in; None if there is none yet."""
     try:
@@ -156,7 +119,7 @@ def recorded_precision(out: Place) -> object:
 
 
 def _in_latent_frames(
-    config: SampleStageConfig, window: _Window, latent: int
+    config: SampleStageConfig, window: Window, latent: int
 ) -> tuple[SampleStageConfig, str]:
     """Counts `total_frames` as the model does; also returns what is to be said of it.
 
@@ -183,7 +146,7 @@ def _check(
     path: Path,
     model: MeBTConfig,
     metadata: Mapping[str, str],
-    window: _Window,
+    window: Window,
     given: Given | None,
 ) -> None:
     """Raises PipelineError if the values, the model and what is given do not go together."""
@@ -254,7 +217,7 @@ def sample(
     with user_errors():
         metadata = model_metadata(path)
         model = load_model(path, str(fabric.device))
-    window = _Window.read(path, metadata)
+    window = Window.read(path, metadata)
     config, said = _in_latent_frames(config, window, model.config.grid[0])
     _check(config, path, model.config, metadata, window, given)
     if said and fabric.is_global_zero:
@@ -306,7 +269,7 @@ def _store_info(
     config: SampleStageConfig,
     model: MeBTConfig,
     metadata: Mapping[str, str],
-    window: _Window,
+    window: Window,
     identity: str,
     given: Given | None,
 ) -> StoreInfo:

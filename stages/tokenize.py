@@ -14,9 +14,9 @@ from pipeline.evaluation.distances import ReconstructionErrors
 from pipeline.evaluation.metrics import CodebookUse, codebook_use, token_counts
 from pipeline.frame_list import source_of
 from pipeline.frames.listing import list_frames
-from pipeline.frames.rates import recorded_rate
 from pipeline.frames.scan import Rejected, describe_frames, scan_frames
 from pipeline.ranks import gathered, summed
+from pipeline.rates import recorded_rate
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
 from pipeline.store.claims import share_out

@@ -45,6 +45,7 @@ from pipeline.storage.files import keep_apart, replacing
 from pipeline.storage.places import Place
 from pipeline.store.batches import Balance, Batches
 from pipeline.store.reader import TokenStore, read_rows
+from pipeline.store.window import Window
 from pipeline.training.checkpoint import last_sha256, last_step, user_errors
 from pipeline.training.folder import open_run, recorded
 from pipeline.training.fsdp import shard
@@ -229,16 +230,12 @@ def _export(
     path: Path, config: MeBTConfig, store: TokenStore, weights: Mapping[str, Tensor], step: int
 ) -> None:
     """Writes the trained model, which says what it was trained on."""
-    info = store.info
     extra = {
         "step": str(step),
         "tokens": store.fingerprint,
-        "tokenizer": info.tokenizer or "",
-        "frames": str(info.frames or ""),
-        "stride": str(info.stride or ""),
-        "size": str(info.size or ""),
-        "fps": str(info.fps or ""),
-    } | ({"causal": "true"} if info.causal else {})
+        "tokenizer": store.info.tokenizer or "",
+        **Window.of(store.info).metadata(),
+    }
     with replacing(path) as temporary:
         save_model(temporary, assemble(config, weights), extra=extra)
 

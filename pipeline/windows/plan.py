@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.config import TokenizerPrecision
 from pipeline.errors import FrameError
 from pipeline.frames.images import LARGEST_SIDE, FrameFile, read_frames
-from pipeline.frames.rates import check_rate
 from pipeline.frames.scan import Rejected, Video
+from pipeline.rates import check_rate
 from pipeline.store.layout import PLAN_SCHEMA
 
 MOST_SHARD_WINDOWS = 1 << 16

@@ -8,12 +8,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from stages.fit_tokenizer import FitTokenizerConfig, new_model, objective, with_noise
+from stages.fit_tokenizer import FitTokenizerConfig
 from tests.stages.foreign_files import published_lpips
 from tests.stages.small import Flow, make_tokenizer
 from tests.stages.test_train import RESULTS, assert_same_run, last_state
-from tokenizer import VQGANConfig, VQGANOutput, identity, load_tokenizer
-from tokenizer.adversarial import Verdict
+from tokenizer import identity, load_tokenizer
 from tokenizer.perceptual import LPIPS
 from tokenizer.weights import TRAINING_ONLY
 
@@ -131,75 +130,6 @@ def test_a_damaged_file_is_one_clear_line(flow: Flow, kept: int) -> None:
 def read_steps(flow: Flow, run: str) -> list[dict]:
     lines = (flow.root / run / "metrics.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if line["split"] is None]
-
-
-class Recorded:
-    """Stands for the model: reconstructs grey, has losses of its own, keeps what it is told."""
-
-    def __call__(self, seen: torch.Tensor, video: torch.Tensor, frames: torch.Tensor, **how):
-        self.how = how
-        commitment, zero = torch.tensor(1e-3), torch.zeros(())
-        made = VQGANOutput(torch.zeros_like(video), commitment, zero, zero)
-        fooled, matched, told_apart = (torch.tensor(value) for value in (1e1, 1e3, 1e5))
-        return made, {
-            "image": Verdict(fooled, matched, told_apart),
-            "video": Verdict(2 * fooled, 2 * matched, 2 * told_apart),
-        }
-
-
-def test_the_loss_by_hand() -> None:
-    config = FitTokenizerConfig(
-        l1_weight=3.0,
-        perceptual_weight=5.0,
-        image_gan_weight=0.5,
-        video_gan_weight=2.0,
-        gan_feat_weight=4.0,
-        gan_loss="vanilla",
-        discriminator_start=7,
-    )
-    video, frames = torch.full((2, 3, 4, 8, 8), 0.25), torch.tensor([1, 3])
-    video[0, :, 1], video[1, :, 3] = 0.5, 0.125
-    model = Recorded()
-    loss = objective(config, lambda x, y: (y - x).mean((1, 2, 3)))
-    total, logged = loss(model, (video, video, frames), 6)
-    assert not model.how["judging"]
-    l1 = (6 * 0.25 + 0.5 + 0.125) / 8
-    perceptual = (0.5 + 0.125) / 2  # Of the frames that were drawn.
-    assert logged["l1"].item() == pytest.approx(l1)
-    assert logged["lpips"].item() == pytest.approx(perceptual)
-    expected = 3 * l1 + 1e-3 + 5 * perceptual
-    expected += 0.5 * (1e1 + 1e5) + 2 * (2e1 + 2e5) + 4 * (1e3 + 2e3)
-    assert total.item() == pytest.approx(expected, rel=1e-7)
-    loss(model, (video, video, frames), 7)
-    assert model.how["judging"]
-    assert model.how["kind"] == "vanilla"
-    assert model.how["restart_threshold"] == 0.1
-
-
-def test_each_clip_of_a_batch_draws_a_noise_of_its_own() -> None:
-    config = FitTokenizerConfig(noise=4.0)
-    video = torch.zeros(6, 3, 4, 8, 8)
-    noisy = with_noise(video, range(6), config, 5)
-    deviations = 255 * noisy.std((1, 2, 3, 4))
-    assert len(set(deviations.tolist())) == 6
-    assert 0 < float(deviations.min()) < float(deviations.max()) < 4.5
-    # Whatever process and micro-batch a clip is in.
-    assert torch.equal(with_noise(video[2:5], range(2, 5), config, 5), noisy[2:5])
-    assert not torch.equal(with_noise(video, range(6), config, 6), noisy)
-    assert torch.equal(video, torch.zeros_like(video))
-
-
-@pytest.mark.parametrize(
-    ("weights", "kinds"),
-    [({}, []), ({"image_gan_weight": 0.1}, ["image"]), ({"video_gan_weight": 1.0}, ["video"])],
-)
-def test_discriminators_are_those_that_weigh(weights: dict, kinds: list[str]) -> None:
-    shape = VQGANConfig(codebook_size=5, embedding_dim=2, width=2, norm="batch")
-    config = FitTokenizerConfig(discriminator_width=6, **weights)
-    model = new_model(shape, config, None)
-    assert list(model.discriminators) == kinds
-    for discriminator in model.discriminators.values():
-        assert discriminator.layers[0][0].out_channels == 6
 
 
 def test_a_stop_resumes_discriminators_and_their_optimizer(flow: Flow) -> None:

@@ -26,9 +26,10 @@ from pipeline.storage.files import read_json
 from pipeline.store.batches import Batches
 from pipeline.store.reader import TokenStore
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
-from stages.fit_tokenizer import FitTokenizerConfig, WindowSource, measure
+from pipeline.windows.source import WindowSource
 from tests.stages.small import ROOT, Flow, content, make_tokenizer
 from tokenizer import load_tokenizer
+from tokenizer.objective import measure_reconstruction
 
 RESULTS = {"train": "model.safetensors", "fit-tokenizer": "tokenizer.safetensors"}
 
@@ -345,7 +346,8 @@ def test_what_is_measured_is_the_tokenizer_that_is_stored(flow: Flow, value: str
     videos = scan_frames(flow.root / "frames").videos
     held_out = WindowSource(plan_windows(videos, windows), "test", WindowReader(videos, windows))
     model = load_tokenizer(run / "tokenizer.safetensors")
-    found = measure(model, held_out, load_section(params, "fit_tokenizer", FitTokenizerConfig))
+    clips = (held_out.read([row]) for row in held_out.spread(4))
+    found = measure_reconstruction(model, clips)
     assert logged["psnr"] == pytest.approx(found["psnr"], abs=1e-6)
 
 

@@ -1,0 +1,56 @@
+"""What of a video one window of tokens is, as a store and a model's file say it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import CheckpointError
+from pipeline.rates import LARGEST
+from pipeline.store.layout import StoreInfo
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames of a video that a window of tokens is of; None: not known."""
+
+    frames: int | None
+    stride: int | None
+    size: int | None
+    fps: float | None
+    causal: bool
+    """Whether the first latent frame is of one frame."""
+
+    @classmethod
+    def of(cls, info: StoreInfo) -> "Window":
+        """Returns that of a store."""
+        return cls(info.frames, info.stride, info.size, info.fps, info.causal)
+
+    def metadata(self) -> dict[str, str]:
+        """Returns what a model's file says of it."""
+        known = {key: str(getattr(self, key) or "") for key in ("frames", "stride", "size", "fps")}
+        return known | ({"causal": "true"} if self.causal else {})
+
+    @classmethod
+    def read(cls, path: Path, metadata: Mapping[str, str]) -> "Window":
+        """Returns what a model's file says. Raises CheckpointError for what is no number."""
+        try:
+            counts = {key: int(metadata.get(key) or 0) for key in ("frames", "stride", "size")}
+            fps = float(metadata.get("fps") or 0)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: of its window it says: {error}.") from None
+        if min(counts.values()) < 0 or not 0 <= fps < LARGEST:
+            raise CheckpointError(f"{path}: its window is impossible: {counts}, fps {fps}.")
+        known = {key: count or None for key, count in counts.items()}
+        return cls(**known, fps=fps or None, causal=bool(metadata.get("causal")))
+
+    def frames_each(self, latent: int) -> int | None:
+        """Returns how many frames each of its `latent` frames is, but for a causal first one."""
+        rest = latent - self.causal
+        if not (self.frames and rest) or (self.frames - self.causal) % rest:
+            return None
+        return (self.frames - self.causal) // rest
+
+    def frames_of(self, total: int, latent: int) -> int | None:
+        """Returns how many frames `total` latent frames are, if `latent` are a window."""
+        each = self.frames_each(latent)
+        return each and self.causal + (total - self.causal) * each

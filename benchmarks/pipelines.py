@@ -16,10 +16,11 @@ from benchmarks.work import Setting, Work
 from mebt.optim import make_optimizer
 from pipeline.device import send
 from pipeline.frames.scan import scan_frames
+from pipeline.pixels import to_bytes
 from pipeline.store.batches import Batches
 from pipeline.store.layout import StoreInfo, numbered_plan
 from pipeline.store.writer import create_store
-from pipeline.video.pixels import moving_shapes, to_bytes
+from pipeline.video.synthetic import moving_shapes
 from pipeline.windows.encode import encode_shards, encoder_of
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.source import WindowSource

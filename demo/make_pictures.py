@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.frames.scan import scan_frames
+from pipeline.pixels import to_bytes
 from pipeline.store.reader import TokenStore, read_rows
-from pipeline.video.pixels import to_bytes
 from pipeline.video.writer import write_animation
 from pipeline.windows.plan import TokenizeConfig, WindowReader
 from tokenizer import load_tokenizer

@@ -1,5 +1,9 @@
 """The errors a user can mend. Each is one line: where, what, which value, what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class PipelineError(Exception):
     """A mistake in what was given, shown as one line and without a traceback."""
@@ -32,3 +36,15 @@ class StoppedError(PipelineError):
 
     exit_code = 75
     """EX_TEMPFAIL, which job schedulers can be told to retry."""
+
+
+@contextmanager
+def user_errors(path: Path | None = None) -> Iterator[None]:
+    """Turns the ValueError with which a model refuses a file into a line for the user.
+
+    `path` opens the line, for errors that do not name their file.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}" if path else str(error)) from error

@@ -16,14 +16,13 @@ from zarr.codecs import ZstdCodec
 from pipeline.background import behind
 from pipeline.config import TokenizerPrecision, as_dict, load_section
 from pipeline.device import send
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, user_errors
+from pipeline.pixels import to_bytes
 from pipeline.progress import progress
 from pipeline.rates import check_rate, playing_rate
 from pipeline.storage.files import contents, keep_apart, lock, read_json, remove, write_json
 from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore, check_tokenizer
-from pipeline.training.checkpoint import user_errors
-from pipeline.video.pixels import to_bytes
 from pipeline.video.writer import shown_every, write_mp4, write_sheet
 from stages.options import (
     FILE,

@@ -14,7 +14,7 @@ from einops import rearrange
 from mebt import load_model, model_metadata, weights_identity
 from mebt.objective import HELD_OUT_RATIOS, held_out_means, percent
 from pipeline.config import load_section
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, user_errors
 from pipeline.evaluation.copying import PIXELS, measure_copying, verdict
 from pipeline.evaluation.fvd import KEYS, PROTOCOLS, fvd_protocol, measure_fvd, open_i3d, plan_runs
 from pipeline.evaluation.i3d import HOW_TO_GET
@@ -30,13 +30,12 @@ from pipeline.evaluation.sets import (
     skip_pictures,
 )
 from pipeline.frames.scan import scan_frames
+from pipeline.pixels import to_bytes, to_model
 from pipeline.published.checkpoint import load_content, state_tensors
 from pipeline.seeds import step_seed
 from pipeline.storage.files import keep_apart, sha256_file, write_json
 from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore, check_tokenizer
-from pipeline.training.checkpoint import user_errors
-from pipeline.video.pixels import to_bytes, to_model
 from pipeline.windows.of_tokens import window_reader
 from stages.options import FILE, FOLDER, OUT, PLACE, device_option, params_options
 from tokenizer import VQGAN, identity, load_tokenizer

@@ -26,9 +26,10 @@ from pipeline.storage.files import (
     write_text,
 )
 from pipeline.video.clips import Source, extract_video, median_rate
-from pipeline.video.pixels import ExtractConfig
 from pipeline.video.reader import check_filters
-from pipeline.video.sources import Known, find_videos, synthetic_videos
+from pipeline.video.sources import Known, find_videos
+from pipeline.video.synthetic import synthetic_videos
+from pipeline.video.tiles import ExtractConfig
 from stages.options import FOLDER, OUT, as_stored_option, overwrite_option, params_options
 
 RECORD = "extract.json"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.config import as_dict, load_section
 from pipeline.device import send
-from pipeline.errors import CheckpointError, ConfigError, FrameError
+from pipeline.errors import CheckpointError, ConfigError, FrameError, user_errors
 from pipeline.frame_list import source_of
 from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import describe_frames, scan_frames
@@ -21,7 +21,7 @@ from pipeline.published.checkpoint import load_content, state_tensors
 from pipeline.seeds import step_seed
 from pipeline.storage.files import keep_apart, replacing, sha256_file
 from pipeline.storage.places import Place
-from pipeline.training.checkpoint import last_step, user_errors
+from pipeline.training.checkpoint import last_step
 from pipeline.training.folder import open_run, recorded
 from pipeline.training.loop import run_loop
 from pipeline.training.task import LoopConfig, Task

@@ -13,12 +13,12 @@ from mebt import MeBT, MeBTConfig, save_model, weights_identity
 from mebt import published as published_mebt
 from mebt.optim import make_optimizer
 from pipeline.config import read_yaml
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.errors import CheckpointError, ConfigError, user_errors
 from pipeline.published.adamw import MOMENTS, AdamWState, read_adamw
 from pipeline.published.checkpoint import Foreign, read_foreign, whole_config
 from pipeline.published.conversion import assemble, check_fit, count_reasons
 from pipeline.storage.files import replacing
-from pipeline.training.checkpoint import optimizer_tensors, save_checkpoint, user_errors
+from pipeline.training.checkpoint import optimizer_tensors, save_checkpoint
 from stages.options import FILE, OUT
 from tokenizer import VQGAN, VQGANConfig, identity, save_tokenizer
 from tokenizer import published as published_vqgan

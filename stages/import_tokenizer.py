@@ -7,11 +7,10 @@ from typing import Any
 import click
 
 from pipeline.config import read_yaml
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.errors import CheckpointError, ConfigError, user_errors
 from pipeline.published.checkpoint import read_foreign
 from pipeline.published.conversion import assemble, count_reasons
 from pipeline.storage.files import replacing
-from pipeline.training.checkpoint import user_errors
 from stages.options import FILE, OUT
 from tokenizer import VQGAN, VQGANConfig, identity, save_tokenizer
 from tokenizer.published import config_from_args, num_stages, sort_names

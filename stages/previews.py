@@ -10,12 +10,12 @@ from torch import Tensor
 from mebt import Incremental, MeBTConfig, SampleConfig, assemble, sample_frames
 from mebt.products import round_weights
 from pipeline.device import send
+from pipeline.errors import user_errors
+from pipeline.pixels import to_bytes
 from pipeline.precision import HALF, precision_of
 from pipeline.rates import playing_rate
 from pipeline.store.reader import TokenStore, check_tokenizer
-from pipeline.training.checkpoint import user_errors
 from pipeline.training.previews import Tokens
-from pipeline.video.pixels import to_bytes
 from pipeline.video.writer import write_sheet
 from tokenizer import identity, load_tokenizer
 

@@ -15,22 +15,21 @@ from safetensors import safe_open
 
 from mebt import model_metadata, weights_identity
 from pipeline.config import load_params
-from pipeline.errors import FrameError, PipelineError, TokenStoreError
+from pipeline.errors import FrameError, PipelineError, TokenStoreError, user_errors
 from pipeline.evaluation.copying import decoded_pair
 from pipeline.evaluation.sets import one_window_each, real_halves, window_places
 from pipeline.frames.listing import source_fingerprint
 from pipeline.frames.scan import FrameFolder, Rejected, scan_frames
+from pipeline.pixels import to_bytes
 from pipeline.rates import RECORD, playing_rate
 from pipeline.report.report import Artefact, Clip, Contents, NearestPair, Pair, make_report
 from pipeline.storage.files import keep_apart, parse_json, read_json, read_text, write_text
 from pipeline.storage.places import Place, open_file
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore, check_tokenizer
-from pipeline.training.checkpoint import user_errors
 from pipeline.training.log import FILE as LOG
 from pipeline.training.log import read_log
 from pipeline.training.previews import Tokens, read_previews
-from pipeline.video.pixels import to_bytes
 from pipeline.windows.of_tokens import window_reader
 from stages.options import FILE, FOLDER, OUT, PLACE
 from tokenizer import VQGAN, identity, load_tokenizer, tokenizer_metadata

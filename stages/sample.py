@@ -24,7 +24,7 @@ from mebt import (
 from mebt.products import round_weights
 from pipeline.config import Precision, load_section
 from pipeline.device import compiling, send
-from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
+from pipeline.errors import CheckpointError, ConfigError, TokenStoreError, user_errors
 from pipeline.precision import HALF, precision_of
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
@@ -32,7 +32,6 @@ from pipeline.store.claims import share_out
 from pipeline.store.layout import StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
 from pipeline.store.window import Window
-from pipeline.training.checkpoint import user_errors
 from pipeline.tuning import MEDIUM, keep_freed
 from stages.launch import Launch, fabric_options
 from stages.options import (

@@ -3,7 +3,7 @@
 import importlib
 
 OWNERS = {
-    "extract": "pipeline.video.pixels.ExtractConfig",
+    "extract": "pipeline.video.tiles.ExtractConfig",
     "tokenizer": "tokenizer.config.VQGANConfig",
     "fit_tokenizer": "stages.fit_tokenizer.FitTokenizerConfig",
     "tokenize": "pipeline.windows.plan.TokenizeConfig",

@@ -1,5 +1,6 @@
 """frames -> a token store, with the frozen tokenizer."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,12 @@ import torch
 from lightning_fabric import Fabric
 
 from pipeline.config import load_section
-from pipeline.errors import ConfigError
-from pipeline.evaluation.distances import ReconstructionErrors
-from pipeline.evaluation.metrics import CodebookUse, codebook_use, token_counts
+from pipeline.errors import ConfigError, user_errors
 from pipeline.frame_list import source_of
 from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import Rejected, describe_frames, scan_frames
+from pipeline.metrics import CodebookUse, codebook_use, psnr, squared_error, token_counts
+from pipeline.pixels import to_bytes
 from pipeline.ranks import gathered, summed
 from pipeline.rates import recorded_rate
 from pipeline.storage.files import keep_apart
@@ -22,8 +23,6 @@ from pipeline.storage.places import Place
 from pipeline.store.claims import share_out
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore
-from pipeline.training.checkpoint import user_errors
-from pipeline.video.pixels import to_bytes
 from pipeline.windows.encode import encode_shards, encoder_of
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.verify import refuse_damaged, verify_frames
@@ -166,15 +165,15 @@ def _check_pictures(store: TokenStore, model: VQGAN, reader: WindowReader) -> fl
     """Returns the PSNR of windows spread over the held-out split, or of train without one."""
     split = store.splits[-1]
     plan = store.plan(split)
-    errors = ReconstructionErrors()
+    errors = []
     device = next(model.parameters()).device
     count = min(CHECKED_WINDOWS, store.num_windows(split))
     for row in np.linspace(0, store.num_windows(split) - 1, count).round().astype(int):
         (window,) = plan.slice(row, 1).to_pylist()
         real = reader.read(split, window["video"], window["first_frame"])
         tokens = torch.from_numpy(store.read(split, row, row + 1)).to(device)
-        errors.add(real, to_bytes(model.decode(tokens))[0])
-    return errors.summary()["psnr"]
+        errors.append(squared_error(real, to_bytes(model.decode(tokens))[0]))
+    return psnr(math.fsum(errors) / len(errors))
 
 
 @click.command("tokenize")

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.errors import PipelineError, TokenStoreError
-from pipeline.evaluation.metrics import codebook_use, token_counts
+from pipeline.errors import PipelineError, TokenStoreError, user_errors
 from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import Video, scan_frames
+from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
 from pipeline.storage.files import keep_apart, replacing
 from pipeline.storage.places import Place, open_storage
@@ -20,7 +20,6 @@ from pipeline.store.layout import INFO, StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore, check_tokenizer
 from pipeline.store.tars import export_tars, restore_tars
 from pipeline.store.writer import create_store
-from pipeline.training.checkpoint import user_errors
 from pipeline.windows.encode import encode_shards, encoder_of
 from pipeline.windows.of_tokens import check_source
 from pipeline.windows.plan import TokenizeConfig, plan_windows

@@ -38,7 +38,7 @@ from mebt.optim import OptimizerKind, make_optimizer
 from mebt.weights import read_config
 from pipeline.config import Precision, as_dict, load_section
 from pipeline.device import compiling, send
-from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
+from pipeline.errors import CheckpointError, ConfigError, TokenStoreError, user_errors
 from pipeline.precision import precision_of
 from pipeline.seeds import step_seed
 from pipeline.storage.files import keep_apart, replacing
@@ -46,7 +46,7 @@ from pipeline.storage.places import Place
 from pipeline.store.batches import Balance, Batches
 from pipeline.store.reader import TokenStore, read_rows
 from pipeline.store.window import Window
-from pipeline.training.checkpoint import last_sha256, last_step, user_errors
+from pipeline.training.checkpoint import last_sha256, last_step
 from pipeline.training.folder import open_run, recorded
 from pipeline.training.fsdp import shard
 from pipeline.training.loop import run_loop

@@ -13,14 +13,14 @@ from typing import Any
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
+ROOMS = sorted((ROOT / "pipeline").glob("*/__init__.py"))
 FLOWS = [ROOT / "dvc.yaml", ROOT / "demo/dvc.yaml", ROOT / "examples/two-models/dvc.yaml"]
-WHOLE = ("mebt", "tokenizer")
-"""Packages that a stage depends on as a whole if at all."""
+WHOLE = ("mebt", "tokenizer", *(f"pipeline/{path.parent.name}" for path in ROOMS))
+"""Folders that a stage depends on as a whole if at all."""
+CODE = ("mebt", "tokenizer", "stages", "pipeline")
 PLUMBING = {
-    *("stages/launch.py", "stages/options.py"),
+    *("stages/launch.py", "stages/options.py", "pipeline/storage"),
     *(f"pipeline/{name}.py" for name in ("background", "config", "device", "errors", "progress")),
-    *(f"pipeline/storage/{name}.py" for name in ("bucket", "files", "places")),
-    *(f"pipeline/training/{name}.py" for name in ("profiling", "signals")),
 }
 """None of these has a say in what a stage makes."""
 
@@ -40,20 +40,19 @@ def imported(file: Path, seen: frozenset[Path] = frozenset()) -> frozenset[Path]
 
 
 def code_of(command: str) -> list[str]:
-    """Returns the files and packages that a `mebt` command depends on, from the root."""
+    """Returns the folders and files that a `mebt` command depends on, from the root."""
     stage = ROOT / "stages" / f"{command.replace('-', '_')}.py"
-    files = {str(file.relative_to(ROOT)) for file in imported(stage)} - PLUMBING
-    packages = [name for name in WHOLE if any(f.startswith(f"{name}/") for f in files)]
-    rest = sorted(f for f in files if f.partition("/")[0] not in WHOLE)
-    order = sorted(rest, key=lambda file: (not file.startswith("stages/"), file))
-    return [*packages, *order]
+    files = {str(file.relative_to(ROOT)) for file in imported(stage)}
+    needed = {next((f for f in WHOLE if file.startswith(f"{f}/")), file) for file in files}
+    order = lambda path: (path.endswith(".py"), not path.startswith("stages/"), path)  # noqa: E731
+    return sorted(needed - PLUMBING, key=order)
 
 
 def dependencies(flow: Path, stage: dict[str, Any]) -> list[str]:
     """Returns what a stage of a flow is to depend on: its data as listed, then its code."""
     up = os.path.relpath(ROOT, flow.parent)
     code = [os.path.normpath(f"{up}/{file}") for file in code_of(shlex.split(stage["cmd"])[1])]
-    starts = [os.path.normpath(f"{up}/{name}") for name in (*WHOLE, "stages", "pipeline")]
+    starts = [os.path.normpath(f"{up}/{name}") for name in CODE]
     data = [d for d in stage["deps"] if not any(f"{d}/".startswith(f"{s}/") for s in starts)]
     return [*data, *code]
 

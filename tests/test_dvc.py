@@ -15,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.config import load_section
-from pipeline.video.pixels import moving_shapes
+from pipeline.video.synthetic import moving_shapes
 from pipeline.video.writer import write_mp4
 from stages.train import TrainConfig
 from tests.stages.small import content

@@ -10,7 +10,7 @@ from itertools import pairwise, zip_longest
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from pipeline.evaluation.metrics import (
+from pipeline.metrics import (
     SSIM_RADIUS,
     frame_change,
     frechet_distance,

@@ -16,7 +16,6 @@ from jaxtyping import Float, UInt8
 from pipeline.config import fingerprint
 from pipeline.errors import TokenStoreError
 from pipeline.evaluation.i3d import I3D, I3D_FRAMES, load_i3d
-from pipeline.evaluation.metrics import frechet_distance, kernel_distance
 from pipeline.evaluation.sets import (
     SETS,
     Evaluation,
@@ -27,9 +26,10 @@ from pipeline.evaluation.sets import (
     choose_windows,
     real_halves,
 )
+from pipeline.metrics import frechet_distance, kernel_distance
+from pipeline.pixels import published_bytes
 from pipeline.storage.files import sha256_file, write_bytes
 from pipeline.store.reader import TokenStore
-from pipeline.video.pixels import published_bytes
 
 FVD_FRAMES = 16
 """Frames of the windows along a longer one."""

@@ -22,7 +22,7 @@ from pipeline.evaluation.distances import (
     stretches_of,
     two_halves,
 )
-from pipeline.evaluation.metrics import (
+from pipeline.metrics import (
     codebook_use,
     frequency_loss,
     token_counts,

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipeline.evaluation.copying import verdict
-from pipeline.evaluation.metrics import psnr, squared_error
 from pipeline.frames.scan import Rejected
+from pipeline.metrics import psnr, squared_error
 from pipeline.report.charts import number
 from pipeline.report.copying_findings import distances_from_training
 from pipeline.report.findings import (

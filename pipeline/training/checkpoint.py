@@ -1,8 +1,7 @@
 """Checkpoints that are whole or absent, and nothing in them that could run."""
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,18 +36,6 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     values: dict[str, Any]
     """Plain JSON values that belong to the state."""
-
-
-@contextmanager
-def user_errors(path: Path | None = None) -> Iterator[None]:
-    """Turns the ValueError with which a model refuses a file into a line for the user.
-
-    `path` opens the line, for errors that do not name their file.
-    """
-    try:
-        yield
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}" if path else str(error)) from error
 
 
 def save_checkpoint(

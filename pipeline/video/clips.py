@@ -19,7 +19,7 @@ from pipeline.errors import FrameError
 from pipeline.frames.images import Frame, crop_resize
 from pipeline.storage.files import make_folder, remove
 from pipeline.video.footage import About
-from pipeline.video.pixels import ExtractConfig, motion, tiles
+from pipeline.video.tiles import ExtractConfig, motion, tiles
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom."""

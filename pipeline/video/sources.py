@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,14 +11,13 @@ from threading import Lock
 from typing import Any
 
 from pipeline.errors import FrameError
-from pipeline.frames.images import Frame
 from pipeline.frames.scan import SPLITS, Rejected, files_below
 from pipeline.progress import progress
 from pipeline.storage.files import printable
 from pipeline.video.clips import Source
-from pipeline.video.footage import About, open_video
-from pipeline.video.pixels import ExtractConfig, moving_shapes
+from pipeline.video.footage import open_video
 from pipeline.video.reader import read_video
+from pipeline.video.tiles import ExtractConfig
 
 SUFFIXES = (
     ".mp4",
@@ -34,8 +33,6 @@ SUFFIXES = (
     ".gif",
 )
 """What videos are often called; only folders of such names are told by it."""
-SYNTHETIC_FRAMES = 64
-SYNTHETIC_RATE = 25.0
 AT_ONCE = 1 << 22
 """Bytes hashed in one go; whole megabytes."""
 
@@ -149,20 +146,3 @@ def _free_name(relative: Path, taken: set[str]) -> str:
     full = plain + suffix.replace(".", "-")
     names = itertools.chain([plain, full], (f"{full}-{n}" for n in itertools.count(2)))
     return next(name for name in names if name not in taken)
-
-
-def synthetic_videos(count: int, config: ExtractConfig) -> list[Source]:
-    """Lists `count` seeded videos of moving shapes."""
-    return [
-        Source(
-            f"shapes{i:05d}",
-            f"moving shapes {config.seed} {i}",
-            partial(_read_synthetic, config.size, config.seed * 2**20 + i),
-        )
-        for i in range(count)
-    ]
-
-
-def _read_synthetic(size: int, seed: int, *, about: About, threads: int) -> Iterator[Frame]:
-    about.rate = SYNTHETIC_RATE
-    yield from moving_shapes(SYNTHETIC_FRAMES, size, seed=seed)

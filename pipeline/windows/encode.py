@@ -22,10 +22,10 @@ from pipeline.frames.damage import decode
 from pipeline.frames.images import FrameFile
 from pipeline.frames.scan import Video
 from pipeline.frames.workers import decoders
+from pipeline.pixels import to_model
 from pipeline.store.layout import StoreInfo
 from pipeline.store.update import Known
 from pipeline.store.writer import StoreWriter
-from pipeline.video.pixels import to_model
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
 """Turns windows [B, T, H, W, 3] into tokens [B, t, h, w]."""

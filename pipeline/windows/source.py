@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.video.pixels import to_model
+from pipeline.pixels import to_model
 from pipeline.windows.plan import Plan, WindowReader
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.frames.images import read_frames
 from pipeline.frames.scan import group_frames
-from pipeline.video.pixels import to_bytes, to_model
+from pipeline.pixels import to_bytes, to_model
 from tests.golden_checks.recipe import load_case
 
 Frame = tuple[str, str, int]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.evaluation.i3d import i3d_input
-from pipeline.evaluation.metrics import frechet_distance, kernel_distance
+from pipeline.metrics import frechet_distance, kernel_distance
 
 
 def check(case: Path) -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 from mebt import MeBT, MeBTConfig, save_model
 from pipeline.frames.listing import source_fingerprint
 from pipeline.frames.scan import scan_frames
-from pipeline.video.pixels import moving_shapes, to_model
+from pipeline.pixels import to_model
+from pipeline.video.synthetic import moving_shapes
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from tests.memory_store import MemoryStore
 from tokenizer import VQGAN, VQGANConfig, identity, save_tokenizer

@@ -15,7 +15,8 @@ import torch
 from click.testing import CliRunner, Result
 from ruamel.yaml import YAML
 
-from pipeline.video.pixels import moving_shapes, to_model
+from pipeline.pixels import to_model
+from pipeline.video.synthetic import moving_shapes
 from stages.__main__ import cli
 from tokenizer import VQGAN, VQGANConfig, save_tokenizer
 

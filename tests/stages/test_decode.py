@@ -14,9 +14,9 @@ import zarr
 from click.testing import CliRunner
 from PIL import Image
 
+from pipeline.pixels import to_bytes
 from pipeline.store.reader import TokenStore
 from pipeline.store.writer import create_store
-from pipeline.video.pixels import to_bytes
 from stages.__main__ import cli
 from stages.decode import EXACT, LARGEST_SHEET
 from tests.stages.small import Flow, content

@@ -20,9 +20,10 @@ from pipeline.errors import FrameError
 from pipeline.frames.scan import scan_frames
 from pipeline.storage.files import read_json, remove
 from pipeline.video.clips import Source, cut_in_time
-from pipeline.video.pixels import ExtractConfig, moving_shapes
 from pipeline.video.sources import _hash as sources_hash
-from pipeline.video.sources import find_videos, synthetic_videos
+from pipeline.video.sources import find_videos
+from pipeline.video.synthetic import moving_shapes, synthetic_videos
+from pipeline.video.tiles import ExtractConfig
 from pipeline.video.writer import write_mp4
 from stages.__main__ import cli
 from stages.extract import extract

@@ -14,7 +14,7 @@ from pipeline.errors import FrameError
 from pipeline.params.choose import Machine, fitted
 from pipeline.params.file import explanations
 from pipeline.params.survey import Seen, look
-from pipeline.video.pixels import ExtractConfig
+from pipeline.video.tiles import ExtractConfig
 from pipeline.windows.plan import TokenizeConfig
 from stages.__main__ import cli
 from stages.init import complete

@@ -11,10 +11,10 @@ from mebt import load_model, save_model, weights_identity
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.frames.listing import source_fingerprint
 from pipeline.frames.scan import scan_frames
+from pipeline.pixels import to_bytes
 from pipeline.report.report import make_report
 from pipeline.storage.files import remove, write_json
 from pipeline.training.previews import write_previews
-from pipeline.video.pixels import to_bytes
 from stages.__main__ import cli
 from stages.report import collect, read_log
 from tests.stages.project import Project, make_project

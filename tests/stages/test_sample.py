@@ -12,9 +12,9 @@ from mebt import load_model, model_metadata, save_model, weights_identity
 from mebt.decoding import token_probabilities
 from mebt.products import round_weights
 from pipeline import precision
-from pipeline.evaluation.metrics import frame_change
+from pipeline.metrics import frame_change
+from pipeline.pixels import to_bytes
 from pipeline.store.reader import TokenStore
-from pipeline.video.pixels import to_bytes
 from stages import sample
 from stages.__main__ import cli
 from tests.stages.small import Flow, content

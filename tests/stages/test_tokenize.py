@@ -16,9 +16,9 @@ from PIL import Image
 
 from pipeline.errors import TokenStoreError
 from pipeline.frames.scan import scan_frames
+from pipeline.pixels import to_model
 from pipeline.storage.files import write_bytes
 from pipeline.store.reader import TokenStore, read_rows
-from pipeline.video.pixels import to_model
 from pipeline.windows.of_tokens import window_reader
 from pipeline.windows.plan import TokenizeConfig, WindowReader
 from stages.__main__ import cli

@@ -14,7 +14,7 @@ from pipeline.evaluation.distances import (
     stretches_of,
     two_halves,
 )
-from pipeline.video.pixels import ExtractConfig, tiles
+from pipeline.video.tiles import ExtractConfig, tiles
 
 NONE = np.empty((0, 3, 1))
 """Of videos that are too short for stretches."""

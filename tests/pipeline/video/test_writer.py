@@ -12,7 +12,7 @@ import pytest
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
-from pipeline.video.pixels import moving_shapes
+from pipeline.video.synthetic import moving_shapes
 from pipeline.video.writer import shown_every, write_animation, write_mp4
 
 WRITE = """

@@ -16,7 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.frames.scan import scan_frames
 from pipeline.frames.workers import decoders
 from pipeline.store.layout import StoreInfo
-from pipeline.video.pixels import moving_shapes
+from pipeline.video.synthetic import moving_shapes
 from pipeline.windows import encode
 from pipeline.windows.encode import FittingEncoder, cut_pieces, decode_ahead
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows

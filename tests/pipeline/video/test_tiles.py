@@ -10,15 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.video.pixels import (
-    ExtractConfig,
-    motion,
-    moving_shapes,
-    published_bytes,
-    tiles,
-    to_bytes,
-    to_model,
-)
+from pipeline.pixels import published_bytes, to_bytes, to_model
+from pipeline.video.synthetic import moving_shapes
+from pipeline.video.tiles import ExtractConfig, motion, tiles
 from pipeline.video.writer import write_mp4, write_sheet
 
 

@@ -1,16 +1,13 @@
-"""How videos are cut into clips, and pixels. The only place where pixel ranges change."""
+"""How videos are cut: which squares of a frame, and which of these move."""
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
-from torch import Tensor
 
 from pipeline.frames.images import LARGEST_SIDE, Frame
 
@@ -90,52 +87,3 @@ def motion(frames: Sequence[Frame]) -> NDArray[np.bool_]:
     brightest = np.maximum.reduce(frames).astype(np.int16)
     moves: NDArray[np.bool_] = (brightest - np.minimum.reduce(frames)).max(-1) > MOTION_LEVELS
     return moves
-
-
-def moving_shapes(num_frames: int, size: int, *, seed: int) -> Iterator[Frame]:
-    """Draws two or three shapes that drift and bounce over a shaded ground, as [size, size, 3]."""
-    rng = np.random.default_rng(seed)
-    scale = 4  # Drawn large and shrunk, so that edges are smooth and motion finer than a pixel.
-    side = size * scale
-    ground = np.linspace(rng.integers(60, 120), rng.integers(140, 220), side, dtype=np.float64)
-    shade = np.repeat(ground[:, None], side, axis=1)
-    image = np.stack([shade * tint for tint in rng.uniform(0.7, 1.0, 3)], axis=-1).astype(np.uint8)
-    count = int(rng.integers(2, 4))
-    place = rng.uniform(0.2, 0.8, (count, 2)) * side
-    speed = rng.uniform(-0.05, 0.05, (count, 2)) * side
-    radius = rng.uniform(0.08, 0.18, count) * side
-    colours = rng.integers(0, 256, (count, 3))
-    round_ones = rng.random(count) < 0.5
-    for _ in range(num_frames):
-        canvas = Image.fromarray(image)
-        draw = ImageDraw.Draw(canvas)
-        for (x, y), r, colour, is_round in zip(place, radius, colours, round_ones, strict=True):
-            shape = draw.ellipse if is_round else draw.rectangle
-            shape((x - r, y - r, x + r, y + r), fill=tuple(int(part) for part in colour))
-        yield np.asarray(canvas.resize((size, size), Image.Resampling.BOX))
-        place = place + speed
-        outside = (place < radius[:, None]) | (place > side - radius[:, None])
-        inward = np.where(place < side / 2, np.abs(speed), -np.abs(speed))
-        speed = np.where(outside, inward, speed)
-
-
-def to_model(frames: Frame | Tensor) -> Tensor:
-    """Turns bytes [..., T, H, W, 3] into float32 [..., 3, T, H, W] in -0.5 … 0.5."""
-    video = torch.as_tensor(frames).movedim(-1, -4)
-    return video.to(torch.float32) / 255 - 0.5
-
-
-def to_bytes(video: Tensor, *, truncate: bool = False) -> Frame:
-    """Turns float [..., 3, T, H, W] around -0.5 … 0.5 into bytes [..., T, H, W, 3], rounded.
-
-    `truncate` drops the fraction instead, as the published code does.
-    """
-    levels = (video.float().clamp(-0.5, 0.5) + 0.5) * 255
-    levels = (levels if truncate else levels.round()).to(torch.uint8)
-    array: Frame = levels.movedim(-4, -1).cpu().numpy()
-    return array
-
-
-def published_bytes(frames: Frame) -> Frame:
-    """Returns what real frames became in published measurements: 63 of 256 levels are one less."""
-    return to_bytes(to_model(frames), truncate=True)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.evaluation.metrics import (
+from pipeline.metrics import (
     codebook_use,
     fisher_exact,
     frame_change,
@@ -152,7 +152,7 @@ def test_kernel_distance_by_hand():
 def test_kernel_distance_is_the_same_in_blocks(rng, monkeypatch):
     x, y = rng.normal(size=(13, 3)), rng.normal(size=(11, 3))
     whole = kernel_distance(x, y)
-    monkeypatch.setattr("pipeline.evaluation.metrics.KERNEL_ROWS", 4)
+    monkeypatch.setattr("pipeline.metrics.KERNEL_ROWS", 4)
     assert kernel_distance(x, y) == pytest.approx(whole, rel=1e-12)
 
 

@@ -101,10 +101,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def flow(project: Path) -> tuple[Path, list[str]]:
-    """The project after the README's commands, up to the first experiment; and what these did."""
-    text = (ROOT / "README.md").read_text()
-    section = text.partition("## Experiments")[2].partition("\n## ")[0]
-    block = re.findall(r"```\n(.*?)```", section, re.DOTALL)[0]
+    """The project after the docs' commands, up to the first experiment; and what these did."""
+    text = (ROOT / "docs/experiments.md").read_text()
+    block = re.findall(r"```\n(.*?)```", text, re.DOTALL)[0]
     said = []
     for line in block.splitlines():
         said.append(run(project, *shlex.split(line)))

@@ -130,16 +130,18 @@ def test_wrong_usage_is_exit_code_2() -> None:
 
 
 def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
     assert len(blocks) == 1
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
-    exec(compile(blocks[0], "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(blocks[0], "python.md", "exec"), {"__name__": "readme"})
 
 
 @pytest.mark.parametrize("code", [0, 1, 75])
 def test_the_slurm_job_of_the_readme_asks_to_go_on_after_75_only(tmp_path: Path, code: int) -> None:
-    (job,) = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (job,) = re.findall(
+        r"```bash\n(.*?)```", (ROOT / "docs/several-gpus.md").read_text(), re.DOTALL
+    )
     words = shlex.split(next(line for line in job.splitlines() if line.startswith("srun ")))
     assert words[1:3] == ["mebt", "train"]
     train = cli.get_command(None, "train")  # type: ignore[attr-defined]

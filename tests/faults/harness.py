@@ -63,7 +63,7 @@ def report(tallies: dict[str, Tally], *, seed: int) -> dict[str, object]:
 
 
 def table(tallies: dict[str, Tally]) -> str:
-    """Returns the table of the README: one line for each kind, and the sums."""
+    """Returns the table of docs/reliability.md: one line for each kind, and the sums."""
     rows = [["fault", "trials", "injected", "data lost", "wrong data read", "unclear"]]
     sums = Tally()
     for name, tally in tallies.items():

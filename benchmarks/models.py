@@ -7,8 +7,8 @@ from benchmarks import operations
 from benchmarks.machine import SIDE, product_kernels, product_rates
 from benchmarks.work import Setting, Work
 from mebt import MeBT, MeBTConfig, SampleConfig, bootstrap, sample
-from mebt.decoding import Canvas, RowNoise
-from mebt.incremental import Incremental
+from mebt.draft_revise import Canvas, RowNoise
+from mebt.kv_cache import CachedPredictor
 from mebt.masking import draw_order, draw_split
 from mebt.objective import Micro, ObjectiveConfig, objective
 from mebt.optim import make_optimizer
@@ -149,7 +149,7 @@ def drafting(
     )
     size, device = model.config.num_tokens, setting.device
     passes = operations.draft_passes(size, steps)
-    predict = Incremental(model)
+    predict = CachedPredictor(model)
 
     def look_at_empty_window() -> None:
         canvas = Canvas.empty((1, size), device)
@@ -157,9 +157,9 @@ def drafting(
             predict(canvas.known(), canvas.context, canvas.targets)
 
     def run() -> None:
-        predict.forget()
+        predict.reset()
         with setting.autocast():
-            predicting = Incremental(model) if first else predict
+            predicting = CachedPredictor(model) if first else predict
             sample(predicting, size, config, numbers=[0], device=device)
 
     return Work(
@@ -181,7 +181,7 @@ def revising(setting: Setting, *, frames: int, groups: int) -> Work:
     def run() -> None:
         with setting.autocast():
             sample(
-                Incremental(model),
+                CachedPredictor(model),
                 size,
                 config,
                 numbers=[0],
@@ -204,7 +204,7 @@ def bootstrapping(setting: Setting, *, frames: int, steps: int) -> Work:
         canvas = Canvas.empty((1, size), setting.device)
         noise = RowNoise([sample_generator(0, 0, setting.device)])
         with setting.autocast():
-            bootstrap(Incremental(model), canvas, num_steps=steps, noise=noise)
+            bootstrap(CachedPredictor(model), canvas, num_steps=steps, noise=noise)
 
     return Work(run=run, operations=2 * operations.total(model.config, passes))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from mebt import MeBT, MeBTConfig
-from mebt.products import round_weights
+from mebt.linear import round_weights
 from pipeline.tuning import MEDIUM, SMALL, keep_freed
 from tokenizer import VQGAN, VQGANConfig
 

@@ -1,14 +1,14 @@
 """Tokens <-> tokens: the memory-efficient bidirectional transformer and its sampler."""
 
 from mebt.config import MeBTConfig, MeBTShape
-from mebt.decoding import bootstrap, draft, draft_groups, remask, revise
-from mebt.incremental import Incremental
+from mebt.draft_revise import bootstrap, draft, draft_groups, remask, revise
+from mebt.kv_cache import CachedPredictor
 from mebt.model import MeBT
 from mebt.sampling import SampleConfig, sample, sample_frames
 from mebt.weights import assemble, load_model, model_metadata, save_model, weights_identity
 
 __all__ = [
-    "Incremental",
+    "CachedPredictor",
     "MeBT",
     "MeBTConfig",
     "MeBTShape",

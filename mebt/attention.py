@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from mebt.products import OneDNN, is_plain
+from mebt.linear import OneDNN, is_plain
 
 SCORES = 1 << 20
 """Scores that exist at once: 4 MB."""

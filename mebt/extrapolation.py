@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
-from mebt.decoding import Canvas
+from mebt.draft_revise import Canvas
 
 Fill = Callable[[Canvas], Canvas]
 """Fills the open positions of a window, for example `draft` with its settings."""

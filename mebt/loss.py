@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from mebt.linear import linear, product
 from mebt.masking import split_positions
-from mebt.products import linear, product
 
-ROWS = 1024
+LOGIT_CHUNK = 1024
 """Targets whose logits are in memory at once."""
 
 
@@ -45,7 +45,7 @@ class _CrossEntropy(torch.autograd.Function):
         grads: list[Tensor] = []
         grad_weight: Tensor | None = None
         for rows, wanted in zip(
-            torch.split(hidden, ROWS), torch.split(tokens[:, None], ROWS), strict=True
+            torch.split(hidden, LOGIT_CHUNK), torch.split(tokens[:, None], LOGIT_CHUNK), strict=True
         ):
             logits = linear(rows, weight)
             precision = logits.dtype

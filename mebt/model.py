@@ -1,4 +1,10 @@
-"""MeBT: masked-token prediction through a fixed number of latent tokens (CVPR 2023, section 3)."""
+"""MeBT: masked-token prediction through a fixed number of latent tokens (CVPR 2023, section 3).
+
+What is unusual about it: latents stand between context and targets, so that cost grows linearly.
+Positions that are added to tokens take the place of an attention mask: context and targets are
+sets, in any order. A layer has one norm for what asks and what is asked, and as published its
+residual starts from the normalised query. Linear layers compute norms and GELU again for gradients.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -13,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mebt.attention import attend
 from mebt.config import MeBTConfig
-from mebt.lean import linear_of, linear_of_gelu, linear_of_norm
+from mebt.linear import gelu_linear, norm_linears, recorded_linear
 from mebt.loss import summed_cross_entropy
 from mebt.positions import places_of, sines, spread_places
 
@@ -25,18 +31,15 @@ SLOW, LOUD, NEAR = 3.0, 2.5, 1.4
 are larger than others."""
 QUIET = 0.3
 """And what is drawn at random of latents, in parts of tokens."""
-ROWS = 1024
+QUERY_CHUNK = 1024
 """Queries that go through a layer at once where there are no gradients: bounds memory, too."""
 
-Memory = tuple[Tensor, Tensor]
-"""Keys and values [B Nm D] that a layer's query reads."""
+KeysValues = tuple[Tensor, Tensor]
+"""What a layer's queries look up: keys and values [B Nm D]."""
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries on a memory; whoever calls it applies the first weights.
-
-    `query`, `key` and `value` read normalised streams, which `Block` need not keep.
-    """
+    """Multi-head attention between streams that a block has normalised."""
 
     def __init__(self, width: int, num_heads: int, dropout: float, residual_dropout: float) -> None:
         super().__init__()
@@ -48,28 +51,44 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
         self.out_dropout = nn.Dropout(residual_dropout)
 
-    def forward(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
-        """Reads the memory. An empty memory gives the output's bias: nothing was read."""
+    def queries(self, norm: nn.LayerNorm, x: Tensor, normed: Tensor) -> Float[Tensor, "B Nq D"]:
+        """Projects queries; `normed` is `norm(x)`."""
+        (queries,) = norm_linears([self.query], norm, x, normed)
+        return queries
+
+    def keys_values(self, norm: nn.LayerNorm, *streams: Float[Tensor, "B _ D"]) -> KeysValues:
+        """Projects streams, one behind the other: of each row both depend on that row alone."""
+
+        def project(rows: Tensor) -> tuple[Tensor, ...]:
+            return norm_linears((self.key, self.value), norm, rows, norm(rows))
+
+        keys, values = _in_chunks(project, *streams)
+        return keys, values
+
+    def forward(
+        self, queries: Float[Tensor, "B Nq D"], keys_values: KeysValues
+    ) -> Float[Tensor, "B Nq D"]:
+        """Expects projected queries, keys and values. Without keys, gives the output's bias."""
         q, k, v = (
             rearrange(x, "b n (head d) -> b head n d", head=self.num_heads)
-            for x in (query, *memory)
+            for x in (queries, *keys_values)
         )
         if k.shape[2] == 0:
             # Said outright, since fused kernels differ on an empty axis. Every parameter stays in
             # the graph, with a gradient of zero: DDP waits for all of them.
-            read = 0 * q + (k.sum(2, keepdim=True) + v.sum(2, keepdim=True))
+            read = 0 * q + (k.sum(2, keepdim=True) + v.sum(2, keepdim=True))  # [B head Nq d]
         else:
             read = attend(q, k, v, self.dropout if self.training else 0.0)
         read = rearrange(read, "b head n d -> b n (head d)")
-        out: Tensor = self.out_dropout(linear_of(self.out, read))
+        out: Tensor = self.out_dropout(recorded_linear(self.out, read))
         return out
 
 
 class Block(nn.Module):
-    """`query` reads `memory`, then goes through an MLP; one norm serves both streams.
+    """A layer: queries attend to one stream or several, then go through an MLP.
 
-    In a `published` block the residual starts from the *normalised* query, and weights trained so
-    depend on it. In a `stream` block it starts from the query itself, as is usual.
+    One norm serves both sides. In a `published` block the residual starts from the *normalised*
+    query, and weights trained so depend on it; in a `stream` block from the query itself, as usual.
     """
 
     def __init__(self, config: MeBTConfig, activation_checkpointing: bool = False) -> None:
@@ -92,43 +111,39 @@ class Block(nn.Module):
     def forward(
         self, query: Float[Tensor, "B Nq D"], *memory: Float[Tensor, "B _ D"]
     ) -> Float[Tensor, "B Nq D"]:
-        """Returns the new query stream, which has read one stream or several."""
+        """Returns the query stream after it has read the streams of `memory`."""
         if not self.activation_checkpointing:
-            return self._compute(query, *memory)
+            return self._forward(query, *memory)
         # In here, not around the block: so torch.compile and FSDP, which wrap blocks, see it too.
-        out: Tensor = checkpoint(self._compute, query, *memory, use_reentrant=False)
+        out: Tensor = checkpoint(self._forward, query, *memory, use_reentrant=False)
         return out
 
-    def _compute(self, query: Tensor, *memory: Tensor) -> Tensor:
-        return self.read(query, self.memory(*memory))
+    def _forward(self, query: Tensor, *memory: Tensor) -> Tensor:
+        return self.attend(query, self.keys_values(*memory))
 
-    def memory(self, *streams: Float[Tensor, "B _ D"]) -> Memory:
-        """Returns the keys and values of streams: of each row they depend on that row alone."""
-        layers = (self.attention.key, self.attention.value)
+    def keys_values(self, *streams: Float[Tensor, "B _ D"]) -> KeysValues:
+        """Returns what queries look up in these streams."""
+        return self.attention.keys_values(self.norm, *streams)
 
-        def of(rows: Tensor) -> tuple[Tensor, ...]:
-            return linear_of_norm(layers, self.norm, rows, self.norm(rows))
-
-        key, value = _of_rows(of, *streams)
-        return key, value
-
-    def read(self, query: Float[Tensor, "B Nq D"], memory: Memory) -> Float[Tensor, "B Nq D"]:
-        """Returns the new query stream: each row depends on that row and the memory alone."""
-        (out,) = _of_rows(lambda rows: (self._read(rows, memory),), query)
+    def attend(
+        self, query: Float[Tensor, "B Nq D"], keys_values: KeysValues
+    ) -> Float[Tensor, "B Nq D"]:
+        """Returns the new query stream: each row depends on that row and on what it looks up."""
+        (out,) = _in_chunks(lambda rows: (self._attend(rows, keys_values),), query)
         return out
 
-    def _read(self, query: Tensor, memory: Memory) -> Tensor:
+    def _attend(self, query: Tensor, keys_values: KeysValues) -> Tensor:
         normed = self.norm(query)
-        (asked,) = linear_of_norm([self.attention.query], self.norm, query, normed)
-        query = (normed if self.adds_to_norm else query) + self.attention(asked, memory)
+        queries = self.attention.queries(self.norm, query, normed)
+        query = (normed if self.adds_to_norm else query) + self.attention(queries, keys_values)
         widen, _, narrow, dropout = self.mlp
         assert isinstance(widen, nn.Linear) and isinstance(narrow, nn.Linear)
-        (hidden,) = linear_of_norm([widen], self.norm_mlp, query, self.norm_mlp(query))
-        out: Tensor = query + dropout(linear_of_gelu(narrow, hidden))
+        (hidden,) = norm_linears([widen], self.norm_mlp, query, self.norm_mlp(query))  # [B Nq 4D]
+        out: Tensor = query + dropout(gelu_linear(narrow, hidden))
         return out
 
 
-def _of_rows(
+def _in_chunks(
     compute: Callable[[Tensor], tuple[Tensor, ...]], *streams: Float[Tensor, "B _ D"]
 ) -> tuple[Tensor, ...]:
     """Returns what `compute` makes of each row of the streams, one stream behind the other.
@@ -141,7 +156,7 @@ def _of_rows(
         return (
             made[0] if len(made) == 1 else tuple(torch.cat(x, 1) for x in zip(*made, strict=True))
         )
-    parts = [part for stream in streams for part in torch.split(stream, ROWS, dim=1)]
+    parts = [part for stream in streams for part in torch.split(stream, QUERY_CHUNK, dim=1)]
     done = compute(parts[0])
     if len(parts) == 1:
         return done

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Generator, Tensor
 
-from mebt.decoding import Canvas, Noise, Predict, RowNoise, bootstrap, draft, remask, revise
+from mebt.draft_revise import Canvas, Noise, Predict, RowNoise, bootstrap, draft, remask, revise
 from mebt.extrapolation import extend
 
 MOST = {

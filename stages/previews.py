@@ -7,8 +7,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from mebt import Incremental, MeBTConfig, SampleConfig, assemble, sample_frames
-from mebt.products import round_weights
+from mebt import CachedPredictor, MeBTConfig, SampleConfig, assemble, sample_frames
+from mebt.linear import round_weights
 from pipeline.device import send
 from pipeline.errors import user_errors
 from pipeline.pixels import to_bytes
@@ -38,7 +38,7 @@ def draw(config: MeBTConfig, fabric: Fabric, weights: Mapping[str, Tensor]) -> T
     numbers = range(SAMPLES.num_samples)
     with fabric.autocast():
         drawn = sample_frames(
-            Incremental(model), config.grid, SAMPLES, numbers=numbers, device=fabric.device
+            CachedPredictor(model), config.grid, SAMPLES, numbers=numbers, device=fabric.device
         )
     return drawn.cpu().numpy()
 

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from mebt import (
-    Incremental,
+    CachedPredictor,
     MeBTConfig,
     SampleConfig,
     load_model,
@@ -21,7 +21,7 @@ from mebt import (
     sample_frames,
     weights_identity,
 )
-from mebt.products import round_weights
+from mebt.linear import round_weights
 from pipeline.config import Precision, load_section
 from pipeline.device import compiling, send
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError, user_errors
@@ -225,10 +225,10 @@ def sample(
 
     if config.precision in HALF:
         round_weights(model, HALF[config.precision])
-    predict = Incremental(model, compiled=config.compile)
+    predict = CachedPredictor(model, compiled=config.compile)
 
     def draw(numbers: range) -> Int[Tensor, "B t h w"]:
-        predict.forget()
+        predict.reset()
         with fabric.autocast(), compiling(config.compile, "sample.compile"):
             return sample_frames(
                 predict,

@@ -17,7 +17,7 @@ from benchmarks.cases import CASES, GROWTH
 from benchmarks.work import Case, Work
 from mebt import MeBT, MeBTConfig
 from mebt.config import PUBLISHED_LAYERS
-from mebt.products import OneDNN
+from mebt.linear import OneDNN
 from tokenizer import VQGAN, VQGANConfig
 
 CPU = torch.device("cpu")

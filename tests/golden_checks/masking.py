@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from mebt.decoding import CONFIDENCE_SCHEDULES
+from mebt.draft_revise import CONFIDENCE_SCHEDULES
 from mebt.masking import SCHEDULES, length_probabilities, num_masked, split_positions
 from tests.golden_checks.recipe import load_case
 

@@ -6,7 +6,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from mebt.decoding import (
+from mebt.draft_revise import (
     Canvas,
     Logits,
     Predict,
@@ -19,7 +19,7 @@ from mebt.decoding import (
     token_probabilities,
 )
 from mebt.extrapolation import extend
-from mebt.incremental import Incremental
+from mebt.kv_cache import CachedPredictor
 from mebt.masking import num_masked
 from tests.golden_checks.model import load_published
 from tests.golden_checks.recipe import load_case
@@ -217,13 +217,13 @@ def check_runs(case: Path) -> None:
     for run in meta["runs"]:
         if "INFORMATIONAL" in (run["note"] or ""):
             continue  # Temperature 0 (an order by ties) and one fault of the published code.
-        for predict in (model, Incremental(model)):
+        for predict in (model, CachedPredictor(model)):
             spy = Spy(predict)
             with (
                 torch.no_grad(),
-                mock.patch("mebt.decoding.choose_tokens", choose_by_sort),
-                mock.patch("mebt.decoding.ROWS", 24),
-                mock.patch("mebt.model.ROWS", 20),
+                mock.patch("mebt.draft_revise.choose_tokens", choose_by_sort),
+                mock.patch("mebt.draft_revise.SAMPLE_CHUNK", 24),
+                mock.patch("mebt.model.QUERY_CHUNK", 20),
             ):
                 final = replay(spy, run, io, meta)
             assert torch.equal(final.flatten(1), io[f"{run['name']}.final"].flatten(1)), run["name"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mebt import MeBT, SampleConfig
-from mebt.decoding import CONFIDENCE_SCHEDULES, RowNoise
+from mebt.draft_revise import CONFIDENCE_SCHEDULES, RowNoise
 from mebt.masking import num_masked
 from mebt.sampling import sample_generator
 

@@ -125,7 +125,7 @@ def test_layers_begin_by_reading_what_is_near() -> None:
     for kind in ("sines", "local"):
         model.initialize(128**-0.5, positions=kind)
         block = model.blocks[0]
-        keys, _ = block.memory(model.embed_context(tokens, positions))
+        keys, _ = block.keys_values(model.embed_context(tokens, positions))
         queries = block.attention.query(block.norm(model.embed_latents(1)))
         query, key = (x.detach().unflatten(2, (4, 32)).transpose(1, 2) for x in (queries, keys))
         shares = functional.softmax(query @ key.mT / 32**0.5, dim=-1)
@@ -157,7 +157,7 @@ def test_no_context_still_reaches_every_parameter(kinds: tuple[str, ...], num_la
 def test_the_loss_and_its_gradient_are_those_of_whole_logits(
     monkeypatch: pytest.MonkeyPatch, smoothing: float, rows: int
 ) -> None:
-    monkeypatch.setattr("mebt.loss.ROWS", rows)
+    monkeypatch.setattr("mebt.loss.LOGIT_CHUNK", rows)
     hidden, weight = torch.randn(2, 9, 6), torch.randn(11, 6)
     tokens = torch.randint(11, (2, 9))
 
@@ -179,7 +179,7 @@ def test_the_loss_and_its_gradient_are_those_of_whole_logits(
 
 
 def test_the_loss_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mebt.loss.ROWS", 4)
+    monkeypatch.setattr("mebt.loss.LOGIT_CHUNK", 4)
     seen = []
 
     def spy(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

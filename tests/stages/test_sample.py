@@ -9,8 +9,8 @@ import torch
 from click.testing import CliRunner
 
 from mebt import load_model, model_metadata, save_model, weights_identity
-from mebt.decoding import token_probabilities
-from mebt.products import round_weights
+from mebt.draft_revise import token_probabilities
+from mebt.linear import round_weights
 from pipeline import precision
 from pipeline.metrics import frame_change
 from pipeline.pixels import to_bytes
@@ -103,7 +103,7 @@ def test_bfloat16_multiplies_and_keeps_probabilities_in_float32(
         seen.add((logits.dtype, probs.dtype))
         return probs
 
-    monkeypatch.setattr("mebt.decoding.token_probabilities", spy)
+    monkeypatch.setattr("mebt.draft_revise.token_probabilities", spy)
     half = ("--set", "sample.precision=bf16-mixed")
     assert "extra" in flow.refused("sample", *half)
     flow.ok("sample", *half, out="half")

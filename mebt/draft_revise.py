@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from mebt.masking import num_masked
 
-ROWS, ROWS_AT_ONCE = 256, 32
+SAMPLE_CHUNK, ROWS_AT_ONCE = 256, 32
 """Targets whose logits are in memory at once; and of these, whose probabilities and noise are, so
 that they stay in a CPU's cache. Fixed, as noise is drawn for so many: a sample must not depend on
 its batch."""
@@ -145,8 +145,10 @@ def draw(
 ) -> tuple[Int[Tensor, "B Nt"], Float[Tensor, "B Nt"]]:
     """Draws tokens for the first `count` targets, and returns them with their probabilities."""
     tokens, scores = [], []
-    for start in range(0, count, ROWS):
-        for few in torch.split(logits[:, start : min(start + ROWS, count)], ROWS_AT_ONCE, dim=1):
+    for start in range(0, count, SAMPLE_CHUNK):
+        for few in torch.split(
+            logits[:, start : min(start + SAMPLE_CHUNK, count)], ROWS_AT_ONCE, dim=1
+        ):
             probs = token_probabilities(few, temperature=temperature, top_k=top_k, top_p=top_p)
             drawn = choose_tokens(probs, noise.exponential(*probs.shape[1:]))
             tokens.append(drawn[0])

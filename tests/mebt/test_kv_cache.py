@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from mebt import Incremental, MeBT, MeBTConfig, SampleConfig, sample_frames
-from mebt.decoding import RowNoise
+from mebt import CachedPredictor, MeBT, MeBTConfig, SampleConfig, sample_frames
+from mebt.draft_revise import RowNoise
 from tests.mebt.slow_sampler import SlowSampler
 
 GRID, K = (3, 2, 5), 13
@@ -44,14 +44,14 @@ def make(*layers: str) -> MeBT:
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mebt.decoding.ROWS", 7)
-    monkeypatch.setattr("mebt.model.ROWS", 5)
+    monkeypatch.setattr("mebt.draft_revise.SAMPLE_CHUNK", 7)
+    monkeypatch.setattr("mebt.model.QUERY_CHUNK", 5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_predicts_what_the_model_does_whatever_came_before(kind: str) -> None:
     model = make(*KINDS[kind])
-    incremental = Incremental(model)
+    incremental = CachedPredictor(model)
     tokens = torch.randint(K, (2, 30))
     for num_context in (0, 1, 12, 20, 11, 0, 27):
         order = torch.rand(2, 30).argsort(1)
@@ -81,7 +81,7 @@ CONFIGS = {
 def assert_same_samples(kind: str, keep: tuple[int, ...] = (), **fields: Any) -> None:
     model, config, numbers = make(*KINDS[kind]), SampleConfig(seed=3, keep=keep, **fields), [4, 9]
     given = torch.randint(K, (2, *GRID), generator=Generator()) if keep else None
-    made = sample_frames(Incremental(model), GRID, config, numbers=numbers, given=given)
+    made = sample_frames(CachedPredictor(model), GRID, config, numbers=numbers, given=given)
     for row, number in enumerate(numbers):
         slow = SlowSampler(model, config, number)
         assert torch.equal(made[row], slow.sample(None if given is None else given[row]))
@@ -104,7 +104,9 @@ def test_a_revised_draft_is_that_of_the_slow_sampler() -> None:
     model = make(*KINDS["published"])
     config = SampleConfig(keep=(1,), revise_groups=4)
     given = torch.randint(K, (1, *GRID), generator=Generator())
-    made = sample_frames(Incremental(model), GRID, config, numbers=[7], given=given, drafted=True)
+    made = sample_frames(
+        CachedPredictor(model), GRID, config, numbers=[7], given=given, drafted=True
+    )
     assert torch.equal(made[0], SlowSampler(model, config, 7).sample(given[0], drafted=True))
 
 
@@ -118,7 +120,7 @@ def test_only_new_context_and_only_rows_that_are_read_are_computed() -> None:
     count(embedded, model.token_embedding)
     count(headed, model.norm)  # Before the head.
     config = SampleConfig(bootstrap_steps=3, draft_steps=1, revise_rounds=1, revise_groups=3)
-    sample_frames(Incremental(model), GRID, config, numbers=[0])
+    sample_frames(CachedPredictor(model), GRID, config, numbers=[0])
     # A token is new to the context when it has been fixed, or drawn anew and not the same again.
     # Of an empty window nothing is embedded.
     bootstrap, drafted, revised = embedded[:2], embedded[2], embedded[3:]
@@ -133,7 +135,7 @@ def test_only_new_context_and_only_rows_that_are_read_are_computed() -> None:
 def test_an_empty_window_is_predicted_once_for_all_batches(kind: str) -> None:
     model = make(*KINDS[kind])
     passes: list[int] = []
-    incremental = Incremental(model)
+    incremental = CachedPredictor(model)
     none = torch.zeros(3, 0, dtype=torch.int64)
     in_order = torch.arange(30).expand(3, -1)
     shuffled = torch.rand(3, 30).argsort(1)
@@ -141,7 +143,7 @@ def test_an_empty_window_is_predicted_once_for_all_batches(kind: str) -> None:
         arguments = (none[: len(targets)], none[: len(targets)], targets)
         expected = model(*arguments)
         hook = model.blocks[0].norm_mlp.register_forward_hook(lambda *_: passes.append(1))
-        incremental.forget()
+        incremental.reset()
         found = incremental(*arguments)[:, :30]
         hook.remove()
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -152,7 +154,7 @@ def test_an_empty_window_is_predicted_once_for_all_batches(kind: str) -> None:
 
 def test_empty_windows_of_other_positions_are_predicted_anew() -> None:
     model = make(*KINDS["published"])
-    incremental = Incremental(model)
+    incremental = CachedPredictor(model)
     first, other = torch.arange(20).expand(2, -1), torch.arange(10, 30).expand(2, -1)
     for targets in (first, other, torch.stack([first[0], other[0]]), first):
         none = targets[:, :0]

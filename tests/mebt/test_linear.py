@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mebt import products
-from mebt.products import COLUMNS, OneDNN, linear, product
+from mebt import linear as products
+from mebt.linear import COLUMNS, OneDNN, linear, product
 
 
 @pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"], autouse=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from mebt import SampleConfig, sample
-from mebt.decoding import (
+from mebt.draft_revise import (
     Canvas,
     RowNoise,
     bootstrap,

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mebt.model import Block, MeBT, Memory
-from mebt.products import linear
+from mebt.linear import linear
+from mebt.model import Block, KeysValues, MeBT
 
-Read = Callable[[Block, Tensor, Memory], Tensor]
-"""`Block.read`, perhaps compiled."""
+Attend = Callable[[Block, Tensor, KeysValues], Tensor]
+"""`Block.attend`, perhaps compiled."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class LazyLogits:
     batch: int
     targets: Float[Tensor, "B Nt D"] | Float[Tensor, "1 Nt D"]
     """Of every window, or of one if they are the same in all."""
-    last: list[tuple[Block, Memory]]
+    last: list[tuple[Block, KeysValues]]
     """Layers that the targets have not been through yet, and what they read there."""
-    read: Read
+    attend: Attend
 
     def __getitem__(self, part: tuple[slice, slice]) -> Float[Tensor, "B Nr K"]:
         """Computes the logits of these rows."""
@@ -37,18 +37,18 @@ class LazyLogits:
 
     def hidden(self, targets: Float[Tensor, "_ Nr D"]) -> Float[Tensor, "_ Nr D"]:
         """Takes some of the targets through the last layers."""
-        for block, memory in self.last:
-            targets = self.read(block, targets, memory)
+        for block, keys_values in self.last:
+            targets = self.attend(block, targets, keys_values)
         return targets
 
 
-class Incremental:
+class CachedPredictor:
     """Predicts as `model` does, but remembers what it computed of the context tokens.
 
     In `encode` layers their keys and values depend on token and position alone, as long as no
     `dense` layer came before. So they are kept for every position, and only those of tokens that
     are new there are computed. Each has a slot, and those of the context are brought to the front,
-    where they are read as they lie. `forget` them before the next batch of windows: a sample must
+    where they are read as they lie. `reset` it before the next batch of windows: a sample must
     not depend, even in its last bits, on what was drawn before it.
 
     What is predicted of an empty window depends on no token: it is computed once, for all batches.
@@ -60,26 +60,26 @@ class Incremental:
 
     def __init__(self, model: MeBT, *, compiled: bool = False) -> None:
         self.model = model
-        self.read: Read = Block.read
-        self.memory: Callable[..., Memory] = Block.memory
+        self.attend: Attend = Block.attend
+        self.keys_values: Callable[..., KeysValues] = Block.keys_values
         if compiled:
             # Of the layers alone, which all share it: a whole pass takes six minutes to compile.
-            self.read = torch.compile(Block.read, dynamic=True)
-            self.memory = torch.compile(Block.memory, dynamic=True)
+            self.attend = torch.compile(Block.attend, dynamic=True)
+            self.keys_values = torch.compile(Block.keys_values, dynamic=True)
         layers = model.config.layers
         fixed = layers[: layers.index("dense")] if "dense" in layers else layers
-        self.kept = [index for index, kind in enumerate(fixed) if kind == "encode"]
+        self.cached_layers = [index for index, kind in enumerate(fixed) if kind == "encode"]
         self.num_first = len(layers) - _num_rowwise(layers)
         self.calls = 0
         """How often it has predicted."""
         self.empty: tuple[Tensor, Tensor] | None = None
         """Positions of an empty window, and what the head sees of them [1 N D]."""
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Forgets the context: the next windows are others."""
         self.tokens: Tensor | None = None
-        self.memories: dict[int, Memory] = {}
+        self.cache: dict[int, KeysValues] = {}
         self.slots: Tensor | None = None
         """Slot of each position [B N]."""
 
@@ -93,7 +93,7 @@ class Incremental:
         """Returns what `MeBT.forward` does, to rounding; its rows are computed when read."""
         self.calls += 1
         if context_positions.shape[1]:
-            self._remember(context_tokens, context_positions)
+            self._update_cache(context_tokens, context_positions)
         else:
             ordered = target_positions.sort(dim=1).values
             if torch.equal(ordered, ordered[:1].expand_as(ordered)):
@@ -105,13 +105,14 @@ class Incremental:
     ) -> LazyLogits:
         """Predicts windows of which nothing is known: the same positions in any order."""
         if self.empty is None or not torch.equal(self.empty[0], positions):
-            plain = Incremental(self.model)  # Shapes as of no other pass: nothing to compile for.
+            # Not compiled: no other pass has these shapes.
+            plain = CachedPredictor(self.model)
             logits = plain._predict(positions[None, :0], positions[None, :0], positions[None])
             self.empty = positions, logits.hidden(logits.targets)
         hidden = self.empty[1]
         if not torch.equal(targets, positions.expand_as(targets)):
             hidden = hidden[0, torch.searchsorted(positions, targets)]
-        return LazyLogits(self.model, len(targets), hidden, [], self.read)
+        return LazyLogits(self.model, len(targets), hidden, [], self.attend)
 
     def _predict(
         self, context_tokens: Tensor, context_positions: Tensor, target_positions: Tensor
@@ -124,31 +125,32 @@ class Incremental:
         if "dense" in model.config.layers:
             context = model.embed_context(context_tokens, context_positions)
         num_known, num_context = context_positions.shape[1], context.shape[1]
-        last: list[tuple[Block, Memory]] = []
+        last: list[tuple[Block, KeysValues]] = []
         for index, (layer, block) in enumerate(zip(model.config.layers, model.blocks, strict=True)):
             assert isinstance(block, Block)
             both = torch.cat([context, targets], dim=1) if layer == "dense" else targets
             match layer:
-                case "encode" if index in self.memories:
-                    keys, values = self.memories[index]
+                case "encode" if index in self.cache:
+                    keys, values = self.cache[index]
                     read = (keys[:, :num_known], values[:, :num_known])
-                    latents = self.read(block, latents, read)
+                    latents = self.attend(block, latents, read)
                 case "encode":
-                    latents = self.read(block, latents, self.memory(block, context))
+                    latents = self.attend(block, latents, self.keys_values(block, context))
                 case "process":
-                    latents = self.read(block, latents, self.memory(block, latents))
+                    latents = self.attend(block, latents, self.keys_values(block, latents))
                 case "refresh":
-                    latents = self.read(block, latents, self.memory(block, latents, targets))
+                    latents = self.attend(block, latents, self.keys_values(block, latents, targets))
                 case _ if index >= self.num_first:
-                    last.append((block, self.memory(block, latents if layer == "decode" else both)))
+                    source = latents if layer == "decode" else both
+                    last.append((block, self.keys_values(block, source)))
                 case "decode":
-                    targets = self.read(block, targets, self.memory(block, latents))
+                    targets = self.attend(block, targets, self.keys_values(block, latents))
                 case "dense":
-                    both = self.read(block, both, self.memory(block, both))
+                    both = self.attend(block, both, self.keys_values(block, both))
                     context, targets = both[:, :num_context], both[:, num_context:]
-        return LazyLogits(model, len(targets), targets, last, self.read)
+        return LazyLogits(model, len(targets), targets, last, self.attend)
 
-    def _remember(self, tokens: Tensor, positions: Tensor) -> None:
+    def _update_cache(self, tokens: Tensor, positions: Tensor) -> None:
         """Computes keys and values of the context tokens that were not there before."""
         if self.tokens is None:
             self.tokens = tokens.new_full((len(tokens), self.model.config.num_tokens), -1)
@@ -163,14 +165,14 @@ class Incremental:
         self.tokens.scatter_(1, positions, tokens)
         context = self.model.embed_context(tokens, positions)
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
-        for index in self.kept:
+        for index in self.cached_layers:
             block = self.model.blocks[index]
             assert isinstance(block, Block)
-            keys, values = self.memory(block, context)
-            if index not in self.memories:
+            keys, values = self.keys_values(block, context)
+            if index not in self.cache:
                 empty = (*self.tokens.shape, keys.shape[-1])
-                self.memories[index] = (keys.new_empty(empty), values.new_empty(empty))
-            for kept, new in zip(self.memories[index], (keys, values), strict=True):
+                self.cache[index] = (keys.new_empty(empty), values.new_empty(empty))
+            for kept, new in zip(self.cache[index], (keys, values), strict=True):
                 kept[rows, slots] = new
 
     def _bring_forward(self, positions: Int[Tensor, "B Nc"]) -> Int[Tensor, "B Nc"]:
@@ -196,7 +198,7 @@ class Incremental:
         for position, target in moved:
             self.slots.scatter_(1, position, target)
         rows = torch.arange(len(positions), device=positions.device)[:, None]
-        for kept in itertools.chain(*self.memories.values()):
+        for kept in itertools.chain(*self.cache.values()):
             kept[rows, first], kept[rows, behind] = kept[rows, behind], kept[rows, first]
         return self.slots.gather(1, positions)
 

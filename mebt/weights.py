@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from mebt.config import MeBTConfig
 from mebt.model import MeBT
+from weights.file import Format, load_tensors, no_config, read_header, save
 
-FORMAT = "mebt-model-1"
-HEADER = "mebt"
-"""The one key of the file's metadata: safetensors writes several in an order drawn by chance."""
+FORMAT = Format("mebt-model-1", what="a model", command="mebt train")
 
 
 def save_model(path: Path, model: MeBT, *, extra: Mapping[str, str] | None = None) -> None:
@@ -26,23 +23,7 @@ def save_model(path: Path, model: MeBT, *, extra: Mapping[str, str] | None = Non
         for name, tensor in model.state_dict().items()
     }
     config = json.dumps(dataclasses.asdict(model.config), sort_keys=True)
-    header = {"format": FORMAT, "config": config, "tensors": _digest(tensors), **(extra or {})}
-    header["header"] = _seal(header)
-    save_file(tensors, path, {HEADER: json.dumps(header, sort_keys=True)})
-
-
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Returns the SHA-256 of names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _seal(header: Mapping[str, str]) -> str:
-    """Returns the SHA-256 of what a header says."""
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+    save(path, FORMAT, tensors, config, extra or {})
 
 
 def model_metadata(path: Path) -> dict[str, str]:
@@ -50,23 +31,7 @@ def model_metadata(path: Path) -> dict[str, str]:
 
     Raises ValueError, in one line, if the file is damaged or of another format.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a readable safetensors file: {str(error).rstrip('.')}."
-        ) from None
-    metadata: dict[str, str] = header if isinstance(header, dict) else {}
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {metadata.get('format')!r}, but a model of this version has "
-            f"{FORMAT!r}; make one with `mebt train`."
-        )
-    seal = metadata.pop("header", None)  # Of files of the first versions there is none.
-    if seal is not None and seal != _seal(metadata):
-        raise ValueError(f"{path} is damaged: its header is not the one that was written.")
-    return metadata
+    return read_header(path, FORMAT)
 
 
 def read_config(path: Path) -> MeBTConfig:
@@ -79,9 +44,7 @@ def read_config(path: Path) -> MeBTConfig:
         fields["grid"] = tuple(fields["grid"])
         return MeBTConfig(**fields)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: its header holds no usable config: {str(error).rstrip('.')}."
-        ) from None
+        raise no_config(path, error) from None
 
 
 def load_model(path: Path, device: str = "cpu") -> MeBT:
@@ -93,23 +56,7 @@ def load_model(path: Path, device: str = "cpu") -> MeBT:
     config = read_config(path)
     with torch.device("meta"):  # A header may claim any size: compare before allocating.
         model = MeBT(config)
-    expected = model.state_dict()
-    with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-    tensors = {name: _read_tensor(path, name) for name in names}
-    if different := sorted(tensors.keys() ^ expected.keys()):
-        whose = "lacks" if different[0] in expected else "has an unknown"
-        raise ValueError(f"{path} {whose} tensor {different[0]!r}; it does not fit its config.")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise ValueError(
-                f"{path}: tensor {name!r} has shape {list(tensor.shape)}, but its config asks for "
-                f"{list(expected[name].shape)}."
-            )
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{path}: tensor {name!r} holds values that are not finite.")
-    if metadata.get("tensors") not in (None, _digest(tensors)):
-        raise ValueError(f"{path} is damaged: its tensors are not those that were written.")
+    tensors = load_tensors(path, model.state_dict(), metadata)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return model.eval().requires_grad_(False).to(device)
 
@@ -120,16 +67,6 @@ def assemble(config: MeBTConfig, weights: Mapping[str, torch.Tensor]) -> MeBT:
         model = MeBT(config)
     model.load_state_dict(weights, assign=True)
     return model
-
-
-def _read_tensor(path: Path, name: str) -> torch.Tensor:
-    """Copies one tensor out of the file, which is mapped only while it lasts.
-
-    As long as it is, whatever was read of it counts as memory: all weights would be held twice.
-    """
-    with safe_open(path, framework="pt") as file:
-        tensor: torch.Tensor = file.get_tensor(name)
-        return tensor.clone()
 
 
 def weights_identity(path: Path) -> str:

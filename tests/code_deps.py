@@ -15,9 +15,9 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parent.parent
 ROOMS = sorted((ROOT / "pipeline").glob("*/__init__.py"))
 FLOWS = [ROOT / "dvc.yaml", ROOT / "demo/dvc.yaml", ROOT / "examples/two-models/dvc.yaml"]
-WHOLE = ("mebt", "tokenizer", *(f"pipeline/{path.parent.name}" for path in ROOMS))
+WHOLE = ("mebt", "tokenizer", "weights", *(f"pipeline/{path.parent.name}" for path in ROOMS))
 """Folders that a stage depends on as a whole if at all."""
-CODE = ("mebt", "tokenizer", "stages", "pipeline")
+CODE = ("mebt", "tokenizer", "weights", "stages", "pipeline")
 PLUMBING = {
     *("stages/launch.py", "stages/options.py", "pipeline/storage"),
     *(f"pipeline/{name}.py" for name in ("background", "config", "device", "errors", "progress")),

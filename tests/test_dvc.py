@@ -82,7 +82,7 @@ def make_small(root: Path) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with three videos in `videos`."""
     root = tmp_path_factory.mktemp("project")
-    code = ("pipeline", "stages", "mebt", "tokenizer")
+    code = ("pipeline", "stages", "mebt", "tokenizer", "weights")
     for name in (*code, "models", "examples", "demo"):
         made = DEMO_MAKES if name == "demo" else ()
         left_out = shutil.ignore_patterns("__pycache__", *made)

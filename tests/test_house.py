@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "pipeline": {"pipeline"},
-    "tokenizer": {"tokenizer"},
-    "mebt": {"mebt"},
+    "weights": {"weights"},
+    "tokenizer": {"tokenizer", "weights"},
+    "mebt": {"mebt", "weights"},
     "stages": {"pipeline", "tokenizer", "mebt"},
 }
 ROOMS = {
@@ -75,8 +76,8 @@ def test_files_beside_the_rooms_need_none_but_storage() -> None:
 
 
 def test_both_models_need_torch_and_einops_only() -> None:
-    known = {"torch", "einops", "jaxtyping", "safetensors"}
-    for package in ("tokenizer", "mebt"):
+    known = {"torch", "einops", "jaxtyping", "safetensors", "weights"}
+    for package in ("tokenizer", "mebt", "weights"):
         for file in (ROOT / package).glob("**/*.py"):
             tops = {name.partition(".")[0] for name in imported_modules(file)}
             foreign = {top for top in tops if top not in known and top != package}

@@ -20,13 +20,13 @@ from pipeline.errors import FrameError
 from pipeline.frames.scan import scan_frames
 from pipeline.storage.files import read_json, remove
 from pipeline.video.clips import Source, cut_in_time
+from pipeline.video.extract import extract
 from pipeline.video.sources import _hash as sources_hash
 from pipeline.video.sources import find_videos
 from pipeline.video.synthetic import moving_shapes, synthetic_videos
 from pipeline.video.tiles import ExtractConfig
 from pipeline.video.writer import write_mp4
 from stages.__main__ import cli
-from stages.extract import extract
 from tests.pipeline.film import BLUE, GREEN, RED, WHITE, corners, picture, write_film
 from tests.stages.small import Flow, content
 
@@ -195,7 +195,7 @@ def test_overwriting_forgets_what_was_done_before_it_deletes_frames(
             raise KeyboardInterrupt
         remove(path)
 
-    monkeypatch.setattr("stages.extract.remove", killed)
+    monkeypatch.setattr("pipeline.video.extract.remove", killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "videos", out, config, overwrite=True)
     monkeypatch.undo()
@@ -309,7 +309,7 @@ def test_tars_are_bounded_and_the_same_after_a_stop(
 ) -> None:
     config = dataclasses.replace(CONFIG, tile=16, clip_frames=8)
     sources = synthetic_videos(5, dataclasses.replace(config, size=32))
-    monkeypatch.setattr("stages.extract.TAR_BYTES", 80_000)
+    monkeypatch.setattr("pipeline.video.extract.TAR_BYTES", 80_000)
     extract(sources, [], tmp_path / "whole", config, format="webdataset")
     whole = tars_of(tmp_path / "whole")
     assert len({name[:11] for name in whole if name.startswith("train")}) > 2

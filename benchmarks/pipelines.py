@@ -20,11 +20,12 @@ from pipeline.pixels import to_bytes
 from pipeline.store.batches import Batches
 from pipeline.store.layout import StoreInfo, numbered_plan
 from pipeline.store.writer import create_store
+from pipeline.video.decoded import DecodeConfig
 from pipeline.video.synthetic import moving_shapes
 from pipeline.windows.encode import encode_shards, encoder_of
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.source import WindowSource
-from stages.decode import DecodeConfig, decode
+from stages.decode import decode
 from tokenizer import VQGAN, identity, save_tokenizer
 
 BATCH = 2

@@ -10,7 +10,7 @@ OWNERS = {
     "model": "mebt.config.MeBTShape",
     "train": "stages.train.TrainConfig",
     "sample": "stages.sample.SampleStageConfig",
-    "decode": "stages.decode.DecodeConfig",
+    "decode": "pipeline.video.decoded.DecodeConfig",
     "evaluate": "stages.evaluate.EvaluateConfig",
 }
 

@@ -17,8 +17,8 @@ from PIL import Image
 from pipeline.pixels import to_bytes
 from pipeline.store.reader import TokenStore
 from pipeline.store.writer import create_store
+from pipeline.video.decoded import EXACT, LARGEST_SHEET
 from stages.__main__ import cli
-from stages.decode import EXACT, LARGEST_SHEET
 from tests.stages.small import Flow, content
 from tokenizer import VQGAN, load_tokenizer
 

@@ -1,0 +1,158 @@
+"""The folder of decoded videos: an mp4 of each, one sheet of all, exact frames on request."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+from pipeline.config import TokenizerPrecision
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.rates import check_rate
+from pipeline.storage.files import contents, read_json, remove, write_json
+from pipeline.video.writer import write_mp4, write_sheet
+
+RECORD = "decode.json"
+EXACT = "frames.zarr"
+MOST_ON_SHEET = 4096
+LARGEST_SHEET = {"webp": 16383, "gif": 65535}
+"""Longest side in pixels that the format can hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """How tokens become videos."""
+
+    fps: float | None = None
+    """Frames per second of the videos and the sheet, 0.1 … 1000; null: as the frames that the
+    tokens, or the samples' model, were made of; 8 if that is not known."""
+    batch_size: int = 4
+    """Windows decoded at once; changes speed and memory, pictures by rounding only."""
+    sheet: Literal["webp", "gif"] = "webp"
+    """Kind of the contact sheet: webp is smaller and has all colours."""
+    sheet_videos: int = 64
+    """Most videos on the contact sheet, up to 4096; they are held in memory together."""
+    columns: int | None = None
+    """Videos side by side on the sheet; null: about as many as there are rows."""
+    precision: TokenizerPrecision = "32-true"
+    """Of the tokenizer's convolutions. bf16-mixed is faster where the device multiplies in it;
+    pixels differ by one or two of 255."""
+
+    def __post_init__(self) -> None:
+        check_rate(self.fps)
+        for name in ("batch_size", "sheet_videos", "columns"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.sheet_videos > MOST_ON_SHEET:
+            raise ValueError(
+                f"sheet_videos must be at most {MOST_ON_SHEET}, got {self.sheet_videos}."
+            )
+        if self.columns is not None and self.columns > self.sheet_videos:
+            raise ValueError(
+                f"columns must be at most sheet_videos, got {self.columns} and {self.sheet_videos}."
+            )
+
+
+class Outputs:
+    """The files of one decoded split, and which of them are there."""
+
+    def __init__(self, out: Path, split: str, count: int, config: DecodeConfig) -> None:
+        self.out, self.split, self.count = out, split, count
+        self.sheet = out / f"sheet.{config.sheet}"
+        self.on_sheet = min(config.sheet_videos, count)
+        self.columns = min(config.columns or math.ceil(math.sqrt(self.on_sheet)), self.on_sheet)
+
+    def check_sheet(self, height: int, width: int) -> None:
+        """Raises ConfigError if the sheet's format cannot hold so many videos of this size."""
+        rows = math.ceil(self.on_sheet / self.columns)
+        longest = max(self.columns * (width + 2), rows * (height + 2))  # With a frame around each.
+        kind = self.sheet.suffix[1:]
+        if longest > LARGEST_SHEET[kind]:
+            raise ConfigError(
+                f"{rows} rows of {self.columns} videos make a sheet of {longest} pixels, but "
+                f"{kind} holds {LARGEST_SHEET[kind]}; lower decode.sheet_videos, or set "
+                "decode.columns."
+            )
+
+    def prepare(self, made_from: dict[str, Any], *, overwrite: bool) -> None:
+        """Makes the folder, or checks that the one there is of the same videos."""
+        out = self.out
+        path = out / RECORD
+        others = contents(out)
+        if others and not path.exists():
+            raise PipelineError(
+                f"{out} holds {others[0].name} but no {RECORD}, so it is no folder of decoded "
+                "videos; choose another --out."
+            )
+        found = read_json(path, PipelineError, "folder of decoded videos") if path.exists() else {}
+        if others and found != made_from:
+            if not overwrite:
+                different = [key for key, value in made_from.items() if found.get(key) != value]
+                raise PipelineError(
+                    f"{out} was made of other {different[0]}; choose another --out, or give "
+                    "--overwrite."
+                )
+            for file in sorted(others, key=lambda file: file.name == RECORD):
+                remove(file)
+        write_json(path, made_from)
+
+    def video(self, row: int) -> Path:
+        """Returns where the video of a row goes."""
+        return self.out / f"{self.split}-{row:05d}.mp4"
+
+    def exact(self, row: int) -> Path:
+        """Returns where the exact frames of a row lie inside their array."""
+        return self.out / EXACT / "c" / str(row) / "0" / "0" / "0" / "0"
+
+    def needed(self, row: int, *, exact: bool) -> bool:
+        """Says whether something of this row is still to be made, if only its place on a sheet."""
+        on_missing_sheet = row < self.on_sheet and not self.sheet.exists()
+        return on_missing_sheet or self.missing(row, exact=exact)
+
+    def missing(self, row: int, *, exact: bool) -> bool:
+        """Says whether a file of this row is still to be made."""
+        return not self.video(row).exists() or (exact and not self.exact(row).exists())
+
+    def writer(self, fps: float, *, exact: bool) -> Callable[[int, NDArray[np.uint8]], None]:
+        """Returns what writes whatever is still to be made of a row, from its frames.
+
+        It is to be called with every row that is needed, in order.
+        """
+        sheet: list[NDArray[np.uint8]] = []
+        array: zarr.Array[Any] | None = None
+
+        def write(row: int, frames: NDArray[np.uint8]) -> None:
+            nonlocal array
+            if exact:
+                array = _open_exact(self.out, self.count, frames) if array is None else array
+                array[row] = frames
+            if not self.video(row).exists():
+                write_mp4(self.video(row), frames, fps=fps)
+            if row < self.on_sheet and not self.sheet.exists():
+                sheet.append(frames)
+                if len(sheet) == self.on_sheet:
+                    write_sheet(self.sheet, sheet, columns=self.columns, fps=fps)
+                    sheet.clear()
+
+        return write
+
+
+def _open_exact(out: Path, count: int, frames: NDArray[np.uint8]) -> "zarr.Array[Any]":
+    """Opens, or makes, the array [N, T, H, W, 3] of exact frames: one chunk a video."""
+    if (out / EXACT / "zarr.json").exists():
+        found = zarr.open_array(out / EXACT, mode="r+", zarr_format=3)
+        return found.with_config({"write_empty_chunks": True})  # Opening forgets it.
+    return zarr.create_array(
+        out / EXACT,
+        shape=(count, *frames.shape),
+        chunks=(1, *frames.shape),
+        dtype=np.uint8,
+        compressors=[ZstdCodec(level=1, checksum=True)],
+        config={"write_empty_chunks": True},  # A black video is a video, not a missing one.
+    )

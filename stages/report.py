@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,25 @@ from safetensors import safe_open
 
 from mebt import model_metadata, weights_identity
 from pipeline.config import load_params
-from pipeline.errors import FrameError, PipelineError, TokenStoreError, user_errors
+from pipeline.errors import PipelineError, TokenStoreError, user_errors
 from pipeline.evaluation.copying import decoded_pair
 from pipeline.evaluation.sets import one_window_each, real_halves, window_places
-from pipeline.frames.listing import source_fingerprint
 from pipeline.frames.scan import FrameFolder, Rejected, scan_frames
 from pipeline.pixels import to_bytes
-from pipeline.rates import RECORD, playing_rate
+from pipeline.rates import playing_rate
+from pipeline.report.artefacts import (
+    check_measured,
+    frame_artefacts,
+    lede,
+    read_extracted,
+    sample_artefact,
+    times,
+    token_artefact,
+    too_short,
+)
 from pipeline.report.report import Artefact, Clip, Contents, NearestPair, Pair, make_report
-from pipeline.storage.files import keep_apart, parse_json, read_json, read_text, write_text
-from pipeline.storage.places import Place, open_file
+from pipeline.storage.files import keep_apart, read_json, read_text, write_text
+from pipeline.storage.places import Place
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore, check_tokenizer
 from pipeline.training.log import FILE as LOG
@@ -40,13 +48,6 @@ SHOWN_SAMPLES = 32
 SHOWN_PREVIEWS = 8
 """Steps of training whose previews are shown, the first and the last included."""
 DECODED_AT_ONCE = 4
-MEASURED = {
-    "Tokenizer": "tokenizer",
-    "Tokens": "tokens",
-    "Transformer": "model",
-    "New videos": "samples",
-}
-"""Artefacts, and what metrics.json calls them."""
 
 
 def collect(
@@ -80,14 +81,14 @@ def collect(
     nearest: list[NearestPair] = []
     if frames is not None:
         found = scan_frames(frames)
-        extracted = _extracted(frames)
-        artefacts += _frame_artefacts(extracted, frames, found)
-        rejected = [*extracted.rejected, *found.rejected, *_too_short(found, store)]
+        extracted = read_extracted(frames)
+        artefacts += frame_artefacts(extracted, frames, found)
+        rejected = [*extracted.rejected, *found.rejected, *too_short(found, store)]
         if model is not None:
             pairs = _pairs(model, frames, found, store, split)
     if tokenizer is not None and model is not None:
         artefacts.append(_tokenizer_artefact(tokenizer, model))
-    artefacts.append(_token_artefact(store))
+    artefacts.append(token_artefact(store))
     previews: dict[int, list[Clip]] = {}
     if run is not None:
         kept = read_previews(run)
@@ -95,15 +96,15 @@ def collect(
         if model is not None:
             previews = _previews(model, run, kept, store)
     if drawn is not None:
-        artefacts.append(_sample_artefact(drawn))
+        artefacts.append(sample_artefact(drawn))
         if model is not None:
             shown = _decode(model, drawn.read(drawn.splits[0], 0, SHOWN_SAMPLES))
     evaluation = {} if metrics is None else read_json(metrics, PipelineError, "evaluation")
-    _check_measured(evaluation, artefacts, metrics)
+    check_measured(evaluation, artefacts, metrics)
     if drawn is not None and model is not None:
         nearest = _nearest(model, store, drawn, evaluation)
     return Contents(
-        lede=_lede(store, drawn),
+        lede=lede(store, drawn),
         fps=_fps(params, store.info if drawn is None else drawn.info),
         samples=shown,
         pairs=pairs,
@@ -117,20 +118,6 @@ def collect(
         rejected=rejected,
         params="" if params is None else read_text(params),
     )
-
-
-def _check_measured(
-    evaluation: Mapping[str, Any], artefacts: Sequence[Artefact], path: Path | None
-) -> None:
-    """Raises PipelineError if numbers are of something else than what is shown beside them."""
-    measured = evaluation.get("protocol", {}).get("identities", {})
-    for artefact in artefacts:
-        what = MEASURED.get(artefact.name)
-        if what in measured and measured[what] != artefact.identity:
-            raise PipelineError(
-                f"{path} was measured with {what} {measured[what]}, but the {what} given here has "
-                f"{artefact.identity}; measure again with `mebt evaluate`."
-            )
 
 
 def _open_tokenizer(path: Path, store: TokenStore) -> VQGAN:
@@ -212,91 +199,6 @@ def _previews(
     return {steps[place]: _decode(model, kept[steps[place]]) for place in places}
 
 
-def _times(values: Sequence[int]) -> str:
-    return "\N{MULTIPLICATION SIGN}".join(map(str, values))
-
-
-def _window_bits(store: TokenStore) -> float:
-    return math.prod(store.grid) * math.log2(store.codebook_size)
-
-
-def _lede(store: TokenStore, drawn: TokenStore | None) -> str:
-    info = store.info
-    total = sum(store.num_windows(split) for split in store.splits)
-    count = math.prod(store.grid)
-    if info.frames and info.size:
-        pixels = info.frames * info.size**2 * 3
-        text = (
-            f"{total:,} windows of real video, {info.frames} frames of "
-            f"{_times([info.size, info.size])} pixels each, became {count:,} tokens apiece: "
-            f"{8 * pixels / _window_bits(store):,.0f} times fewer bits than their pixels have."
-        )
-    else:
-        text = f"{total:,} windows of video came as {count:,} tokens each."
-    if drawn is None:
-        return text
-    number = drawn.num_windows(drawn.splits[0])
-    return (
-        f"{text} A transformer learned to fill in tokens that are hidden from it. Then it was "
-        f"shown nothing at all, and filled in {number:,} windows: new videos."
-    )
-
-
-@dataclass(frozen=True)
-class _Extracted:
-    """What extract says of the frames that it made; nothing if others made them."""
-
-    num_videos: int = 0
-    clips: dict[str, int] = field(default_factory=dict)
-    rejected: list[Rejected] = field(default_factory=list)
-
-
-def _extracted(frames: Place) -> _Extracted:
-    """Reads the record of extract. Raises FrameError if that is not what extract writes."""
-    place = frames / RECORD if isinstance(frames, Path) else f"{frames}/{RECORD}"
-    try:
-        with open_file(place) as file:
-            made = parse_json(file.read(), place, FrameError, "frame folder")
-    except FileNotFoundError:
-        return _Extracted()
-    try:
-        clips = {str(split): int(count) for split, count in made["clips"].items()}
-        rejected = [Rejected(**item) for item in made["rejected"]]
-        return _Extracted(int(made["num_videos"]), clips, rejected)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise FrameError(f"{place} is not what `mebt extract` writes; delete it.") from None
-
-
-def _frame_artefacts(
-    extracted: _Extracted, frames: Place, found: FrameFolder
-) -> Iterator[Artefact]:
-    if extracted.num_videos:
-        kept = ", ".join(f"{count:,} {split}" for split, count in extracted.clips.items())
-        yield Artefact(
-            name="Videos",
-            about=f"{extracted.num_videos:,} given, cut into clips; train and test split by time.",
-            facts=[("clips kept", kept), ("rejected", f"{len(extracted.rejected):,}")],
-        )
-    splits = {video.split: 0 for video in found.videos}
-    for video in found.videos:
-        splits[video.split] += 1
-    yield Artefact(
-        name="Frames",
-        about=f"{sum(len(video.frames) for video in found.videos):,} pictures in order.",
-        facts=[(f"{split} videos", f"{count:,}") for split, count in splits.items()],
-        identity=source_fingerprint(found.videos, frames),
-    )
-
-
-def _too_short(found: FrameFolder, store: TokenStore) -> list[Rejected]:
-    used = {name for s in store.splits for name in store.plan(s)["video"].unique().to_pylist()}
-    return [
-        Rejected(f"{video.split}/{video.name}", f"{len(video.frames)} frames, too few for a window")
-        for video in found.videos
-        if video.name not in used
-    ]
-
-
 def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
     config = model.config
     steps = tokenizer_metadata(path).get("steps", "")
@@ -304,7 +206,7 @@ def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
         (
             "codebook",
             f"{config.codebook_size:,} vectors of {config.embedding_dim}"
-            + (f", of {_times(config.levels)} levels" if config.levels else ""),
+            + (f", of {times(config.levels)} levels" if config.levels else ""),
         ),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
     ]
@@ -313,20 +215,10 @@ def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
     return Artefact(
         name="Tokenizer",
         about="A 3D VQGAN: each block of "
-        f"{_times(config.downsample)} (frames, height, width) pixels becomes a token."
+        f"{times(config.downsample)} (frames, height, width) pixels becomes a token."
         + (" The first frame has tokens of its own." if config.causal else ""),
         facts=facts,
         identity=identity(model),
-    )
-
-
-def _token_artefact(store: TokenStore) -> Artefact:
-    facts = [(f"{split} windows", f"{store.num_windows(split):,}") for split in store.splits]
-    return Artefact(
-        name="Tokens",
-        about=f"A grid of {_times(store.grid)} tokens (time, height, width) for each window.",
-        facts=[*facts, ("bytes a window", f"{math.ceil(_window_bits(store) / 8):,}")],
-        identity=store.fingerprint,
     )
 
 
@@ -350,16 +242,6 @@ def _model_artefact(run: Path, previews: Mapping[int, Tokens]) -> Artefact:
         about="MeBT: latent tokens read the tokens that are shown, and predict the hidden ones.",
         facts=facts,
         identity=weights_identity(path),
-    )
-
-
-def _sample_artefact(drawn: TokenStore) -> Artefact:
-    config: Mapping[str, Any] = drawn.info.extra.get("sample", {})
-    return Artefact(
-        name="New videos",
-        about=f"{drawn.num_windows(drawn.splits[0]):,} token grids, drawn from seeds.",
-        facts=[(key.replace("_", " "), str(value)) for key, value in config.items()],
-        identity=drawn.fingerprint,
     )
 
 

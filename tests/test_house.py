@@ -25,7 +25,7 @@ ROOMS = {
     "windows": {"storage", "frames", "video", "store"},
     "params": {"storage", "frames", "video"},
     "evaluation": {"storage", "video", "store", "published"},
-    "report": {"storage", "frames", "video", "evaluation"},
+    "report": {"storage", "frames", "video", "store", "evaluation"},
 }
 """Rooms of `pipeline/`, and which others each may import; all may import the files beside them."""
 SHARED_BY_STAGES = {"stages.launch", "stages.options", "stages.previews", "stages.sections"}

@@ -1,22 +1,21 @@
 """Look into token stores, check and mend them, bring tokens in, take tokens out."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from pipeline.errors import PipelineError, TokenStoreError, user_errors
+from pipeline.errors import TokenStoreError, user_errors
 from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import Video, scan_frames
 from pipeline.metrics import codebook_use, token_counts
 from pipeline.progress import progress
-from pipeline.storage.files import keep_apart, replacing
+from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place, open_storage
-from pipeline.store.layout import INFO, StoreInfo, numbered_plan
+from pipeline.store.layout import INFO
+from pipeline.store.npy import export_npy, import_npy
 from pipeline.store.reader import TokenStore, check_tokenizer
 from pipeline.store.tars import export_tars, restore_tars
 from pipeline.store.writer import create_store
@@ -36,10 +35,6 @@ from stages.options import (
     workers_option,
 )
 from tokenizer import VQGAN, identity, load_tokenizer
-
-SHARD_WINDOWS = 4096
-NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
-"""How an .npy begins; and an .npz, which is refused as an archive."""
 
 
 @click.group("tokens")
@@ -181,40 +176,6 @@ def _planned_again(store: TokenStore, videos: Sequence[Video], model: VQGAN) -> 
     return plan_windows(videos, config).table
 
 
-def _raw_array(path: Path, codebook_size: int) -> str:
-    """Says what a file without a header may be, and how to give it one."""
-    kind = "uint16" if codebook_size <= 1 << 16 else "uint32"
-    read = f"np.memmap({str(path)!r}, '{kind}', 'r').reshape(-1, t, h, w)"
-    return (
-        f"{path} is no .npy: it begins with no header. If its {path.stat().st_size:,} bytes are a "
-        "raw array, as np.memmap and tofile write it, say of which type and grid it is, for "
-        f"example: python -c \"import numpy as np; np.save('ids.npy', {read})\" with numbers for "
-        "t, h and w, and import ids.npy. Anything else, such as a pickle, is not read."
-    )
-
-
-def _open_ids(path: Path, codebook_size: int) -> NDArray[np.integer]:
-    """Maps an `.npy` of ids [N, t, h, w] into memory. Never unpickles."""
-    with path.open("rb") as file:
-        if not file.read(len(NPY)).startswith((NPY, ZIP)):
-            raise PipelineError(_raw_array(path, codebook_size))
-    try:
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise PipelineError(f"{path} is no .npy of numbers: {str(error).rstrip('.')}.") from None
-    if not isinstance(ids, np.ndarray) or ids.ndim != 4 or ids.dtype.kind not in "iu":
-        kind = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "an archive"
-        raise PipelineError(f"{path} must hold integers [N, t, h, w], but holds {kind}.")
-    if not ids.size:
-        raise PipelineError(f"{path} holds no window: its shape is {list(ids.shape)}.")
-    if int(ids.min()) < 0 or int(ids.max()) >= codebook_size:
-        raise PipelineError(
-            f"{path} holds ids {ids.min()} … {ids.max()}, but --codebook-size is {codebook_size}: "
-            f"ids must be 0 … {codebook_size - 1}."
-        )
-    return ids
-
-
 @command.command("import")
 @click.argument("ids", type=click.Path(exists=True, path_type=Path))
 @click.option("--codebook-size", type=click.IntRange(min=1), help="Of an .npy: ids are below it.")
@@ -246,39 +207,8 @@ def import_ids(
         return
     if codebook_size is None:
         raise click.UsageError("give --codebook-size: an .npy does not say it.")
-    arrays = {"train": _open_ids(ids, codebook_size)}
-    if test is not None:
-        arrays["test"] = _open_ids(test, codebook_size)
-        if arrays["test"].shape[1:] != arrays["train"].shape[1:]:
-            raise PipelineError(
-                f"{test} has a grid {list(arrays['test'].shape[1:])}, but {ids} has "
-                f"{list(arrays['train'].shape[1:])}."
-            )
-    t, h, w = arrays["train"].shape[1:]
-    counts = {split: len(array) for split, array in arrays.items()}
-    digest = hashlib.sha256()
-    for array in arrays.values():
-        for start in range(0, len(array), SHARD_WINDOWS):
-            digest.update(array[start : start + SHARD_WINDOWS].astype("<i8").tobytes())
-    made = StoreInfo(
-        tokenizer=None,
-        codebook_size=codebook_size,
-        grid=(t, h, w),
-        source=digest.hexdigest(),
-        counts=counts,
-        shard_windows=SHARD_WINDOWS,
-    )
-    files = open_storage(out)
-    with files.lock():
-        plan = numbered_plan(counts, "imported", made.shard_windows)
-        writer = create_store(files, made, plan, overwrite=overwrite)
-        with progress("import", sum(counts.values()), "window") as advance:
-            done = set(made.shards()) - set(writer.unfinished())
-            for split, shard in made.shards():
-                start, stop = made.shard_rows(split, shard)
-                if (split, shard) not in done:
-                    writer.write_shard(split, shard, np.asarray(arrays[split][start:stop]))
-                advance(stop - start)
+    files = {"train": ids} | ({"test": test} if test else {})
+    counts, (t, h, w) = import_npy(files, out, codebook_size, overwrite=overwrite)
     windows = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     click.echo(f"{out}: {windows} windows of {t}x{h}x{w} tokens, codebook {codebook_size}")
 
@@ -318,16 +248,5 @@ def export(store: Place, split: str | None, format: str, out: Path) -> None:
     split = choose_split(split, opened.splits, store)
     if out.suffix != ".npy":
         raise click.UsageError(f"--out {out}: give a name that ends in .npy.")
-    count = opened.num_windows(split)
-    with replacing(out) as temporary:
-        array = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=opened.info.dtype, shape=(count, *opened.grid)
-        )
-        with progress("export", count, "window") as advance:
-            for shard in range(opened.num_shards(split)):
-                start, stop = opened.shard_rows(split, shard)
-                array[start:stop] = opened.read_shard(split, shard)
-                advance(stop - start)
-        array.flush()
-        del array
+    count = export_npy(opened, split, out)
     click.echo(f"{out}: {count:,} windows of {split}")

@@ -1,10 +1,10 @@
 """tokens, samples, model, tokenizer, frames -> metrics.json: how good they are, how measured."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 import numpy as np
@@ -12,11 +12,20 @@ import torch
 from einops import rearrange
 
 from mebt import load_model, model_metadata, weights_identity
-from mebt.objective import HELD_OUT_RATIOS, held_out_means, percent
+from mebt.objective import held_out_means
 from pipeline.config import load_section
 from pipeline.errors import CheckpointError, user_errors
+from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.copying import PIXELS, measure_copying, verdict
-from pipeline.evaluation.fvd import KEYS, PROTOCOLS, fvd_protocol, measure_fvd, open_i3d, plan_runs
+from pipeline.evaluation.fvd import (
+    KEYS,
+    Network,
+    Runs,
+    fvd_protocol,
+    measure_fvd,
+    open_i3d,
+    plan_runs,
+)
 from pipeline.evaluation.i3d import HOW_TO_GET
 from pipeline.evaluation.sets import (
     Evaluation,
@@ -37,6 +46,7 @@ from pipeline.storage.files import keep_apart, sha256_file, write_json
 from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore, check_tokenizer
 from pipeline.windows.of_tokens import window_reader
+from pipeline.windows.plan import WindowReader
 from stages.options import FILE, FOLDER, OUT, PLACE, device_option, params_options
 from tokenizer import VQGAN, identity, load_tokenizer
 from tokenizer.perceptual import HOW_TO_GET as HOW_TO_GET_LPIPS
@@ -44,62 +54,6 @@ from tokenizer.perceptual import LPIPS, SMALLEST, load_lpips
 
 MODEL = "model.safetensors"
 CACHE = "fvd-cache"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """What samples and reconstructions are held against."""
-
-    protocol: Literal["mebt-16f", "mebt-128f"] | None = None
-    """Published protocol, which sets num_videos (2048, 512), runs (10, 5), seed and fvd_hop, and
-    asks for windows of 16 or 128 frames; null: the values below."""
-    split: Literal["test", "train"] = "test"
-    """Real videos to compare with."""
-    num_videos: int = 64
-    """Windows on each side of a comparison, if there are as many."""
-    runs: int = 1
-    """Times that FVD and KVD are measured, with other real windows and other samples each time."""
-    fvd_hop: int = 16
-    """Frames from one 16-frame window of FVD to the next along a longer window."""
-    mask_ratios: tuple[float, ...] = HELD_OUT_RATIOS
-    """Shares of hidden tokens at which the model is measured."""
-    batch_size: int = 8
-    """Windows at once; changes speed and memory, and numbers by rounding only."""
-    seed: int = 0
-    """Draws the windows to compare with, and the masks."""
-
-    def __post_init__(self) -> None:
-        for name in ("runs", "fvd_hop"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.runs > 1000:
-            raise ValueError(f"runs must be at most 1000, got {self.runs}.")
-        if self.num_videos < 2:
-            raise ValueError(f"num_videos must be at least 2, got {self.num_videos}.")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
-        if wrong := [ratio for ratio in self.mask_ratios if not 0 < ratio <= 1]:
-            raise ValueError(f"mask_ratios must be in (0, 1], got {wrong[0]}.")
-        if len(set(self.percents)) < len(self.mask_ratios):
-            raise ValueError(f"mask_ratios must differ by a per cent, got {self.mask_ratios}.")
-
-    @property
-    def percents(self) -> list[int]:
-        """Mask ratios as they stand in the names of numbers."""
-        return [percent(ratio) for ratio in self.mask_ratios]
-
-    def resolved(self) -> "EvaluateConfig":
-        """Returns the values that a named protocol puts in place of ours."""
-        if self.protocol is None:
-            return self
-        named = PROTOCOLS[self.protocol]
-        return replace(
-            self,
-            num_videos=named.num_videos,
-            runs=named.runs,
-            seed=named.seed,
-            fvd_hop=named.hop,
-        )
 
 
 def evaluate(
@@ -142,7 +96,6 @@ def evaluate(
         seed=config.seed,
         protocol=config.protocol,
     )
-    fvd = {}
     identities: dict[str, str | list[str]] = {"tokens": store.fingerprint}
     if drawn is not None:
         identities["samples"] = drawn.fingerprint
@@ -153,42 +106,23 @@ def evaluate(
     else:
         _measure_model(found, run / MODEL, windows, config, device)
         identities["model"] = weights_identity(run / MODEL)
-    decode = None
+    model, fvd = None, {}
     if tokenizer is None or frames is None:
         why = f"no {'--tokenizer' if tokenizer is None else '--frames'} was given"
         skip_pictures(found, why)
-        found.skip(["lpips", *PIXELS], why)
-        if network is not None:
-            found.skip(KEYS, why)
+        found.skip(["lpips", *PIXELS, *(KEYS if network else ())], why)
     else:
         model = _open_tokenizer(tokenizer, store, device)
-        decode = partial(_decode, model)
         identities["tokenizer"] = identity(model)
-        reader = window_reader(scan_frames(frames).videos, frames, store)
-        measure_pictures(
-            found,
-            windows,
-            read=partial(reader.read, config.split),
-            decode=decode,
-            features=partial(_features, model),
-            perceptual=None if perceptual is None else partial(_frame_differences, perceptual),
-            batch_size=config.batch_size,
-        )
         if perceptual is not None:
             identities["lpips"] = sorted(map(sha256_file, lpips))
+        reader = window_reader(scan_frames(frames).videos, frames, store)
+        _measure_pictures(found, windows, reader, model, perceptual, config)
         if network is not None:
-            measure_fvd(
-                found,
-                runs,
-                network,
-                read=partial(reader.read, config.split),
-                decode=partial(_decode, model, truncate=network.truncate),
-                batch_size=config.batch_size,
-                hop=config.fvd_hop,
-            )
-            fvd = fvd_protocol(runs, network, name=config.protocol, hop=config.fvd_hop)
+            fvd = _measure_fvd(found, runs, reader, model, network, config)
     if network is None:
         found.skip(KEYS, f"needs the I3D network, and no --i3d was given: {HOW_TO_GET}")
+    decode = None if model is None else partial(_decode, model)
     found.protocol = {
         **windows.protocol(),
         "num_videos_asked": config.num_videos,
@@ -199,6 +133,47 @@ def evaluate(
         "copying": measure_copying(found, windows, drawn, decode=decode, device=device),
     }
     return found
+
+
+def _measure_pictures(
+    found: Evaluation,
+    windows: Windows,
+    reader: WindowReader,
+    model: VQGAN,
+    perceptual: LPIPS | None,
+    config: EvaluateConfig,
+) -> None:
+    """Measures reconstructions, and samples beside real videos."""
+    measure_pictures(
+        found,
+        windows,
+        read=partial(reader.read, config.split),
+        decode=partial(_decode, model),
+        features=partial(_features, model),
+        perceptual=None if perceptual is None else partial(_frame_differences, perceptual),
+        batch_size=config.batch_size,
+    )
+
+
+def _measure_fvd(
+    found: Evaluation,
+    runs: Runs,
+    reader: WindowReader,
+    model: VQGAN,
+    network: Network,
+    config: EvaluateConfig,
+) -> dict[str, Any]:
+    """Measures FVD and KVD; returns how."""
+    measure_fvd(
+        found,
+        runs,
+        network,
+        read=partial(reader.read, config.split),
+        decode=partial(_decode, model, truncate=network.truncate),
+        batch_size=config.batch_size,
+        hop=config.fvd_hop,
+    )
+    return fvd_protocol(runs, network, name=config.protocol, hop=config.fvd_hop)
 
 
 def _measure_model(

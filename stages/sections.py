@@ -11,7 +11,7 @@ OWNERS = {
     "train": "stages.train.TrainConfig",
     "sample": "stages.sample.SampleStageConfig",
     "decode": "pipeline.video.decoded.DecodeConfig",
-    "evaluate": "stages.evaluate.EvaluateConfig",
+    "evaluate": "pipeline.evaluation.config.EvaluateConfig",
 }
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from mebt import MeBT, MeBTConfig, load_model, save_model
 from pipeline.config import build
 from pipeline.errors import CheckpointError, ConfigError, FrameError, TokenStoreError
+from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.copying import KEYS, PIXELS
 from pipeline.evaluation.distances import DISTANCES
 from pipeline.evaluation.fvd import PROTOCOLS, Protocol
@@ -22,7 +23,7 @@ from pipeline.report.findings import DISTANCES as SHOWN_AS_BARS
 from pipeline.storage.files import sha256_file
 from pipeline.windows.plan import WindowReader
 from stages.__main__ import cli
-from stages.evaluate import EvaluateConfig, evaluate
+from stages.evaluate import evaluate
 from tests.memory_store import MemoryStore
 from tests.stages.foreign_files import published_lpips
 from tests.stages.project import WINDOW, K, Project, make_project

@@ -234,40 +234,26 @@ def fit_tokenizer(
         "init": None if begin is None else identity(begin),
         "lpips": sorted(map(sha256_file, lpips)),
     }
+    task = Task(
+        name="fit-tokenizer",
+        batches=lambda step: _batches(train, step, config, fabric),
+        names=lambda step: train.names(_draw(train, step, config)[0]),
+        loss=objective(config, perceptual, lambda step: _generator(config, step, RESTART_DRAW)),
+        validate=lambda model: _validate(model, held_out, config),
+        export=partial(_export, out / RESULT, shape, config, source),
+        result=out / RESULT,
+        rate_name="windows",
+        rate_per_step=config.batch_size,
+        measures=logged_names(config),
+    )
     with open_run(fabric, out, config, made_from, frames=listed, overwrite=overwrite):
         try:
             if last_step(out / "checkpoints") < config.max_steps:
                 for row in held_out.spread(config.validation_windows):
                     held_out.read([row])  # What is damaged shall not come up in mid-training.
-        except FrameError:
-            step = last_step(out / "checkpoints")
-            if not name_damaged(found.videos, plan, windows, fabric, step=step):
-                return None
-            raise
-        torch.manual_seed(config.seed)
-        model = new_model(shape, config, None if begin is None else begin.state_dict())
-        # Processes on CPUs have no layer for it, and each normalises by its own batch.
-        if fabric.world_size > 1 and fabric.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        optimizer = torch.optim.Adam(
-            model.parameters(),
-            lr=config.learning_rate,
-            betas=ADVERSARIAL_BETAS if model.discriminators else BETAS,
-        )
-        task = Task(
-            name="fit-tokenizer",
-            batches=lambda step: _batches(train, step, config, fabric),
-            names=lambda step: train.names(_draw(train, step, config)[0]),
-            loss=objective(config, perceptual, lambda step: _generator(config, step, RESTART_DRAW)),
-            validate=lambda model: _validate(model, held_out, config),
-            export=partial(_export, out / RESULT, shape, config, source),
-            result=out / RESULT,
-            rate_name="windows",
-            rate_per_step=config.batch_size,
-            measures=logged_names(config),
-        )
-        try:
-            steps = run_loop(fabric, model, optimizer, task, config, out)
+            torch.manual_seed(config.seed)
+            model = new_model(shape, config, None if begin is None else begin.state_dict())
+            steps = run_loop(fabric, *_for_training(model, config, fabric), task, config, out)
         except FrameError:
             step = last_step(out / "checkpoints")
             if not name_damaged(found.videos, plan, windows, fabric, step=step):
@@ -277,6 +263,17 @@ def fit_tokenizer(
     if fabric.is_global_zero:
         notes = describe_frames(found.videos, as_stored=windows.as_stored)
     return Fitted(out / RESULT, steps, identity(load_tokenizer(out / RESULT)), notes)
+
+
+def _for_training(
+    model: AdversarialVQGAN, config: FitTokenizerConfig, fabric: Fabric
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Returns the model as processes share it, and its optimizer."""
+    betas = ADVERSARIAL_BETAS if model.discriminators else BETAS
+    # Processes on CPUs have no layer for it, and each normalises by its own batch.
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return model, torch.optim.Adam(model.parameters(), lr=config.learning_rate, betas=betas)
 
 
 @click.command("fit-tokenizer")

@@ -1,7 +1,7 @@
 """tokens -> a MeBT trained on them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -260,15 +260,8 @@ def train(
     damaged, or not the one that `out` was begun with, or if `init` or `tokenizer` does not fit.
     """
     config = replace(config, precision=precision_of(fabric))
-    try:
-        shape.check_trainable()
-    except ValueError as error:
-        raise ConfigError(f"section model: {error}") from None
-    store = TokenStore(tokens)
-    if "train" not in store.splits:
-        raise TokenStoreError(f"{tokens} has no train split, only {', '.join(store.splits)}.")
-    fields = {**as_dict(shape), "layers": shape.layers}
-    model_config = MeBTConfig(**fields, codebook_size=store.codebook_size, grid=store.grid)
+    store = _open_tokens(tokens)
+    model_config = _model_config(shape, store)
     made_from = {
         "model": as_dict(shape),
         "tokens": {
@@ -294,16 +287,7 @@ def train(
     )
     with open_run(fabric, out, config, made_from, overwrite=overwrite):
         torch.manual_seed(config.seed)
-        if config.activation_checkpointing:
-            keep_freed(SMALL)
-        model = MeBT(model_config, activation_checkpointing=config.activation_checkpointing)
-        std = config.init_std or shape.width**-0.5
-        model.initialize(std, positions=config.position_init)
-        if init and init.is_file():
-            model.load_state_dict(load_model(init).state_dict())
-        if config.compile:
-            for block in model.blocks:  # One by one: they share their code, so few are compiled.
-                block.compile(dynamic=True)
+        model = _new_model(model_config, config, init if init and init.is_file() else None)
         shard(fabric, model, model.blocks)
         optimizer = make_optimizer(
             model,
@@ -325,14 +309,7 @@ def train(
             name="train",
             batches=lambda step: _batches(stream, step, fabric, config, model_config),
             names=stream.names,
-            loss=lambda module, micro, step: objective(
-                module,
-                micro,
-                model=model_config,
-                config=config,
-                step=step,
-                generator=mask_generator(config.seed, step),
-            ),
+            loss=_loss(model_config, config),
             validate=lambda model: _validate(model, validation, config),
             export=partial(_export, out / RESULT, model_config, store),
             result=out / RESULT,
@@ -341,18 +318,62 @@ def train(
             measures=logged_names(),
             previews=previews,
         )
-        other = init / CHECKPOINTS if init and init.is_dir() else None
         began = time.perf_counter()
         with compiling(config.compile, "train.compile"):
             steps = run_loop(
                 *(fabric, model, optimizer, task, config, out),
-                init=other,
+                init=init / CHECKPOINTS if init and init.is_dir() else None,
                 profile=out / PROFILE if profile else None,
             )
         share = previews.seconds / (time.perf_counter() - began)
         fabric.barrier()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Trained(out / RESULT, steps, parameters, weights_identity(out / RESULT), share)
+
+
+def _open_tokens(tokens: Place) -> TokenStore:
+    store = TokenStore(tokens)
+    if "train" not in store.splits:
+        raise TokenStoreError(f"{tokens} has no train split, only {', '.join(store.splits)}.")
+    return store
+
+
+def _model_config(shape: MeBTShape, store: TokenStore) -> MeBTConfig:
+    """Fits a shape to tokens. Raises ConfigError for a shape that cannot be trained."""
+    try:
+        shape.check_trainable()
+    except ValueError as error:
+        raise ConfigError(f"section model: {error}") from None
+    fields = {**as_dict(shape), "layers": shape.layers}
+    return MeBTConfig(**fields, codebook_size=store.codebook_size, grid=store.grid)
+
+
+def _new_model(model: MeBTConfig, config: TrainConfig, weights: Path | None) -> MeBT:
+    """Makes the model as it is before its first step, of random weights or those of a file."""
+    if config.activation_checkpointing:
+        keep_freed(SMALL)
+    made = MeBT(model, activation_checkpointing=config.activation_checkpointing)
+    made.initialize(config.init_std or model.width**-0.5, positions=config.position_init)
+    if weights:
+        made.load_state_dict(load_model(weights).state_dict())
+    if config.compile:
+        for block in made.blocks:  # One by one: they share their code, so few are compiled.
+            block.compile(dynamic=True)
+    return made
+
+
+def _loss(
+    model: MeBTConfig, config: TrainConfig
+) -> Callable[[nn.Module, Micro, int], tuple[Tensor, Mapping[str, Tensor | float]]]:
+    """Makes the function that returns a micro-batch's loss, with masks drawn for its step."""
+
+    def loss(
+        module: nn.Module, micro: Micro, step: int
+    ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        generator = mask_generator(config.seed, step)
+        return objective(module, micro, model=model, config=config, step=step, generator=generator)
+
+    return loss
 
 
 @click.command("train")

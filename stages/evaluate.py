@@ -27,8 +27,8 @@ from pipeline.evaluation.fvd import (
     plan_runs,
 )
 from pipeline.evaluation.i3d import HOW_TO_GET
+from pipeline.evaluation.numbers import Evaluation
 from pipeline.evaluation.sets import (
-    Evaluation,
     Tokens,
     Videos,
     Windows,

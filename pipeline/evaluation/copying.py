@@ -27,7 +27,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from tqdm import tqdm
 
-from pipeline.evaluation.sets import Evaluation, Tokens, Windows
+from pipeline.evaluation.numbers import Evaluation
+from pipeline.evaluation.sets import Tokens, Windows
 from pipeline.metrics import fisher_exact, mann_whitney, psnr, squared_error
 from pipeline.store.reader import TokenStore
 

@@ -16,9 +16,9 @@ from jaxtyping import Float, UInt8
 from pipeline.config import fingerprint
 from pipeline.errors import TokenStoreError
 from pipeline.evaluation.i3d import I3D, I3D_FRAMES, load_i3d
+from pipeline.evaluation.numbers import Evaluation
 from pipeline.evaluation.sets import (
     SETS,
-    Evaluation,
     Tokens,
     Videos,
     Windows,

@@ -23,7 +23,8 @@ from pipeline.evaluation.copying import (
     overlap,
     verdict,
 )
-from pipeline.evaluation.sets import Evaluation, Tokens, Windows, choose_windows
+from pipeline.evaluation.numbers import Evaluation
+from pipeline.evaluation.sets import Tokens, Windows, choose_windows
 from tests.memory_store import MemoryStore
 
 K, GRID = 11, (4, 3, 5)

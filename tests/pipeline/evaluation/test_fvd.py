@@ -16,7 +16,8 @@ from pipeline.evaluation.fvd import (
     plan_runs,
     window_starts,
 )
-from pipeline.evaluation.sets import SETS, Evaluation
+from pipeline.evaluation.numbers import Evaluation
+from pipeline.evaluation.sets import SETS
 from tests.memory_store import MemoryStore
 
 GRID, K, SIZE = (1, 1, 1), 200, 2

@@ -7,10 +7,10 @@ import pytest
 
 from pipeline.errors import TokenStoreError
 from pipeline.evaluation.distances import DISTANCES
+from pipeline.evaluation.numbers import Evaluation
 from pipeline.evaluation.sets import (
     RECONSTRUCTION,
     SETS,
-    Evaluation,
     choose_windows,
     measure_pictures,
     measure_tokens,

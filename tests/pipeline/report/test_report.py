@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from pipeline.frames.scan import Rejected
-from pipeline.report.findings import MEANINGS, by_mask_ratio
+from pipeline.report.findings import by_mask_ratio
+from pipeline.report.meanings import MEANINGS
 from pipeline.report.report import SHOWN_REJECTS, Artefact, Contents, NearestPair, Pair, make_report
 
 COPYING = {

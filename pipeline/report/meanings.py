@@ -1,0 +1,103 @@
+"""What each number of metrics.json means, in words for readers who never measured one."""
+
+from pipeline.report.copying_findings import MEANINGS as OF_COPYING
+
+SETS = {"real": "other real videos", "reconstructions": "reconstructions", "samples": "new videos"}
+"""What is compared with the real videos: end of the key in metrics.json -> name."""
+DISTANCES = {
+    "fvd": (
+        "FVD",
+        "Fréchet video distance: the same as the Fréchet distance, but as I3D sees the videos, a "
+        "network that names what people do in videos. 0 is no difference.",
+    ),
+    "kvd": ("KVD", "Kernel video distance: the same without assuming a bell curve."),
+    "frechet": (
+        "Fréchet distance",
+        "How far the average and the variety of the videos, as the tokenizer's encoder sees them, "
+        "are from those of real ones. 0 is no difference.",
+    ),
+    "kernel": (
+        "Kernel distance",
+        "The same question without assuming a bell curve. Around 0, also below it, is no "
+        "difference.",
+    ),
+    "token_distance": (
+        "Token histogram",
+        "Share of tokens that would have to be another one for each token to be as frequent as in "
+        "real videos (total variation distance).",
+    ),
+    "motion_distance": (
+        "Amount of motion",
+        "How far the motion of a video has to be changed, on average, for both sets to have the "
+        "same mixture of calm and lively ones; in grey levels (Wasserstein distance).",
+    ),
+}
+"""Start of the key in metrics.json -> name, one sentence of meaning."""
+MEANINGS = {
+    "psnr": ("PSNR", "dB", "How close a reconstruction comes to its video; higher is closer."),
+    "psnr_mean_frame": (
+        "PSNR of the mean frame",
+        "dB",
+        "The same for a still picture, the average of each clip's frames: what can be had without "
+        "seeing any motion.",
+    ),
+    "psnr_moving": (
+        "PSNR of what moves",
+        "dB",
+        "The same at the twentieth of a clip's places that change most in time.",
+    ),
+    "psnr_moving_mean_frame": (
+        "PSNR of the mean frame where it moves",
+        "dB",
+        "What a still picture has there.",
+    ),
+    "flicker_real": (
+        "Flicker of real videos",
+        "levels",
+        "How much the calmer half of a clip's places changes from one frame to the next.",
+    ),
+    "flicker_reconstructions": ("Flicker of reconstructions", "levels", "The same, from tokens."),
+    "ssim": ("SSIM", "", "How alike the structures of reconstruction and video are; 1 is equal."),
+    "lpips": (
+        "LPIPS",
+        "",
+        "How different reconstruction and video look to a network that people's judgements tuned; "
+        "0 is equal.",
+    ),
+    "codebook_use": (
+        "Codebook in use",
+        "%",
+        "Share of the codebook's tokens that occur at all in the training split.",
+    ),
+    "codebook_dead": ("Dead tokens", "", "Tokens of the codebook that never occur."),
+    "codebook_perplexity": (
+        "Perplexity",
+        "",
+        "Number of tokens that, used equally often, would be as hard to guess.",
+    ),
+    "bits_per_token": (
+        "Bits per token",
+        "bit",
+        "What one token tells to someone who knows how often each occurs (entropy).",
+    ),
+    "token_loss_uniform": (
+        "Loss of a blind guess",
+        "nat",
+        "Cross-entropy of guessing among all tokens evenly, ln K: where training starts.",
+    ),
+    "token_loss_frequency": (
+        "Loss of a guess by frequency",
+        "nat",
+        "Cross-entropy when only the frequency of each token is known: a model that beats it has "
+        "learned how tokens belong together.",
+    ),
+    "motion_real": (
+        "Motion of real videos",
+        "levels",
+        "How much a pixel changes from one frame to the next, on average, in grey levels of 255.",
+    ),
+    "motion_reconstructions": ("Motion of reconstructions", "levels", "The same, from tokens."),
+    "motion_samples": ("Motion of new videos", "levels", "The same, in new videos."),
+    **OF_COPYING,
+}
+"""Key in metrics.json -> name, unit (% of a share), one sentence of meaning."""

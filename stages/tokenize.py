@@ -8,6 +8,7 @@ import click
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 
 from pipeline.config import load_section
 from pipeline.errors import ConfigError, user_errors
@@ -24,7 +25,7 @@ from pipeline.store.claims import share_out
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore
 from pipeline.windows.encode import encode_shards, encoder_of
-from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
+from pipeline.windows.plan import Plan, TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.verify import refuse_damaged, verify_frames
 from stages.launch import Launch, fabric_options
 from stages.options import (
@@ -84,36 +85,13 @@ def tokenize(
     """
     with user_errors():
         model = load_tokenizer(tokenizer, str(fabric.device))
-    try:
-        grid = model.config.grid(config.frames, config.size, config.size)
-    except ValueError as error:
-        raise ConfigError(f"section tokenize does not fit {tokenizer}: {error}") from None
+    _check_window(model, tokenizer, config)
     found = scan_frames(frames)
     plan = plan_windows(found.videos, config)
     if verify and not verify_frames(found.videos, plan, config, fabric):
         return None
     source = list_frames(found.videos, frames)
-    splits = [split for split in ("train", "test") if plan.num_windows(split)]
-    rate = config.fps or recorded_rate(frames)
-    info = StoreInfo(
-        tokenizer=identity(model),
-        codebook_size=model.config.codebook_size,
-        grid=grid,
-        source=source_of(source),
-        counts={split: plan.num_windows(split) for split in splits},
-        shard_windows=config.shard_windows,
-        chunk_windows=config.chunk_windows,
-        frames=config.frames,
-        stride=config.stride,
-        hop=config.hop,
-        size=config.size,
-        fps=None if rate is None else rate / config.stride,
-        # What is as it always was is left out: stores of earlier versions go on.
-        extra={"seed": config.seed}
-        | ({"as_stored": True} if config.as_stored else {})
-        | ({"causal": True} if model.config.causal else {})
-        | ({"precision": config.precision} if config.precision != "32-true" else {}),
-    )
+    info = _store_info(model, plan, source_of(source), config, config.fps or recorded_rate(frames))
     with share_out(
         out,
         info,
@@ -146,18 +124,57 @@ def tokenize(
     if not fabric.is_global_zero:
         return None
     store = TokenStore(out)
-    counts = np.zeros(info.codebook_size, dtype=np.int64)
-    for split, shard in info.shards():
-        counts += token_counts(store.read_shard(split, shard), info.codebook_size)
     return Tokenized(
         counts=info.counts,
         encoded=share.kept + share.total - taken,
         taken=taken,
         rejected=found.rejected + plan.rejected,
         notes=describe_frames(found.videos, as_stored=config.as_stored),
-        use=codebook_use(counts),
+        use=codebook_use(_count_tokens(store)),
         psnr=_check_pictures(store, model, WindowReader(found.videos, config, cache_bytes=0)),
     )
+
+
+def _check_window(model: VQGAN, path: Path, config: TokenizeConfig) -> None:
+    """Raises ConfigError unless the tokenizer can encode a window."""
+    try:
+        model.config.grid(config.frames, config.size, config.size)
+    except ValueError as error:
+        raise ConfigError(f"section tokenize does not fit {path}: {error}") from None
+
+
+def _store_info(
+    model: VQGAN, plan: Plan, source: str, config: TokenizeConfig, rate: float | None
+) -> StoreInfo:
+    """Says what the tokens are: everything that they depend on, and the size of their windows."""
+    splits = [split for split in ("train", "test") if plan.num_windows(split)]
+    return StoreInfo(
+        tokenizer=identity(model),
+        codebook_size=model.config.codebook_size,
+        grid=model.config.grid(config.frames, config.size, config.size),
+        source=source,
+        counts={split: plan.num_windows(split) for split in splits},
+        shard_windows=config.shard_windows,
+        chunk_windows=config.chunk_windows,
+        frames=config.frames,
+        stride=config.stride,
+        hop=config.hop,
+        size=config.size,
+        fps=None if rate is None else rate / config.stride,
+        # What is as it always was is left out: stores of earlier versions go on.
+        extra={"seed": config.seed}
+        | ({"as_stored": True} if config.as_stored else {})
+        | ({"causal": True} if model.config.causal else {})
+        | ({"precision": config.precision} if config.precision != "32-true" else {}),
+    )
+
+
+def _count_tokens(store: TokenStore) -> NDArray[np.int64]:
+    """Counts how often each token occurs in the whole store."""
+    counts = np.zeros(store.codebook_size, dtype=np.int64)
+    for split, shard in store.info.shards():
+        counts += token_counts(store.read_shard(split, shard), store.codebook_size)
+    return counts
 
 
 @torch.inference_mode()

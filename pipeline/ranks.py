@@ -42,7 +42,8 @@ def any_rank(fabric: Fabric, flag: bool) -> bool:
     if fabric.world_size == 1:
         return flag
     total = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")
-    return float(total) > 0  # type: ignore[arg-type]
+    assert isinstance(total, torch.Tensor)
+    return bool(total > 0)
 
 
 @contextmanager

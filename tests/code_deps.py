@@ -44,8 +44,11 @@ def code_of(command: str) -> list[str]:
     stage = ROOT / "stages" / f"{command.replace('-', '_')}.py"
     files = {str(file.relative_to(ROOT)) for file in imported(stage)}
     needed = {next((f for f in WHOLE if file.startswith(f"{f}/")), file) for file in files}
-    order = lambda path: (path.endswith(".py"), not path.startswith("stages/"), path)  # noqa: E731
-    return sorted(needed - PLUMBING, key=order)
+    return sorted(needed - PLUMBING, key=_folders_first)
+
+
+def _folders_first(path: str) -> tuple[bool, bool, str]:
+    return path.endswith(".py"), not path.startswith("stages/"), path
 
 
 def dependencies(flow: Path, stage: dict[str, Any]) -> list[str]:

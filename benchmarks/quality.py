@@ -32,8 +32,9 @@ from pipeline.store.reader import TokenStore
 from pipeline.store.writer import create_store
 from pipeline.training.log import FILE as LOG
 from pipeline.tuning import tune_process
+from stages.mebt_task import TrainConfig
 from stages.sample import SampleStageConfig, sample
-from stages.train import TrainConfig, train
+from stages.train import train
 
 RESULTS = Path(__file__).parent / "quality.json"
 TRAIN_WINDOWS, TEST_WINDOWS, SAMPLES = 16_384, 256, 256

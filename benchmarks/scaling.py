@@ -10,8 +10,8 @@ from pathlib import Path
 from benchmarks import operations
 from mebt import MeBTConfig, MeBTShape
 from pipeline.config import as_dict, load_section
+from stages.mebt_task import TrainConfig
 from stages.sample import SampleStageConfig
-from stages.train import TrainConfig
 from tokenizer import VQGANConfig
 
 ROOT = Path(__file__).parent.parent

@@ -13,6 +13,8 @@ from mebt.config import MeBTConfig
 from mebt.model import MeBT
 from weights.file import Format, load_tensors, no_config, read_header, save
 
+MODEL_FILE = "model.safetensors"
+"""What a model's file is called in the folder of its run."""
 FORMAT = Format("mebt-model-1", what="a model", command="mebt train")
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.background import behind
-from pipeline.config import as_dict, load_section
+from pipeline.config import load_section
 from pipeline.device import send
 from pipeline.errors import user_errors
 from pipeline.pixels import to_bytes
@@ -20,7 +20,6 @@ from pipeline.storage.files import keep_apart, lock
 from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore, check_tokenizer
 from pipeline.video.decoded import EXACT, DecodeConfig, Outputs
-from pipeline.video.writer import shown_every
 from stages.options import (
     FILE,
     OUT,
@@ -71,14 +70,12 @@ def decode(
     split = split or store.splits[0]
     count = min(limit or store.num_windows(split), store.num_windows(split))
     fps, said = playing_rate(config.fps, store.info.fps)
-    settings = {**as_dict(config), "fps": fps}
     made_from = {
         "tokens": store.fingerprint,
         "tokenizer": store.info.tokenizer,
         "split": split,
         "count": count,
-        # A precision as it always was is left out: folders of earlier versions go on.
-        "config": {key: value for key, value in settings.items() if value != "32-true"},
+        "config": config.recorded(fps),
     }
     files = Outputs(out, split, count, config)
     _, *sides = (n * side for n, side in zip(store.grid, model.config.downsample, strict=True))
@@ -95,10 +92,8 @@ def decode(
                 write(row, frames)
                 advance(1)
     notes = [said] if said else []
-    if (step := shown_every(files.sheet.suffix, fps)) > 1:
-        notes.append(
-            f"{files.sheet}: one frame of {step}, as {config.sheet} plays no {fps:g} a second"
-        )
+    if skips := files.frames_skipped(fps):
+        notes.append(skips)
     return Decoded(count, written, files.on_sheet, files.sheet, notes)
 
 

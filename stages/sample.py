@@ -1,16 +1,15 @@
 """a trained model -> new tokens, in a token store of their own."""
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import click
-import torch
-from jaxtyping import Int
+import numpy as np
 from lightning_fabric import Fabric
-from torch import Tensor
+from numpy.typing import NDArray
 
 from mebt import (
     CachedPredictor,
@@ -22,28 +21,22 @@ from mebt import (
     weights_identity,
 )
 from mebt.linear import round_weights
+from mebt.weights import MODEL_FILE
 from pipeline.config import Precision, load_section
 from pipeline.device import compiling, send
-from pipeline.errors import CheckpointError, ConfigError, TokenStoreError, user_errors
+from pipeline.errors import CheckpointError, TokenStoreError, user_errors
 from pipeline.precision import HALF, precision_of
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
-from pipeline.store.claims import share_out
+from pipeline.store.claims import fill_shards, share_out
 from pipeline.store.layout import StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
 from pipeline.store.window import Window
 from pipeline.tuning import MEDIUM, keep_freed
+from stages.given import Given, check_given, check_values, open_given
 from stages.launch import Launch, fabric_options
-from stages.options import (
-    FOLDER,
-    PLACE,
-    PLACE_OUT,
-    choose_split,
-    overwrite_option,
-    params_options,
-)
+from stages.options import FOLDER, PLACE, PLACE_OUT, overwrite_option, params_options
 
-MODEL = "model.safetensors"
 SPLIT = "sample"
 SHARD_WINDOWS = 16
 """Samples that are written, and redone after a stop, together."""
@@ -82,32 +75,6 @@ class Sampled:
     fingerprint: str
 
 
-@dataclass(frozen=True)
-class Given:
-    """Windows that samples begin from: sample i from row i of a split."""
-
-    store: TokenStore
-    split: str
-    drafted: bool
-    """The windows are a draft to revise; otherwise only their kept frames are read."""
-
-    def read(self, numbers: range) -> Int[Tensor, "B t h w"]:
-        """Returns the windows of these samples."""
-        return torch.from_numpy(self.store.read(self.split, numbers.start, numbers.stop))
-
-
-def open_given(tokens: Place, split: str | None, config: SampleConfig, *, drafted: bool) -> Given:
-    """Opens the store that samples begin from. Raises TokenStoreError if it is too small."""
-    store = TokenStore(tokens)
-    split = choose_split(split, store.splits, tokens)
-    if store.num_windows(split) < config.num_samples:
-        raise TokenStoreError(
-            f"{tokens} has {store.num_windows(split)} windows of {split}, but sample.num_samples "
-            f"is {config.num_samples}; each sample begins from a window of its own."
-        )
-    return Given(store, split, drafted)
-
-
 def recorded_precision(out: Place) -> object:
     """Returns the precision that a store of samples goes on in; None if there is none yet."""
     try:
@@ -115,82 +82,6 @@ def recorded_precision(out: Place) -> object:
     except TokenStoreError:  # What is wrong with it is said when it is to be gone on with.
         return None
     return settings.get("precision") if isinstance(settings, dict) else None
-
-
-def _in_latent_frames(
-    config: SampleStageConfig, window: Window, latent: int
-) -> tuple[SampleStageConfig, str]:
-    """Counts `total_frames` as the model does; also returns what is to be said of it.
-
-    `latent` frames of the model are the window's frames of video.
-    """
-    asked = config.total_frames
-    if asked is None:
-        return config, ""
-    each = window.frames_each(latent)
-    if not each:
-        return config, (
-            f"sample.total_frames {asked} counts latent frames: how many of the video one is, the "
-            "model's tokens did not say"
-        )
-    total = window.causal + math.ceil((asked - window.causal) / each)
-    made = window.frames_of(total, latent)
-    which = "each latent frame but the first" if window.causal else "each latent frame"
-    said = f"sample.total_frames {asked} makes {made}: {which} is {each} of the video"
-    return replace(config, total_frames=total), "" if made == asked else said
-
-
-def _check(
-    config: SampleConfig,
-    path: Path,
-    model: MeBTConfig,
-    metadata: Mapping[str, str],
-    window: Window,
-    given: Given | None,
-) -> None:
-    """Raises PipelineError if the values, the model and what is given do not go together."""
-    t, _, _ = model.grid
-    if config.top_k is not None and config.top_k > model.codebook_size:
-        raise CheckpointError(
-            f"sample.top_k is {config.top_k}, but {path} knows {model.codebook_size} tokens."
-        )
-    if (config.total_frames or t) > t and config.context_frames >= t:
-        raise ConfigError(
-            f"sample.context_frames is {config.context_frames}, but a window of {path} has {t} "
-            "latent frames: no room for a new one."
-        )
-    if (config.total_frames or t) > t and window.causal:
-        raise ConfigError(
-            f"sample.total_frames is beyond the {window.frames} frames of the window of {path}: a "
-            "window that slides would begin with a latent frame of several frames, but that of a "
-            "causal tokenizer begins with a single one. Train on longer windows (tokenize.frames)."
-        )
-    if given is None:
-        if config.keep:
-            raise ConfigError("sample.keep needs windows to keep frames of: give --given.")
-        return
-    if max(config.keep, default=0) >= t:
-        raise ConfigError(
-            f"sample.keep names frame {max(config.keep)}, but there are {t} latent ones, from 0 on."
-        )
-    if given.drafted and config.total_frames not in (None, t):
-        raise ConfigError(
-            f"sample.total_frames must be null to revise a draft of {t} latent frames."
-        )
-    if given.drafted and not config.revise_rounds:
-        raise ConfigError(
-            "sample.revise_rounds is 0, so --draft would be left as it is; set it to 1 or more."
-        )
-    if not given.drafted and not config.keep:
-        raise ConfigError("--given has no effect if sample.keep names no latent frame of it.")
-    info = given.store.info
-    for what, theirs, ours in (
-        ("tokenizer", info.tokenizer, metadata.get("tokenizer") or None),
-        ("codebook size", info.codebook_size, model.codebook_size),
-        ("grid", info.grid, model.grid),
-    ):
-        if theirs != ours:
-            raise TokenStoreError(f"{given.store.root} has {what} {theirs}, but {path} has {ours}.")
 
 
 def sample(
@@ -210,58 +101,60 @@ def sample(
     """
     config = replace(config, precision=precision_of(fabric))
     keep_freed(MEDIUM)
-    path = run / MODEL
+    path = run / MODEL_FILE
     if not path.exists():
         raise CheckpointError(f"{path} is missing; train it with `mebt train --out {run}`.")
     with user_errors():
         metadata = model_metadata(path)
         model = load_model(path, str(fabric.device))
     window = Window.read(path, metadata)
-    config, said = _in_latent_frames(config, window, model.config.grid[0])
-    _check(config, path, model.config, metadata, window, given)
-    if said and fabric.is_global_zero:
-        print(said, file=sys.stderr, flush=True)
+    if (asked := config.total_frames) is not None:
+        total, said = window.in_latent_frames(asked, model.config.grid[0])
+        config = replace(config, total_frames=total)
+        if said and fabric.is_global_zero:
+            print(said, file=sys.stderr, flush=True)
+    check_values(config, path, model.config, window)
+    check_given(given, config, path, model.config, metadata.get("tokenizer") or None)
     info = _store_info(config, model.config, metadata, window, weights_identity(path), given)
 
     if config.precision in HALF:
         round_weights(model, HALF[config.precision])
     predict = CachedPredictor(model, compiled=config.compile)
-
-    def draw(numbers: range) -> Int[Tensor, "B t h w"]:
-        predict.reset()
-        with fabric.autocast(), compiling(config.compile, "sample.compile"):
-            return sample_frames(
-                predict,
-                model.config.grid,
-                config,
-                numbers=numbers,
-                given=None if given is None else send(given.read(numbers), fabric.device),
-                drafted=given is not None and given.drafted,
-                device=fabric.device,
-            ).cpu()
-
+    plan = numbered_plan(info.counts, SPLIT, SHARD_WINDOWS)
     with share_out(
-        out,
-        info,
-        numbered_plan(info.counts, SPLIT, SHARD_WINDOWS),
+        *(out, info, plan),
         fabric=fabric,
         batch_size=config.batch_size,
         what="sample",
         unit="sample",
         overwrite=overwrite,
     ) as share:
-        batches = 0
-        for split, shard in share.shards:
-            numbers = range(*info.shard_rows(split, shard))
-            parts = []
-            for start in range(0, len(numbers), config.batch_size):
-                batch = numbers[start : start + config.batch_size]
-                parts.append(draw(batch))
-                batches += 1
-                share.advance(len(batch))
-            share.writer.write_shard(split, shard, torch.cat(parts).numpy())
+        draw = partial(_draw, predict, config, given, fabric)
+        batches = fill_shards(share, draw, config.batch_size)
     calls = predict.calls / max(batches, 1)
     return Sampled(config.num_samples, share.total, calls, TokenStore(out).fingerprint)
+
+
+def _draw(
+    predict: CachedPredictor,
+    config: SampleStageConfig,
+    given: Given | None,
+    fabric: Fabric,
+    numbers: range,
+) -> NDArray[np.int64]:
+    """Draws samples of these numbers together, as tokens [B, t, h, w]."""
+    predict.reset()
+    with fabric.autocast(), compiling(config.compile, "sample.compile"):
+        drawn = sample_frames(
+            predict,
+            predict.model.config.grid,
+            config,
+            numbers=numbers,
+            given=None if given is None else send(given.read(numbers), fabric.device),
+            drafted=given is not None and given.drafted,
+            device=fabric.device,
+        )
+    return drawn.cpu().numpy()
 
 
 def _store_info(
@@ -276,7 +169,6 @@ def _store_info(
     t, h, w = model.grid
     total = config.total_frames or t
     settings = {key: value for key, value in asdict(config).items() if key not in NO_EFFECT}
-    begun = {} if given is None else {"tokens": given.store.fingerprint, "split": given.split}
     return StoreInfo(
         tokenizer=metadata.get("tokenizer") or None,
         codebook_size=model.codebook_size,
@@ -290,7 +182,7 @@ def _store_info(
             "sampler": SAMPLER,
             "model": identity,
             "step": metadata.get("step", ""),
-            "given": {**begun, "drafted": given.drafted} if given else None,
+            "given": given.recorded() if given else None,
         }
         | ({"causal": True} if window.causal else {}),
         frames=window.frames if total == t else window.frames_of(total, t),

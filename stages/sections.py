@@ -5,10 +5,10 @@ import importlib
 OWNERS = {
     "extract": "pipeline.video.tiles.ExtractConfig",
     "tokenizer": "tokenizer.config.VQGANConfig",
-    "fit_tokenizer": "stages.fit_tokenizer.FitTokenizerConfig",
+    "fit_tokenizer": "stages.tokenizer_task.FitTokenizerConfig",
     "tokenize": "pipeline.windows.plan.TokenizeConfig",
     "model": "mebt.config.MeBTShape",
-    "train": "stages.train.TrainConfig",
+    "train": "stages.mebt_task.TrainConfig",
     "sample": "stages.sample.SampleStageConfig",
     "decode": "pipeline.video.decoded.DecodeConfig",
     "evaluate": "pipeline.evaluation.config.EvaluateConfig",

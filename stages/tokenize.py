@@ -1,22 +1,18 @@
 """frames -> a token store, with the frozen tokenizer."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
-import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 
 from pipeline.config import load_section
 from pipeline.errors import ConfigError, user_errors
 from pipeline.frame_list import source_of
 from pipeline.frames.listing import list_frames
-from pipeline.frames.scan import Rejected, describe_frames, scan_frames
-from pipeline.metrics import CodebookUse, codebook_use, psnr, squared_error, token_counts
-from pipeline.pixels import to_bytes
+from pipeline.frames.scan import FrameFolder, Rejected, describe_frames, scan_frames
+from pipeline.metrics import CodebookUse, codebook_use
 from pipeline.ranks import gathered, summed
 from pipeline.rates import recorded_rate
 from pipeline.storage.files import keep_apart
@@ -24,7 +20,8 @@ from pipeline.storage.places import Place
 from pipeline.store.claims import share_out
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore
-from pipeline.windows.encode import encode_shards, encoder_of
+from pipeline.windows.encode import decoder_of, encode_shards, encoder_of
+from pipeline.windows.of_tokens import reconstruction_psnr
 from pipeline.windows.plan import Plan, TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.verify import refuse_damaged, verify_frames
 from stages.launch import Launch, fabric_options
@@ -43,6 +40,11 @@ from tokenizer import VQGAN, identity, load_tokenizer
 
 CHECKED_WINDOWS = 32
 """Windows that are decoded again at the end, for the PSNR."""
+ADVICE = (
+    "All shards without them are made; mend them, and the same command goes on with the rest. "
+    "Or leave out their videos, and give --update."
+)
+"""On damaged frames."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,12 @@ def tokenize(
     """Encodes every window of every video once; goes on where an earlier call was cut off.
 
     Process r of R encodes each R-th of the shards that are missing, and `workers` more processes
-    of each decode frames ahead. `verify` decodes all frames before the first shard is made. With
-    `update` a store of other frames is brought to what they are now.
-
-    Raises PipelineError if the tokenizer does not fit the frames or `out` holds something else; if
-    frames cannot be used, when all shards without them are made. Only the first process raises
-    that, and only it returns what was made, for it reads the whole store.
+    of each decode frames ahead. `verify` decodes all frames first; with `update` a store of other
+    frames is brought to what they are now. Raises PipelineError if the tokenizer does not fit the
+    frames or `out` holds something else; if frames cannot be used, when all shards without them
+    are made: the first process only, which alone returns what was made.
     """
-    with user_errors():
-        model = load_tokenizer(tokenizer, str(fabric.device))
-    _check_window(model, tokenizer, config)
+    model = _open_tokenizer(tokenizer, config, str(fabric.device))
     found = scan_frames(frames)
     plan = plan_windows(found.videos, config)
     if verify and not verify_frames(found.videos, plan, config, fabric):
@@ -93,9 +91,7 @@ def tokenize(
     source = list_frames(found.videos, frames)
     info = _store_info(model, plan, source_of(source), config, config.fps or recorded_rate(frames))
     with share_out(
-        out,
-        info,
-        plan.table,
+        *(out, info, plan.table),
         fabric=fabric,
         batch_size=config.batch_size,
         what="tokenize",
@@ -105,42 +101,29 @@ def tokenize(
         update=update,
     ) as share:
         done = encode_shards(
-            share.writer,
-            share.shards,
-            found.videos,
-            encoder_of(model, half=info.half),
+            *(share.writer, share.shards, found.videos, encoder_of(model, half=info.half)),
             batch_size=config.batch_size,
             workers=workers,
             advance=share.advance,
             known=share.known,
         )
-    advice = (
-        "All shards without them are made; mend them, and the same command goes on with the rest. "
-        "Or leave out their videos, and give --update."
-    )
-    if not refuse_damaged(gathered(fabric, done.damaged), advice, fabric):
+    if not refuse_damaged(gathered(fabric, done.damaged), ADVICE, fabric):
         return None
     taken = share.kept + summed(fabric, done.taken)
     if not fabric.is_global_zero:
         return None
-    store = TokenStore(out)
-    return Tokenized(
-        counts=info.counts,
-        encoded=share.kept + share.total - taken,
-        taken=taken,
-        rejected=found.rejected + plan.rejected,
-        notes=describe_frames(found.videos, as_stored=config.as_stored),
-        use=codebook_use(_count_tokens(store)),
-        psnr=_check_pictures(store, model, WindowReader(found.videos, config, cache_bytes=0)),
-    )
+    return _measured(out, model, found, plan, config, share.kept + share.total, taken)
 
 
-def _check_window(model: VQGAN, path: Path, config: TokenizeConfig) -> None:
-    """Raises ConfigError unless the tokenizer can encode a window."""
+def _open_tokenizer(path: Path, config: TokenizeConfig, device: str) -> VQGAN:
+    """Opens the tokenizer. Raises ConfigError unless it can encode a window."""
+    with user_errors():
+        model = load_tokenizer(path, device)
     try:
         model.config.grid(config.frames, config.size, config.size)
     except ValueError as error:
         raise ConfigError(f"section tokenize does not fit {path}: {error}") from None
+    return model
 
 
 def _store_info(
@@ -154,43 +137,32 @@ def _store_info(
         grid=model.config.grid(config.frames, config.size, config.size),
         source=source,
         counts={split: plan.num_windows(split) for split in splits},
-        shard_windows=config.shard_windows,
-        chunk_windows=config.chunk_windows,
-        frames=config.frames,
-        stride=config.stride,
-        hop=config.hop,
-        size=config.size,
         fps=None if rate is None else rate / config.stride,
-        # What is as it always was is left out: stores of earlier versions go on.
-        extra={"seed": config.seed}
-        | ({"as_stored": True} if config.as_stored else {})
-        | ({"causal": True} if model.config.causal else {})
-        | ({"precision": config.precision} if config.precision != "32-true" else {}),
+        **config.in_store(causal=model.config.causal),
     )
 
 
-def _count_tokens(store: TokenStore) -> NDArray[np.int64]:
-    """Counts how often each token occurs in the whole store."""
-    counts = np.zeros(store.codebook_size, dtype=np.int64)
-    for split, shard in store.info.shards():
-        counts += token_counts(store.read_shard(split, shard), store.codebook_size)
-    return counts
-
-
-@torch.inference_mode()
-def _check_pictures(store: TokenStore, model: VQGAN, reader: WindowReader) -> float:
-    """Returns the PSNR of windows spread over the held-out split, or of train without one."""
-    split = store.splits[-1]
-    plan = store.plan(split)
-    errors = []
-    device = next(model.parameters()).device
-    count = min(CHECKED_WINDOWS, store.num_windows(split))
-    for row in np.linspace(0, store.num_windows(split) - 1, count).round().astype(int):
-        (window,) = plan.slice(row, 1).to_pylist()
-        real = reader.read(split, window["video"], window["first_frame"])
-        tokens = torch.from_numpy(store.read(split, row, row + 1)).to(device)
-        errors.append(squared_error(real, to_bytes(model.decode(tokens))[0]))
-    return psnr(math.fsum(errors) / len(errors))
+def _measured(
+    out: Place,
+    model: VQGAN,
+    found: FrameFolder,
+    plan: Plan,
+    config: TokenizeConfig,
+    windows: int,
+    taken: int,
+) -> Tokenized:
+    """Measures the finished store, of which `windows` were made now, `taken` over included."""
+    store, reader = TokenStore(out), WindowReader(found.videos, config, cache_bytes=0)
+    counts = np.sum([store.token_counts(split) for split in store.splits], axis=0)
+    return Tokenized(
+        counts=store.info.counts,
+        encoded=windows - taken,
+        taken=taken,
+        rejected=found.rejected + plan.rejected,
+        notes=describe_frames(found.videos, as_stored=config.as_stored),
+        use=codebook_use(counts),
+        psnr=reconstruction_psnr(store, reader, decoder_of(model), CHECKED_WINDOWS),
+    )
 
 
 @click.command("tokenize")

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import TokenStoreError, user_errors
 from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import Video, scan_frames
-from pipeline.metrics import codebook_use, token_counts
+from pipeline.metrics import codebook_use
 from pipeline.progress import progress
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place, open_storage
@@ -73,12 +72,8 @@ def info(store: Place) -> None:
         click.echo(f"rate         {found.fps:g} frames a second")
     click.echo(f"grid         {t}x{h}x{w} = {t * h * w} tokens of {found.codebook_size}")
     for split in opened.splits:
-        counts = np.zeros(found.codebook_size, dtype=np.int64)
-        size = 0
-        for shard in range(opened.num_shards(split)):
-            counts += token_counts(opened.read_shard(split, shard), found.codebook_size)
-            size += opened.part(split, shard)["bytes"]
-        use = codebook_use(counts)
+        use = codebook_use(opened.token_counts(split))
+        size = sum(opened.part(split, shard)["bytes"] for shard in range(opened.num_shards(split)))
         click.echo(
             f"{split:12s} {opened.num_windows(split):,} windows in {opened.num_shards(split)} "
             f"shards, {size / 1e6:.1f} MB, codebook {use.share:.1%} used ({use.dead} dead), "

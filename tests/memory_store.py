@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.store.reader import TokenStore
+
 
 @dataclass
 class MemoryStore:
@@ -28,6 +30,8 @@ class MemoryStore:
     fingerprint: str = "ab" * 32
     shard_windows: int = 7
     shards_read: list[tuple[str, int]] = field(default_factory=list)
+
+    token_counts = TokenStore.token_counts
 
     @property
     def info(self) -> Any:

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from pipeline.config import load_section
 from pipeline.video.synthetic import moving_shapes
 from pipeline.video.writer import write_mp4
-from stages.train import TrainConfig
+from stages.mebt_task import TrainConfig
 from tests.stages.small import content
 
 ROOT = Path(__file__).parent.parent

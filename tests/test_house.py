@@ -28,7 +28,18 @@ ROOMS = {
     "report": {"storage", "frames", "video", "store", "evaluation"},
 }
 """Rooms of `pipeline/`, and which others each may import; all may import the files beside them."""
-SHARED_BY_STAGES = {"stages.launch", "stages.options", "stages.previews", "stages.sections"}
+SHARED_BY_STAGES = {
+    f"stages.{name}"
+    for name in (
+        "launch",
+        "options",
+        "sections",
+        "previews",
+        "given",
+        "mebt_task",
+        "tokenizer_task",
+    )
+}
 SOURCES = [file for package in ALLOWED for file in sorted((ROOT / package).glob("**/*.py"))]
 
 

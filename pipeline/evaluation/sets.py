@@ -66,10 +66,7 @@ class Windows:
     def known(self) -> Int[np.ndarray, " K"]:
         """How often each token occurs in training, or without a train split in this one."""
         split = "train" if "train" in self.store.splits else self.split
-        counts = np.zeros(self.store.codebook_size, np.int64)
-        for shard in range(self.store.num_shards(split)):
-            counts += token_counts(self.store.read_shard(split, shard), len(counts))
-        return counts
+        return self.store.token_counts(split)
 
     def held_out(self) -> Tokens:
         """Returns the tokens of all real windows."""

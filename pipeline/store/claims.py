@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 
 from pipeline.progress import progress
 from pipeline.ranks import all_alive, summed
@@ -103,3 +105,17 @@ def share_out(
 
 def _below(files: Folder | Bucket, folder: str) -> Storage:
     return Inside(files, folder) if folder else files
+
+
+def fill_shards(share: Share, make: Callable[[range], NDArray[np.int64]], batch_size: int) -> int:
+    """Makes the tokens of every row of this process's shards; returns in how many batches."""
+    batches = 0
+    for split, shard in share.shards:
+        rows = range(*share.writer.info.shard_rows(split, shard))
+        parts = []
+        for start in range(0, len(rows), batch_size):
+            parts.append(make(rows[start : start + batch_size]))
+            share.advance(len(parts[-1]))
+        share.writer.write_shard(split, shard, np.concatenate(parts))
+        batches += len(parts)
+    return batches

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline.config import build
 from pipeline.errors import ConfigError, TokenStoreError
 from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, source_of
+from pipeline.metrics import token_counts
 from pipeline.storage.files import parse_json, to_json
 from pipeline.storage.places import Place, Storage, open_storage
 from pipeline.storage.sealed import from_parquet
@@ -159,6 +160,13 @@ class TokenStore:
         except (pa.ArrowException, ValueError, OSError) as error:
             problem = str(error).splitlines()[0]
             raise TokenStoreError(f"{path} is damaged: {problem}; {REDO}.") from None
+
+    def token_counts(self, split: str) -> NDArray[np.int64]:
+        """Counts how often each token occurs in a split, one shard after the other."""
+        counts = np.zeros(self.codebook_size, dtype=np.int64)
+        for shard in range(self.num_shards(split)):
+            counts += token_counts(self.read_shard(split, shard), self.codebook_size)
+        return counts
 
     def read_shard(self, split: str, shard: int) -> NDArray[np.unsignedinteger[Any]]:
         """Returns the tokens of one shard [n, t, h, w].
@@ -309,6 +317,11 @@ class TokenStore:
                 raise TokenStoreError(
                     f"{path} {state}: {key} is {value}, its manifest says {part[key]}; {REDO}."
                 )
+
+
+def spread_rows(total: int, most: int) -> list[int]:
+    """Returns at most so many of `total` rows, evenly spread from the first to the last."""
+    return [int(row) for row in np.linspace(0, total - 1, min(most, total)).round()]
 
 
 def read_rows(store: TokenStore, split: str, rows: Sequence[int]) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """What of a video one window of tokens is, as a store and a model's file say it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,3 +55,20 @@ class Window:
         """Returns how many frames `total` latent frames are, if `latent` are a window."""
         each = self.frames_each(latent)
         return each and self.causal + (total - self.causal) * each
+
+    def in_latent_frames(self, asked: int, latent: int) -> tuple[int, str]:
+        """Returns how many latent frames hold `asked` frames, and what is to be said of it.
+
+        `latent` frames of the model are a window.
+        """
+        each = self.frames_each(latent)
+        if not each:
+            return asked, (
+                f"sample.total_frames {asked} counts latent frames: how many of the video one is, "
+                "the model's tokens did not say"
+            )
+        total = self.causal + math.ceil((asked - self.causal) / each)
+        made = self.frames_of(total, latent)
+        which = "each latent frame but the first" if self.causal else "each latent frame"
+        said = f"sample.total_frames {asked} makes {made}: {which} is {each} of the video"
+        return total, "" if made == asked else said

@@ -23,6 +23,8 @@ from pipeline.storage.files import (
     write_text,
 )
 
+CHECKPOINTS = "checkpoints"
+"""Folder of a run that holds them."""
 POINTER, META = "last", "meta.json"
 META_KEYS = {"step", "sha256", "values", "fingerprint"}
 NAME = re.compile(r"step-[0-9]{8,18}")

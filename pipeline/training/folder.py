@@ -14,7 +14,7 @@ from pipeline.errors import CheckpointError, ConfigError, PipelineError
 from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, difference, source_of
 from pipeline.storage.files import contents, lock, read_json, remove, write_bytes, write_json
 from pipeline.storage.sealed import from_parquet, to_parquet
-from pipeline.training.checkpoint import last_step
+from pipeline.training.checkpoint import CHECKPOINTS, last_sha256, last_step
 from pipeline.training.task import KEYS_THAT_MAY_CHANGE, LoopConfig
 
 RECORD = "run.json"
@@ -46,7 +46,7 @@ def prepare_run(
     if path.exists():
         found = _completed(read_json(path, CheckpointError, "run"), record)
         different = _differences(found, record)
-        step = last_step(out / "checkpoints")
+        step = last_step(out / CHECKPOINTS)
         if frames is not None and found.get("source") != record["source"]:
             about = _other_frames(out, found, frames, finished=step >= config.max_steps)
             different = [about if line.startswith("source = ") else line for line in different]
@@ -77,6 +77,31 @@ def recorded(out: Path, key: str) -> object:
     path = out / RECORD
     config = read_json(path, CheckpointError, "run").get("config") if path.exists() else None
     return config.get(key) if isinstance(config, dict) else None
+
+
+def last_state(run: Path, weights: Path, *, max_steps: int, optimizer: str) -> dict[str, Any]:
+    """Returns the record of a run's last checkpoint, for another run to begin with.
+
+    Raises PipelineError if there is none, if it is no less than `max_steps` old, or if it holds the
+    state of another optimizer; `weights` is named as what may be begun with all the same.
+    """
+    step = last_step(run / CHECKPOINTS)
+    if not step:
+        raise CheckpointError(
+            f"{run} has no checkpoint to go on from; give --init {weights} to begin with its "
+            "weights alone."
+        )
+    if step >= max_steps:
+        raise ConfigError(
+            f"{run} has done {step} steps already: train.max_steps must be above that, got "
+            f"{max_steps}."
+        )
+    if (kept := recorded(run, "optimizer") or "adamw") != optimizer:
+        raise CheckpointError(
+            f"{run} holds the state of {kept}, but train.optimizer is {optimizer}; make "
+            f"them agree, or give --init {weights} to begin with its weights alone."
+        )
+    return {"step": step, "sha256": last_sha256(run / CHECKPOINTS)}
 
 
 def _write_record(out: Path, record: Mapping[str, Any], frames: pa.Table | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.storage.files import sync_file, write_bytes
-from pipeline.training.checkpoint import last_values
+from pipeline.training.checkpoint import CHECKPOINTS, last_values
 
 FILE, MARK = "metrics.jsonl", "log"
 
@@ -103,7 +103,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
     Raises PipelineError if it is damaged, as far as a checkpoint beside it can tell.
     """
-    mark = last_values(path.parent / "checkpoints").get(MARK)
+    mark = last_values(path.parent / CHECKPOINTS).get(MARK)
     try:
         data = path.read_bytes()
     except FileNotFoundError:

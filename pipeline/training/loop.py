@@ -16,7 +16,7 @@ from pipeline.progress import progress
 from pipeline.ranks import any_rank, together
 from pipeline.seeds import step_seed
 from pipeline.training.averages import StepMeans, WeightAverage
-from pipeline.training.checkpoint import mend_pointer
+from pipeline.training.checkpoint import CHECKPOINTS, mend_pointer
 from pipeline.training.fsdp import gather, whole
 from pipeline.training.log import MARK, Log
 from pipeline.training.profiling import PART, RECORDED, WARM_UP, profiled
@@ -60,7 +60,7 @@ def run_loop(
     if start >= config.max_steps:
         weights = gather(fabric, average.tensors or model.state_dict())
         if fabric.is_global_zero:
-            mend_pointer(out / "checkpoints")
+            mend_pointer(out / CHECKPOINTS)
             if not task.result.exists():  # The checkpoint still has it.
                 task.export(weights, start)
         return 0

@@ -12,6 +12,7 @@ from pipeline.errors import CheckpointError
 from pipeline.ranks import together
 from pipeline.training.averages import WeightAverage
 from pipeline.training.checkpoint import (
+    CHECKPOINTS,
     load_last,
     optimizer_tensors,
     restore_optimizer,
@@ -45,7 +46,7 @@ def save_state(
         if log:
             values[MARK] = log.mark()
             task.export(averages or weights, step)
-            folder = out / "checkpoints"
+            folder = out / CHECKPOINTS
             save_checkpoint(folder, step, tensors, values, keep=config.keep_checkpoints)
 
 
@@ -58,7 +59,7 @@ def restore_state(
     init: Path | None,
 ) -> tuple[int, Mapping[str, Any]]:
     """Puts back what the last checkpoint holds; returns its step, and its values if it is ours."""
-    own = load_last(out / "checkpoints")
+    own = load_last(out / CHECKPOINTS)
     checkpoint = own or (load_last(init) if init else None)
     if checkpoint is None:
         return 0, {}

@@ -11,11 +11,11 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from pipeline.config import TokenizerPrecision
+from pipeline.config import TokenizerPrecision, as_dict
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.rates import check_rate
 from pipeline.storage.files import contents, read_json, remove, write_json
-from pipeline.video.writer import write_mp4, write_sheet
+from pipeline.video.writer import shown_every, write_mp4, write_sheet
 
 RECORD = "decode.json"
 EXACT = "frames.zarr"
@@ -58,6 +58,12 @@ class DecodeConfig:
                 f"columns must be at most sheet_videos, got {self.columns} and {self.sheet_videos}."
             )
 
+    def recorded(self, fps: float) -> dict[str, Any]:
+        """Returns what a folder of videos, which play at `fps`, says of these values."""
+        values = {**as_dict(self), "fps": fps}
+        # A precision as it always was is left out: folders of earlier versions go on.
+        return {key: value for key, value in values.items() if value != "32-true"}
+
 
 class Outputs:
     """The files of one decoded split, and which of them are there."""
@@ -67,6 +73,12 @@ class Outputs:
         self.sheet = out / f"sheet.{config.sheet}"
         self.on_sheet = min(config.sheet_videos, count)
         self.columns = min(config.columns or math.ceil(math.sqrt(self.on_sheet)), self.on_sheet)
+
+    def frames_skipped(self, fps: float) -> str:
+        """Says which frames the sheet shows, if its format plays fewer a second."""
+        step, kind = shown_every(self.sheet.suffix, fps), self.sheet.suffix[1:]
+        said = f"{self.sheet}: one frame of {step}, as {kind} plays no {fps:g} a second"
+        return said if step > 1 else ""
 
     def check_sheet(self, height: int, width: int) -> None:
         """Raises ConfigError if the sheet's format cannot hold so many videos of this size."""

@@ -18,17 +18,19 @@ from torch import nn
 from pipeline.background import behind
 from pipeline.device import send
 from pipeline.errors import PipelineError
-from pipeline.frames.damage import decode
+from pipeline.frames.damage import decode as decode_frames
 from pipeline.frames.images import FrameFile
 from pipeline.frames.scan import Video
 from pipeline.frames.workers import decoders
-from pipeline.pixels import to_model
+from pipeline.pixels import to_bytes, to_model
 from pipeline.store.layout import StoreInfo
 from pipeline.store.update import Known
 from pipeline.store.writer import StoreWriter
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
 """Turns windows [B, T, H, W, 3] into tokens [B, t, h, w]."""
+Decode = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+"""Turns tokens [B, t, h, w] into windows [B, T, H, W, 3]."""
 
 PIECE_BYTES = 1 << 26
 """Most that is decoded in one go, unless one window needs more: 1,300 frames of 128x128 pixels."""
@@ -77,7 +79,7 @@ def decode_ahead(
     While the caller works on one, the `pool` decodes the next `ahead` pieces. For each window of a
     piece with frames that cannot be used it yields None; what is wrong is added to `damaged`.
     """
-    read = partial(decode, size=size, as_stored=as_stored)
+    read = partial(decode_frames, size=size, as_stored=as_stored)
     begun = ((piece, pool.submit(read, piece.frames)) for piece in pieces)
     waiting = deque(itertools.islice(begun, ahead + 1))
     while waiting:
@@ -105,6 +107,17 @@ def encoder_of(model: nn.Module, *, half: bool = False) -> Encode:
         return tokens
 
     return encode
+
+
+def decoder_of(model: nn.Module, *, truncate: bool = False) -> Decode:
+    """Returns `model.decode` as a function that ends in bytes, rounded or cut off: `to_bytes`."""
+
+    @torch.inference_mode()
+    def decode(tokens: NDArray[np.int64]) -> NDArray[np.uint8]:
+        sent = send(torch.from_numpy(tokens), next(model.parameters()).device)
+        return to_bytes(cast(Any, model).decode(sent), truncate=truncate)
+
+    return decode
 
 
 def _tokens_if_they_fit(encode: Encode, pixels: NDArray[np.uint8]) -> NDArray[np.int64] | None:
@@ -179,16 +192,10 @@ def encode_shards(
     assert size
     done = Encoded()
     plans = {split: writer.store.plan(split) for split in info.counts}
-    spans = [(split, shard, *info.shard_rows(split, shard)) for split, shard in shards]
+    rows = [_Rows.of(*shard, info, known, batch_size) for shard in shards]
     pieces = itertools.chain.from_iterable(
-        cut_pieces(
-            plans[split]
-            .slice(start, stop - start)
-            .filter(_new(known, split, start, stop, batch_size)),
-            videos,
-            info,
-        )
-        for split, _, start, stop in spans
+        cut_pieces(plans[r.split].slice(r.start, len(r.new)).filter(r.new), videos, info)
+        for r in rows
     )
     fitting = FittingEncoder(encode, batch_size)
     with decoders(workers) as pool, behind(writer.write_shard, at_most=1) as write:
@@ -200,37 +207,65 @@ def encode_shards(
             damaged=done.damaged,
             as_stored=info.as_stored,
         )
-        for split, shard, start, stop in spans:
-            new = _new(known, split, start, stop, batch_size)
-            tokens = np.zeros((stop - start, *info.grid), np.int64)
-            if known is not None and not new.all():
-                tokens = known.read(split, start, stop)
-            whole = True
-            for first in range(0, stop - start, batch_size):
-                batch = slice(first, min(first + batch_size, stop - start))
-                count = batch.stop - first
-                if not new[first]:
-                    done.taken += count
-                else:
-                    drawn = list(itertools.islice(windows, count))
-                    pixels = [window for window in drawn if window is not None]
-                    whole = whole and len(pixels) == count
-                    if whole:
-                        tokens[batch] = fitting(np.stack(pixels))
-                        done.encoded += count
-                advance(count)
-            if whole:
+        for (split, shard), its in zip(shards, rows, strict=True):
+            tokens = its.known_tokens(known, info.grid)
+            if _encode_new(its, tokens, windows, fitting, batch_size, advance, done):
                 write(split, shard, tokens)
     return done
 
 
-def _new(
-    known: Known | None, split: str, start: int, stop: int, batch_size: int
-) -> NDArray[np.bool_]:
-    """Says which of these rows are to be encoded: whole batches, so that they round alike."""
-    new = np.ones(stop - start, bool)
-    if known is not None:
-        new = ~known.has(split, start, stop)
-        for first in range(0, len(new), batch_size):
-            new[first : first + batch_size] = new[first : first + batch_size].any()
-    return new
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a shard, and which of them are to be encoded."""
+
+    split: str
+    start: int
+    new: NDArray[np.bool_]
+    """Whole batches, so that tokens round alike whichever are known."""
+
+    @classmethod
+    def of(
+        cls, split: str, shard: int, info: StoreInfo, known: Known | None, batch_size: int
+    ) -> "_Rows":
+        start, stop = info.shard_rows(split, shard)
+        new = np.ones(stop - start, bool)
+        if known is not None:
+            new = ~known.has(split, start, stop)
+            for first in range(0, len(new), batch_size):
+                new[first : first + batch_size] = new[first : first + batch_size].any()
+        return cls(split, start, new)
+
+    def known_tokens(self, known: Known | None, grid: tuple[int, ...]) -> NDArray[np.int64]:
+        """Returns the tokens [n, t, h, w] that are known; of those that are not, anything."""
+        if known is None or self.new.all():
+            return np.zeros((len(self.new), *grid), np.int64)
+        return known.read(self.split, self.start, self.start + len(self.new))
+
+
+def _encode_new(
+    rows: _Rows,
+    tokens: NDArray[np.int64],
+    windows: Iterator[NDArray[np.uint8] | None],
+    encode: FittingEncoder,
+    batch_size: int,
+    advance: Callable[[int], None],
+    done: Encoded,
+) -> bool:
+    """Encodes the new rows of a shard from the next `windows`, into `tokens`.
+
+    Returns whether all are there: after a window whose frames are damaged no more are encoded.
+    """
+    whole = True
+    for first in range(0, len(tokens), batch_size):
+        batch = slice(first, min(first + batch_size, len(tokens)))
+        count = batch.stop - first
+        if rows.new[first]:
+            pixels = [x for x in itertools.islice(windows, count) if x is not None]
+            whole = whole and len(pixels) == count
+            if whole:
+                tokens[batch] = encode(np.stack(pixels))
+                done.encoded += count
+        else:
+            done.taken += count
+        advance(count)
+    return whole

@@ -1,13 +1,16 @@
 """The pixels of the windows that tokens were made of."""
 
+import math
 from collections.abc import Sequence
 
 from pipeline.errors import FrameError
 from pipeline.frame_list import difference, source_of
 from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import Video
+from pipeline.metrics import psnr, squared_error
 from pipeline.storage.places import Place
-from pipeline.store.reader import TokenStore
+from pipeline.store.reader import TokenStore, spread_rows
+from pipeline.windows.encode import Decode
 from pipeline.windows.plan import TokenizeConfig, WindowReader
 
 
@@ -33,3 +36,17 @@ def window_reader(videos: Sequence[Video], folder: Place, store: TokenStore) -> 
         frames=info.frames, stride=info.stride, size=info.size, as_stored=info.as_stored
     )
     return WindowReader(videos, window)
+
+
+def reconstruction_psnr(
+    store: TokenStore, reader: WindowReader, decode: Decode, most: int
+) -> float:
+    """Returns the PSNR of windows spread over the held-out split, or of train without one."""
+    split = store.splits[-1]
+    plan = store.plan(split)
+    errors = []
+    for row in spread_rows(store.num_windows(split), most):
+        (window,) = plan.slice(row, 1).to_pylist()
+        real = reader.read(split, window["video"], window["first_frame"])
+        errors.append(squared_error(real, decode(store.read(split, row, row + 1))[0]))
+    return psnr(math.fsum(errors) / len(errors))

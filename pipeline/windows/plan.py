@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +70,19 @@ class TokenizeConfig:
     def span(self) -> int:
         """Frames of the video from a window's first frame to its last, both included."""
         return (self.frames - 1) * self.stride + 1
+
+    def in_store(self, *, causal: bool) -> dict[str, Any]:
+        """Returns what a store says of these values, and of a tokenizer that is causal or not."""
+        keys = ("shard_windows", "chunk_windows", "frames", "stride", "hop", "size")
+        extra: dict[str, Any] = {"seed": self.seed}
+        # What is as it always was is left out: stores of earlier versions go on.
+        if self.as_stored:
+            extra["as_stored"] = True
+        if causal:
+            extra["causal"] = True
+        if self.precision != "32-true":
+            extra["precision"] = self.precision
+        return {**{key: getattr(self, key) for key in keys}, "extra": extra}
 
 
 @dataclass(frozen=True)

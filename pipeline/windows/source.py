@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.pixels import to_model
+from pipeline.store.reader import spread_rows
 from pipeline.windows.plan import Plan, WindowReader
 
 
@@ -44,5 +45,4 @@ class WindowSource:
 
     def spread(self, count: int) -> list[int]:
         """Picks up to `count` rows, evenly spread."""
-        count = min(count, len(self))
-        return [int(row) for row in np.linspace(0, len(self) - 1, count).round()]
+        return spread_rows(len(self), count)

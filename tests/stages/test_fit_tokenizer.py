@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from stages.fit_tokenizer import FitTokenizerConfig
+from stages.tokenizer_task import FitTokenizerConfig
 from tests.stages.foreign_files import published_lpips
 from tests.stages.small import Flow, make_tokenizer
 from tests.stages.test_train import RESULTS, assert_same_run, last_state

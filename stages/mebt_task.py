@@ -1,0 +1,252 @@
+"""What a training run of MeBT is made of: its values, its batches, its loss, its result."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from lightning_fabric import Fabric
+from torch import Generator, Tensor, nn
+
+from mebt import (
+    MeBT,
+    MeBTConfig,
+    assemble,
+    load_model,
+    model_metadata,
+    save_model,
+    weights_identity,
+)
+from mebt.masking import draw_order
+from mebt.model import PositionInit
+from mebt.objective import (
+    HELD_OUT_RATIOS,
+    Micro,
+    ObjectiveConfig,
+    held_out_means,
+    logged_names,
+    objective,
+)
+from mebt.optim import OptimizerKind, make_optimizer
+from mebt.weights import MODEL_FILE, read_config
+from pipeline.config import Precision, as_dict
+from pipeline.device import send
+from pipeline.errors import CheckpointError, TokenStoreError, user_errors
+from pipeline.seeds import step_seed
+from pipeline.storage.files import replacing
+from pipeline.store.batches import Balance, Batches
+from pipeline.store.reader import TokenStore, read_rows, spread_rows
+from pipeline.store.window import Window
+from pipeline.training.folder import last_state
+from pipeline.training.fsdp import shard
+from pipeline.training.task import LoopConfig, Task
+from pipeline.tuning import SMALL, keep_freed
+
+MASK_DRAW, ORDER_DRAW = -1, -2
+"""Seeds for other draws than a rank's own, 0, 1, …; the order of row i is ORDER_DRAW - i."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ObjectiveConfig, LoopConfig):
+    """How MeBT is trained on cached tokens."""
+
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises from zero."""
+    cosine: bool = True
+    """Let the learning rate fall to zero along half a cosine; otherwise it is constant."""
+    clip_norm: float | None = 1.0
+    """Largest norm of the gradient; null: not clipped."""
+    ema_decay: float = 0.99
+    """Decay per step of the moving average of the weights that is saved, at most
+    (1 + n) / (10 + n) after n steps; 0: the weights."""
+    precision: Precision = "auto"
+    """Of products and attention: 32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed on GPUs and
+    processors that multiply in it, else 32-true, and what the run began with. Weights and loss stay
+    in float32."""
+    optimizer: OptimizerKind = "muon"
+    """muon: for the matrices of layers, with AdamW for the rest, learns in half the steps; adamw:
+    for all, as published."""
+    weight_decay: float = 0.01
+    """Of Linear weights only."""
+    init_std: float | None = None
+    """Deviation of the first weights; null: 1 / sqrt(width). Published: 0.02, for width 1024."""
+    position_init: PositionInit = "local"
+    """What is near at first: local, sines of the place in time, height and width, with latents that
+    read what is around them; sines, of positions alone; or normal draws as published, whose
+    neighbourhoods have to be learned."""
+    balance: Balance = "window"
+    """window: each window once per epoch; video: each video once, as published."""
+    memory_gb: float = 4.0
+    """Memory for cached tokens; the shuffle is global if the train split fits."""
+    validation_windows: int = 64
+    """Held-out windows measured at each validation."""
+    preview_every: int = 500
+    """Steps from one preview to the next: what the model draws of the same four seeds by then, to
+    be seen in the report; 0: none. Each takes as long as one to six steps."""
+    activation_checkpointing: bool = False
+    """Compute each layer again in the backward pass: less memory, more time, the same numbers."""
+    compile: bool = False
+    """Compile the layers with `torch.compile` when training begins; the same numbers to rounding.
+    Needs a C++ compiler, and on a GPU Triton."""
+
+    def __post_init__(self) -> None:
+        LoopConfig.__post_init__(self)
+        ObjectiveConfig.__post_init__(self)
+        for name in ("weight_decay", "preview_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for name in ("memory_gb", "init_std"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.validation_windows < 1:
+            raise ValueError(f"validation_windows must be at least 1: {self.validation_windows}.")
+
+
+def mask_generator(seed: int, step: int) -> Generator:
+    """Returns what draws how much is hidden at a step, or which of a per cent of held-out ones."""
+    return Generator().manual_seed(step_seed(seed, step, MASK_DRAW))
+
+
+def mebt_task(
+    store: TokenStore, model: MeBTConfig, config: TrainConfig, fabric: Fabric, result: Path
+) -> Task:
+    """Makes what the loop trains: MeBT on the train split of a token store."""
+    stream = Batches(
+        store,
+        "train",
+        batch_size=config.batch_size,
+        seed=config.seed,
+        memory_gb=config.memory_gb,
+        balance=config.balance,
+    )
+    held_out = _held_out_windows(store, config.validation_windows)
+
+    def loss(
+        module: nn.Module, micro: Micro, step: int
+    ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        generator = mask_generator(config.seed, step)
+        return objective(module, micro, model=model, config=config, step=step, generator=generator)
+
+    return Task(
+        name="train",
+        batches=lambda step: _batches(stream, step, fabric, config, model),
+        names=stream.names,
+        loss=loss,
+        validate=lambda module: _validate(module, held_out, config),
+        export=partial(_export, result, model, store),
+        result=result,
+        rate_name="tokens",
+        rate_per_step=config.batch_size * model.num_tokens,
+        measures=logged_names(),
+    )
+
+
+def _batches(
+    stream: Batches, step: int, fabric: Fabric, config: TrainConfig, model: MeBTConfig
+) -> list[Micro]:
+    """Returns this process's part of a step's batch, in micro-batches."""
+    rank, world_size = fabric.global_rank, fabric.world_size
+    share = config.batch_size // world_size
+    mine = stream.read(step, rank=rank, world_size=world_size)
+    order = draw_order(
+        range(rank * share, (rank + 1) * share),
+        model.num_tokens,
+        step_seed=lambda row: step_seed(config.seed, step, ORDER_DRAW - row),
+    )
+    parts = (send(x, fabric.device).chunk(config.accumulate) for x in (mine, order))
+    return list(zip(*parts, strict=True))
+
+
+def _held_out_windows(store: TokenStore, most: int) -> Int[Tensor, "B N"]:
+    """Reads windows evenly spread over the test split, or without one over the train split."""
+    split = "test" if "test" in store.splits else "train"
+    rows = spread_rows(store.num_windows(split), most)
+    return torch.from_numpy(read_rows(store, split, rows)).flatten(1)
+
+
+def _validate(model: nn.Module, tokens: Tensor, config: TrainConfig) -> dict[str, float]:
+    """Measures held-out tokens at fixed mask ratios, with the same masks each time."""
+    device = next(model.parameters()).device
+    size = max(1, config.batch_size // config.accumulate)
+    means = held_out_means(
+        model,
+        lambda _: (send(part, device) for part in torch.split(tokens, size)),
+        mask_ratios=HELD_OUT_RATIOS,
+        generator=partial(mask_generator, config.seed),
+    )
+    measured = {"val_loss": sum(loss for loss, _ in means.values()) / len(means)}
+    for percent, (loss, accuracy) in means.items():
+        measured |= {f"val_loss/mask_{percent}": loss, f"val_accuracy/mask_{percent}": accuracy}
+    return measured
+
+
+def _export(
+    path: Path, config: MeBTConfig, store: TokenStore, weights: Mapping[str, Tensor], step: int
+) -> None:
+    """Writes the trained model, which says what it was trained on."""
+    extra = {
+        "step": str(step),
+        "tokens": store.fingerprint,
+        "tokenizer": store.info.tokenizer or "",
+        **Window.of(store.info).metadata(),
+    }
+    with replacing(path) as temporary:
+        save_model(temporary, assemble(config, weights), extra=extra)
+
+
+def beginning(
+    init: Path, model: MeBTConfig, tokenizer: str | None, config: TrainConfig
+) -> dict[str, Any]:
+    """Returns the record of what a run begins with: a run's last checkpoint, or a model file.
+
+    Raises PipelineError if that is no model of this config, shape and tokenizer.
+    """
+    weights = init / MODEL_FILE if init.is_dir() else init
+    if not weights.exists():
+        raise CheckpointError(f"{weights} is missing, so {init} is no run to begin with.")
+    with user_errors():
+        metadata = model_metadata(weights)
+        theirs = as_dict(read_config(weights))
+    for key, ours in as_dict(model).items():
+        if theirs[key] != ours and not key.endswith("dropout"):
+            raise CheckpointError(f"{weights} has {key} {theirs[key]}, but this run has {ours}.")
+    made_for = metadata.get("tokenizer") or None
+    if made_for and tokenizer and made_for != tokenizer:
+        raise TokenStoreError(
+            f"{weights} was made for tokenizer {made_for}, but the tokens are of {tokenizer}."
+        )
+    if weights == init:
+        return {"step": 0, "sha256": weights_identity(init)}
+    return last_state(init, weights, max_steps=config.max_steps, optimizer=config.optimizer)
+
+
+def new_model(
+    shape: MeBTConfig, config: TrainConfig, fabric: Fabric, init: Path | None
+) -> tuple[MeBT, torch.optim.Optimizer]:
+    """Makes the model as it is before its first step, and its optimizer.
+
+    The weights are random, or those of `init` if that is a file: the state of a run is for the loop
+    to restore. With FSDP each process holds a slice of them.
+    """
+    torch.manual_seed(config.seed)
+    if config.activation_checkpointing:
+        keep_freed(SMALL)
+    model = MeBT(shape, activation_checkpointing=config.activation_checkpointing)
+    model.initialize(config.init_std or shape.width**-0.5, positions=config.position_init)
+    if init and init.is_file():
+        model.load_state_dict(load_model(init).state_dict())
+    if config.compile:
+        for block in model.blocks:  # One by one: they share their code, so few are compiled.
+            block.compile(dynamic=True)
+    shard(fabric, model, model.blocks)
+    optimizer = make_optimizer(
+        model,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        kind=config.optimizer,
+        fused=config.precision != "16-mixed",
+    )
+    return model, optimizer

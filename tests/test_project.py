@@ -4,7 +4,10 @@ import dataclasses
 import itertools
 import re
 import shlex
+import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,24 @@ def flat(outputs: list[Any]) -> list[str]:
 @pytest.mark.parametrize("flow", code_deps.FLOWS, ids=place)
 def test_dvc_stages_depend_on_the_code_they_run(flow: Path) -> None:
     assert code_deps.rewritten(flow) == flow.read_text(), "run `python -m tests.code_deps`"
+
+
+def test_a_wheel_holds_every_file_of_the_code(tmp_path: Path) -> None:
+    left_out = shutil.ignore_patterns("__pycache__")
+    files = set()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in code_deps.CODE:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=left_out)
+        files |= {file for file in (tmp_path / name).rglob("*") if file.is_file()}
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", ".")
+    command = [sys.executable, "-m", "pip", "wheel", *options, "."]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert packed == {str(file.relative_to(tmp_path)) for file in files}
+    assert {"pipeline/report/report.html.j2", "pipeline/report/style.css"} <= packed
 
 
 def test_training_values_are_no_dependency_of_tokenization() -> None:

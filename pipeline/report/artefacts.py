@@ -1,6 +1,7 @@
 """What the report says of each artefact, and whether they belong together."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +9,28 @@ from typing import Any
 
 from pipeline.errors import FrameError, PipelineError
 from pipeline.frames.listing import source_fingerprint
-from pipeline.frames.scan import FrameFolder, Rejected
+from pipeline.frames.scan import FrameFolder, Rejected, scan_frames
 from pipeline.rates import RECORD
-from pipeline.report.report import Artefact
 from pipeline.storage.files import parse_json
 from pipeline.storage.places import Place, open_file
 from pipeline.store.reader import TokenStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """What a report says of one artefact: its videos, frames, tokens, a model or samples."""
+
+    name: str
+    about: str
+    facts: Sequence[tuple[str, str]] = ()
+    identity: str | None = None
+    """Hash that tells it from every other one."""
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Its facts, then its identity."""
+        return [*self.facts, ("identity", self.identity)] if self.identity else [*self.facts]
+
 
 MEASURED = {
     "Tokenizer": "tokenizer",
@@ -47,8 +64,8 @@ def _window_bits(store: TokenStore) -> float:
     return math.prod(store.grid) * math.log2(store.codebook_size)
 
 
-def lede(store: TokenStore, drawn: TokenStore | None) -> str:
-    """Says in two sentences what was made of what."""
+def lede(store: TokenStore, samples: TokenStore | None) -> str:
+    """Sums the project up: how many windows, tokens and new videos, and how far compressed."""
     info = store.info
     total = sum(store.num_windows(split) for split in store.splits)
     count = math.prod(store.grid)
@@ -61,9 +78,9 @@ def lede(store: TokenStore, drawn: TokenStore | None) -> str:
         )
     else:
         text = f"{total:,} windows of video came as {count:,} tokens each."
-    if drawn is None:
+    if samples is None:
         return text
-    number = drawn.num_windows(drawn.splits[0])
+    number = samples.num_windows(samples.splits[0])
     return (
         f"{text} A transformer learned to fill in tokens that are hidden from it. Then it was "
         f"shown nothing at all, and filled in {number:,} windows: new videos."
@@ -79,24 +96,49 @@ class Extracted:
     rejected: list[Rejected] = field(default_factory=list)
 
 
-def read_extracted(frames: Place) -> Extracted:
-    """Reads the record of extract. Raises FrameError if that is not what extract writes."""
+@dataclass(frozen=True)
+class Footage:
+    """Frames as they lie in a folder or a bucket, and what extract says of them."""
+
+    place: Place
+    folder: FrameFolder
+    extracted: Extracted
+
+
+def read_footage(frames: Place) -> Footage:
+    """Lists frames. Raises FrameError if the record beside them is not what extract writes."""
+    return Footage(frames, scan_frames(frames), _read_extracted(frames))
+
+
+def _read_extracted(frames: Place) -> Extracted:
     place = frames / RECORD if isinstance(frames, Path) else f"{frames}/{RECORD}"
     try:
         with open_file(place) as file:
-            made = parse_json(file.read(), place, FrameError, "frame folder")
+            record = parse_json(file.read(), place, FrameError, "frame folder")
     except FileNotFoundError:
         return Extracted()
     try:
-        clips = {str(split): int(count) for split, count in made["clips"].items()}
-        rejected = [Rejected(**item) for item in made["rejected"]]
-        return Extracted(int(made["num_videos"]), clips, rejected)
+        clips = {str(split): int(count) for split, count in record["clips"].items()}
+        rejected = [Rejected(**item) for item in record["rejected"]]
+        return Extracted(int(record["num_videos"]), clips, rejected)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise FrameError(f"{place} is not what `mebt extract` writes; delete it.") from None
 
 
-def frame_artefacts(extracted: Extracted, frames: Place, found: FrameFolder) -> Iterator[Artefact]:
+def unused_files(footage: Footage, store: TokenStore) -> list[Rejected]:
+    """Lists every file and video of which no window was cut, and why."""
+    used = {name for s in store.splits for name in store.plan(s)["video"].unique().to_pylist()}
+    too_short = [
+        Rejected(f"{video.split}/{video.name}", f"{len(video.frames)} frames, too few for a window")
+        for video in footage.folder.videos
+        if video.name not in used
+    ]
+    return [*footage.extracted.rejected, *footage.folder.rejected, *too_short]
+
+
+def frame_artefacts(footage: Footage) -> Iterator[Artefact]:
     """Describes the videos, if it is known which they were, and the frames."""
+    extracted, videos = footage.extracted, footage.folder.videos
     if extracted.num_videos:
         kept = ", ".join(f"{count:,} {split}" for split, count in extracted.clips.items())
         yield Artefact(
@@ -104,25 +146,34 @@ def frame_artefacts(extracted: Extracted, frames: Place, found: FrameFolder) -> 
             about=f"{extracted.num_videos:,} given, cut into clips; train and test split by time.",
             facts=[("clips kept", kept), ("rejected", f"{len(extracted.rejected):,}")],
         )
-    splits = {video.split: 0 for video in found.videos}
-    for video in found.videos:
-        splits[video.split] += 1
+    splits = Counter(video.split for video in videos)
     yield Artefact(
         name="Frames",
-        about=f"{sum(len(video.frames) for video in found.videos):,} pictures in order.",
+        about=f"{sum(len(video.frames) for video in videos):,} pictures in order.",
         facts=[(f"{split} videos", f"{count:,}") for split, count in splits.items()],
-        identity=source_fingerprint(found.videos, frames),
+        identity=source_fingerprint(videos, footage.place),
     )
 
 
-def too_short(found: FrameFolder, store: TokenStore) -> list[Rejected]:
-    """Lists videos of which no window was cut."""
-    used = {name for s in store.splits for name in store.plan(s)["video"].unique().to_pylist()}
-    return [
-        Rejected(f"{video.split}/{video.name}", f"{len(video.frames)} frames, too few for a window")
-        for video in found.videos
-        if video.name not in used
-    ]
+def tokenizer_artefact(
+    config: Mapping[str, Any], *, num_parameters: int, steps: str | None, identity: str
+) -> Artefact:
+    """Describes a tokenizer; `config` and `steps` are what its file says."""
+    codebook = f"{config['codebook_size']:,} vectors of {config['embedding_dim']}"
+    if config["levels"]:
+        codebook += f", of {times(config['levels'])} levels"
+    about = (
+        f"A 3D VQGAN: each block of {times(config['downsample'])} (frames, height, width) pixels "
+        "becomes a token."
+    )
+    if config["causal"]:
+        about += " The first frame has tokens of its own."
+    facts = [("codebook", codebook), ("parameters", f"{num_parameters:,}"), *_trained(steps)]
+    return Artefact(name="Tokenizer", about=about, facts=facts, identity=identity)
+
+
+def _trained(steps: str | None) -> list[tuple[str, str]]:
+    return [("trained", f"{int(steps):,} steps")] if steps and steps.isdecimal() else []
 
 
 def token_artefact(store: TokenStore) -> Artefact:
@@ -136,12 +187,35 @@ def token_artefact(store: TokenStore) -> Artefact:
     )
 
 
-def sample_artefact(drawn: TokenStore) -> Artefact:
+def model_artefact(
+    config: Mapping[str, Any],
+    *,
+    num_parameters: int,
+    steps: str | None,
+    num_previews: int,
+    identity: str,
+) -> Artefact:
+    """Describes a transformer; `config` and `steps` are what its file says."""
+    return Artefact(
+        name="Transformer",
+        about="MeBT: latent tokens read the tokens that are shown, and predict the hidden ones.",
+        facts=[
+            ("layers", f"{len(config['layers'])} of width {config['width']}"),
+            ("latent tokens", f"{config['num_latents']}"),
+            ("parameters", f"{num_parameters:,}"),
+            *_trained(steps),
+            ("previews", f"of {num_previews:,} steps" if num_previews else "none kept"),
+        ],
+        identity=identity,
+    )
+
+
+def sample_artefact(samples: TokenStore) -> Artefact:
     """Describes new videos, and how they were drawn."""
-    config: Mapping[str, Any] = drawn.info.extra.get("sample", {})
+    config: Mapping[str, Any] = samples.info.extra.get("sample", {})
     return Artefact(
         name="New videos",
-        about=f"{drawn.num_windows(drawn.splits[0]):,} token grids, drawn from seeds.",
+        about=f"{samples.num_windows(samples.splits[0]):,} token grids, drawn from seeds.",
         facts=[(key.replace("_", " "), str(value)) for key, value in config.items()],
-        identity=drawn.fingerprint,
+        identity=samples.fingerprint,
     )

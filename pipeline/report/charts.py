@@ -1,14 +1,16 @@
-"""Line charts as SVG, drawn twice: once for a wide page, once for a phone."""
+"""Line charts as SVG, each in two sizes: for a wide page and for a phone."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from pipeline.report.markup import Markup, element, join
+from markupsafe import Markup
 
 Point = tuple[float, float]
+Percent = Literal["", "x", "y", "xy"]
+"""Axes to show in per cent."""
 
 SIZES = {"wide": (520, 290), "narrow": (350, 260)}
 """Width and height in CSS pixels, so that text is as large on a phone as on a desk."""
@@ -16,6 +18,16 @@ TOP, BOTTOM = 30, 44
 LABEL_GAP = 15
 GLYPH_WIDTH = 7.4
 """Width of a letter of a label, at most, in pixels."""
+
+# `Markup.format` escapes what it puts in.
+SVG = Markup(
+    '<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+    'aria-label="{title}" class="chart {kind}">{parts}</svg>'
+)
+TEXT = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>')
+RULE = Markup('<line x1="{:.1f}" y1="{y:.1f}" x2="{:.1f}" y2="{y:.1f}" class="{}"></line>')
+POLYLINE = Markup('<polyline points="{}" class="line {}"></polyline>')
+DOT = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3" class="dot {}"><title>{}</title></circle>')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,114 +57,120 @@ def line_chart(
     x_label: str,
     y_label: str,
     levels: Sequence[Level] = (),
-    percent: Literal["", "x", "y", "xy"] = "",
+    percent: Percent = "",
 ) -> Markup:
-    """Draws lines with their names at their ends; `percent` names axes to show in per cent.
+    """Renders lines with their names at their ends as two SVGs, a wide and a narrow one.
 
     Points that are not finite are left out. Returns nothing if no point is left.
     """
     finite = [
-        Series(
-            label=line.label,
-            points=[p for p in line.points if math.isfinite(p[0]) and math.isfinite(p[1])],
-            colour=line.colour,
-            dots=line.dots,
-        )
+        replace(line, points=[point for point in line.points if all(map(math.isfinite, point))])
         for line in series
     ]
     shown = [line for line in finite if line.points]
     if not shown:
         return Markup()
-    return join(
-        *(
-            _draw(shown, levels, (width, height), kind, title, x_label, y_label, percent)
-            for kind, (width, height) in SIZES.items()
-        )
-    )
+    labels = (title, x_label, y_label)
+    return Markup().join(_svg(kind, shown, levels, labels, percent) for kind in SIZES)
 
 
-def _draw(
+@dataclass(frozen=True)
+class _Plane:
+    """Where numbers lie in a drawing: edges in pixels, and what is at them."""
+
+    left: float
+    right: float
+    bottom: float
+    x_range: Point
+    y_ticks: Sequence[float]
+
+    def at(self, x: float, y: float) -> Point:
+        (x_low, x_high), y_low, y_high = self.x_range, self.y_ticks[0], self.y_ticks[-1]
+        across = self.left + (x - x_low) / (x_high - x_low) * (self.right - self.left)
+        return across, TOP + (y_high - y) / (y_high - y_low) * (self.bottom - TOP)
+
+
+def _svg(
+    kind: str,
     series: Sequence[Series],
     levels: Sequence[Level],
-    size: tuple[int, int],
-    kind: str,
-    title: str,
-    x_label: str,
-    y_label: str,
-    percent: str,
+    labels: tuple[str, str, str],
+    percent: Percent,
 ) -> Markup:
-    width, height = size
-    values = [y for line in series for _, y in line.points] + [level.value for level in levels]
-    places = [x for line in series for x, _ in line.points]
-    y_ticks = ticks(min(values), max(values), 5)
-    write_x, write_y = (_percent if axis in percent else number for axis in "xy")
-    y_words = _tick_words(y_ticks, "y" in percent)
-    left = 14 + GLYPH_WIDTH * max(map(len, y_words))
-    names = [line.label for line in series] + [level.label for level in levels]
-    right = 14 + GLYPH_WIDTH * max(map(len, names))
-    x_low, x_high = min(places), max(places)
-    x_high = x_high if x_high > x_low else x_low + 1
-    y_low, y_high = y_ticks[0], y_ticks[-1]
-
-    def at(x: float, y: float) -> Point:
-        across = left + (x - x_low) / (x_high - x_low) * (width - left - right)
-        return across, TOP + (y_high - y) / (y_high - y_low) * (height - TOP - BOTTOM)
-
-    def text(words: str, x: float, y: float, anchor: str, class_: str = "tick") -> Markup:
-        return element("text", words, x=_px(x), y=_px(y), text_anchor=anchor, class_=class_)
-
-    parts = []
-    for tick, words in zip(y_ticks, y_words, strict=True):
-        _, y = at(x_low, tick)
-        parts.append(_line((left, y), (width - right, y), "grid"))
-        parts.append(text(words, left - 8, y + 4, "end"))
-    x_ticks = ticks(x_low, x_high, 6 if kind == "wide" else 4)
-    for tick, words in zip(x_ticks, _tick_words(x_ticks, "x" in percent), strict=True):
-        if x_low <= tick <= x_high:
-            parts.append(text(words, at(tick, y_low)[0], height - BOTTOM + 19, "middle"))
-    parts.append(text(x_label, (left + width - right) / 2, height - 4, "middle", "axis"))
-    parts.append(text(y_label, 0, 12, "start", "axis"))
-
-    ends: list[tuple[float, str, str]] = []
-    for level in levels:
-        _, y = at(x_low, level.value)
-        parts.append(_line((left, y), (width - right, y), "level"))
-        ends.append((y, level.label, "level"))
-    for line in series:
-        points = thin(line.points, int(width - left - right) // 2)
-        path = " ".join(f"{_px(x)},{_px(y)}" for x, y in (at(*point) for point in points))
-        parts.append(element("polyline", points=path, class_=f"line {line.colour}"))
-        for point in points if line.dots else ():
-            x, y = at(*point)
-            words = f"{line.label}: {write_y(point[1])} at {write_x(point[0])}"
-            tooltip = element("title", words)
-            parts.append(
-                element("circle", tooltip, cx=_px(x), cy=_px(y), r=3, class_=f"dot {line.colour}")
-            )
-        ends.append((at(*points[-1])[1], line.label, line.colour))
-    for y, (_, label, colour) in zip(
-        spread([end[0] for end in ends], LABEL_GAP, height - BOTTOM), ends, strict=True
-    ):
-        parts.append(text(label, width - right + 8, y + 4, "start", f"name {colour}"))
-    return element(
-        "svg",
-        *parts,
-        viewBox=f"0 0 {width} {height}",
-        width=width,
-        height=height,
-        role="img",
-        aria_label=title,
-        class_=f"chart {kind}",
+    width, height = SIZES[kind]
+    title, x_label, y_label = labels
+    plane = _plane(series, levels, (width, height), percent)
+    # More points than half the pixels cannot be told apart.
+    max_points = int(plane.right - plane.left) // 2
+    series = [replace(line, points=thin(line.points, max_points)) for line in series]
+    parts = [
+        *_axes(plane, 6 if kind == "wide" else 4, percent),
+        TEXT.format((plane.left + plane.right) / 2, height - 4, "middle", "axis", x_label),
+        TEXT.format(0, 12, "start", "axis", y_label),
+        *(_rule(plane, level.value, "level") for level in levels),
+        *(part for line in series for part in _line(plane, line, percent)),
+        *_names(plane, series, levels),
+    ]
+    return SVG.format(
+        width=width, height=height, title=title, kind=kind, parts=Markup().join(parts)
     )
 
 
-def _line(start: Point, stop: Point, class_: str) -> Markup:
-    (x1, y1), (x2, y2) = start, stop
-    return element("line", x1=_px(x1), y1=_px(y1), x2=_px(x2), y2=_px(y2), class_=class_)
+def _plane(
+    series: Sequence[Series], levels: Sequence[Level], size: tuple[int, int], percent: Percent
+) -> _Plane:
+    """Leaves room for the words of the y axis on the left, and for names on the right."""
+    width, height = size
+    places = [x for line in series for x, _ in line.points]
+    values = [y for line in series for _, y in line.points] + [level.value for level in levels]
+    y_ticks = ticks(min(values), max(values), 5)
+    words = _tick_words(y_ticks, "y" in percent)
+    names = [line.label for line in series] + [level.label for level in levels]
+    low, high = min(places), max(places)
+    return _Plane(
+        left=14 + GLYPH_WIDTH * max(map(len, words)),
+        right=width - (14 + GLYPH_WIDTH * max(map(len, names))),
+        bottom=height - BOTTOM,
+        x_range=(low, high if high > low else low + 1),
+        y_ticks=y_ticks,
+    )
 
 
-def _px(value: float) -> str:
-    return f"{value:.1f}"
+def _axes(plane: _Plane, num_x_ticks: int, percent: Percent) -> Iterator[Markup]:
+    for tick, words in zip(plane.y_ticks, _tick_words(plane.y_ticks, "y" in percent), strict=True):
+        _, y = plane.at(0, tick)
+        yield _rule(plane, tick, "grid")
+        yield TEXT.format(plane.left - 8, y + 4, "end", "tick", words)
+    low, high = plane.x_range
+    x_ticks = ticks(low, high, num_x_ticks)
+    for tick, words in zip(x_ticks, _tick_words(x_ticks, "x" in percent), strict=True):
+        if low <= tick <= high:
+            x, _ = plane.at(tick, 0)
+            yield TEXT.format(x, plane.bottom + 19, "middle", "tick", words)
+
+
+def _rule(plane: _Plane, value: float, kind: str) -> Markup:
+    _, y = plane.at(0, value)
+    return RULE.format(plane.left, plane.right, kind, y=y)
+
+
+def _line(plane: _Plane, line: Series, percent: Percent) -> Iterator[Markup]:
+    places = [plane.at(*point) for point in line.points]
+    yield POLYLINE.format(" ".join(f"{x:.1f},{y:.1f}" for x, y in places), line.colour)
+    if line.dots:
+        write_x, write_y = (_percent if axis in percent else number for axis in "xy")
+        for place, (x, y) in zip(places, line.points, strict=True):
+            tooltip = f"{line.label}: {write_y(y)} at {write_x(x)}"
+            yield DOT.format(*place, line.colour, tooltip)
+
+
+def _names(plane: _Plane, series: Sequence[Series], levels: Sequence[Level]) -> Iterator[Markup]:
+    """Writes the name of each line at its end."""
+    ends = [(plane.at(0, level.value)[1], level.label, "level") for level in levels]
+    ends += [(plane.at(*line.points[-1])[1], line.label, line.colour) for line in series]
+    places = spread([place for place, _, _ in ends], LABEL_GAP, plane.bottom)
+    for y, (_, label, colour) in zip(places, ends, strict=True):
+        yield TEXT.format(plane.right + 8, y + 4, "start", f"name {colour}", label)
 
 
 def number(value: float) -> str:

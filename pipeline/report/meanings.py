@@ -1,6 +1,6 @@
 """What each number of metrics.json means, in words for readers who never measured one."""
 
-from pipeline.report.copying_findings import MEANINGS as OF_COPYING
+import re
 
 SETS = {"real": "other real videos", "reconstructions": "reconstructions", "samples": "new videos"}
 """What is compared with the real videos: end of the key in metrics.json -> name."""
@@ -98,6 +98,49 @@ MEANINGS = {
     ),
     "motion_reconstructions": ("Motion of reconstructions", "levels", "The same, from tokens."),
     "motion_samples": ("Motion of new videos", "levels", "The same, in new videos."),
-    **OF_COPYING,
+    "train_distance_samples": (
+        "New videos from training",
+        "%",
+        "Share of tokens in which a new video differs from the nearest training clip, at the best "
+        "shift in time; median.",
+    ),
+    "train_distance_real": ("Held-out videos from training", "%", "The same, of held-out videos."),
+    "near_copies_samples": (
+        "Near copies among new videos",
+        "%",
+        "Share that is at most half as far from training as the median held-out video.",
+    ),
+    "near_copies_real": ("Near copies among held-out ones", "%", "The same, of held-out videos."),
+    "copying_z": (
+        "z of being nearer",
+        "",
+        "Mann-Whitney z of new videos' distances from training against held-out ones': far below 0 "
+        "if new ones are nearer, above it if they are farther.",
+    ),
+    "psnr_nearest_samples": (
+        "PSNR of the nearest pairs",
+        "dB",
+        "How close the new videos that are nearest to training come to it in pixels.",
+    ),
+    "psnr_nearest_real": (
+        "PSNR of the nearest held-out ones",
+        "dB",
+        "The same, of held-out videos.",
+    ),
 }
 """Key in metrics.json -> name, unit (% of a share), one sentence of meaning."""
+AT_MASK = re.compile(r"token_(loss|accuracy)_mask_(\d+)")
+"""Key of a number at a mask ratio, in per cent."""
+OVER_TIME = re.compile(r"(fvd|frechet)_(\w+)_at_(\d+)")
+"""Key of the FVD of the 16 frames from there on, or of the Fréchet distance of a stretch."""
+SPREAD = re.compile(r"(fvd|kvd)_([a-z]+)(_at_\d+)?_std")
+"""Key of a standard deviation over runs."""
+
+
+def meaning_of(key: str) -> tuple[str, str, str]:
+    """Returns name, unit and meaning of a number; of one that nobody explained only its key."""
+    if match := SPREAD.fullmatch(key):
+        where = f", from frame {match[3].removeprefix('_at_')}" if match[3] else ""
+        name = f"Spread of {match[1].upper()}, {SETS.get(match[2], match[2])}{where}"
+        return name, "", "Standard deviation from one run to another, with other videos each time."
+    return MEANINGS.get(key, (key, "", ""))

@@ -18,9 +18,8 @@ from pipeline.evaluation.fvd import PROTOCOLS, Protocol
 from pipeline.evaluation.sets import RECONSTRUCTION, SETS, choose_windows, real_halves
 from pipeline.frames.scan import scan_frames
 from pipeline.pixels import to_bytes, to_model
-from pipeline.report.findings import AT_MASK
+from pipeline.report.meanings import AT_MASK, MEANINGS
 from pipeline.report.meanings import DISTANCES as SHOWN_AS_BARS
-from pipeline.report.meanings import MEANINGS
 from pipeline.storage.files import sha256_file
 from pipeline.windows.plan import WindowReader
 from stages.__main__ import cli

@@ -4,7 +4,6 @@ import re
 import pytest
 
 from pipeline.report.charts import Level, Series, line_chart, number, spread, thin, ticks
-from pipeline.report.markup import element, join
 
 LINE = Series(label="held out", points=[(0, 6.0), (50, 3.0), (100, 2.5)], colour="c1", dots=True)
 
@@ -101,10 +100,18 @@ def test_one_single_point_can_be_drawn():
     assert "nan" not in draw(Series(label="x", points=[(5, 5)], colour="c1", dots=True))
 
 
-def test_elements_escape_text_and_attributes_but_not_elements():
-    inner = element("b", "<script>")
-    assert inner == "<b>&lt;script&gt;</b>"
-    assert element("p", "a & ", inner) == "<p>a &amp; <b>&lt;script&gt;</b></p>"
-    assert element("img", alt='" onload="x', src=None) == '<img alt="&quot; onload=&quot;x">'
-    assert element("a", class_="x", text_anchor="end") == '<a class="x" text-anchor="end"></a>'
-    assert join("<", element("br2"), ">") == "&lt;<br2></br2>&gt;"
+def test_names_in_a_chart_are_text_and_never_elements():
+    hostile = "<script>\"'&"
+    line = Series(label=hostile, points=[(0, 1), (1, 2)], colour="c1", dots=True)
+    svg = line_chart(
+        [line],
+        title=hostile,
+        x_label=hostile,
+        y_label=hostile,
+        levels=[Level(hostile, 3)],
+    )
+    escaped = "&lt;script&gt;&#34;&#39;&amp;"
+    # In each size: the title, two axes, two names, and a tooltip at each point.
+    assert svg.count(escaped) == 2 * (1 + 2 + 2 + 2)
+    assert svg.count("script") == svg.count(escaped)
+    assert f'aria-label="{escaped}"' in svg

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.evaluation.copying import SHARES
 from pipeline.frames.scan import Rejected
-from pipeline.report.findings import by_mask_ratio
+from pipeline.report.artefacts import Artefact
+from pipeline.report.clips import NearestPair, Pair
+from pipeline.report.curves import by_mask_ratio
 from pipeline.report.meanings import MEANINGS
-from pipeline.report.report import SHOWN_REJECTS, Artefact, Contents, NearestPair, Pair, make_report
+from pipeline.report.report import SHOWN_REJECTS, Contents, make_report
 
 COPYING = {
     "flagged": True,
@@ -91,7 +94,7 @@ def full() -> str:
         Contents(
             lede=HOSTILE,
             samples=[clip(0), clip(50), clip(100)],
-            pairs=[Pair(name=HOSTILE, real=clip(10), reconstruction=clip(20))],
+            pairs=[pair(HOSTILE)],
             evaluation=EVALUATION,
             training_log=log,
             tokenizer_log=[{"step": 1, "psnr": 20.0, "psnr_mean_frame": 19.0, "codebook_use": 0.5}],
@@ -123,6 +126,46 @@ def test_hostile_names_are_shown_as_text(full):
     assert Reader(full).text.count("<script>alert('x')</script>") == 3 + SHOWN_REJECTS
 
 
+def pair(name: str) -> Pair:
+    return Pair(name=name, real=clip(10), reconstruction=clip(20))
+
+
+NAMED_BY_OTHERS = {
+    "video": {"pairs": [pair(HOSTILE)]},
+    "split": {"pairs": [pair("a")], "pairs_split": HOSTILE},
+    "nearest video": {
+        "evaluation": {"copying": COPYING},
+        "nearest": [NearestPair(name=HOSTILE, sample=clip(0), training=clip(9), distance=0.5)],
+    },
+    "why it is not known": {
+        "evaluation": {"copying": {"flagged": None}, "not_computed": {SHARES[0]: HOSTILE}}
+    },
+    "key of a metric": {"evaluation": {"metrics": {HOSTILE: 1.0}}},
+    "value of the protocol": {
+        "evaluation": {"metrics": {"psnr": 1.0}, "protocol": {"how": HOSTILE}}
+    },
+    "key of the protocol": {"evaluation": {"metrics": {"psnr": 1.0}, "protocol": {HOSTILE: [1]}}},
+    "number of videos": {"evaluation": EVALUATION | {"protocol": {"num_videos": HOSTILE}}},
+    "reason": {"evaluation": {"metrics": {"psnr": 1.0}, "not_computed": {"fvd": HOSTILE}}},
+    "artefact": {"artefacts": [Artefact(name=HOSTILE, about="")]},
+    "about": {"artefacts": [Artefact(name="a", about=HOSTILE)]},
+    "fact": {"artefacts": [Artefact(name="a", about="", facts=[(HOSTILE, "1")])]},
+    "value": {"artefacts": [Artefact(name="a", about="", facts=[("run", HOSTILE)])]},
+    "identity": {"artefacts": [Artefact(name="a", about="", identity=HOSTILE)]},
+    "reject": {"artefacts": [Artefact(name="a", about="")], "rejected": [Rejected(HOSTILE, "b")]},
+    "params": {"params": HOSTILE},
+}
+
+
+@pytest.mark.parametrize("place", NAMED_BY_OTHERS)
+def test_what_others_named_is_text_wherever_it_stands(place):
+    reader = Reader(make_report(Contents(lede="", **NAMED_BY_OTHERS[place])))
+    values = [value for _, attributes in reader.elements for value in attributes.values()]
+    assert any(HOSTILE in text for text in (reader.text, *values))
+    assert "script" not in {tag for tag, _ in reader.elements}
+    assert "onerror" not in {name for _, attributes in reader.elements for name in attributes}
+
+
 def test_clips_move_side_by_side_in_one_picture(full):
     strip, *others = pictures(full)
     assert strip.size == (3 * 16, 16)
@@ -146,7 +189,7 @@ def test_samples_of_another_length_stand_apart():
     contents = Contents(
         lede="",
         samples=[clip(0, frames=5)],
-        pairs=[Pair(name="a", real=clip(1), reconstruction=clip(2))],
+        pairs=[pair("a")],
     )
     assert [picture.size for picture in pictures(make_report(contents))] == [(32, 16), (16, 16)]
 

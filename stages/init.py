@@ -1,36 +1,22 @@
 """Write a params.yaml whose values are explained and fit your footage."""
 
-import dataclasses
 import shlex
 from pathlib import Path
 
 import click
 
-from pipeline.config import as_dict, build
 from pipeline.errors import ConfigError
-from pipeline.params.choose import Choice, Values, fitted, this_machine, without_footage
+from pipeline.params.choose import Choice, fitted, this_machine, without_footage
 from pipeline.params.file import commented_yaml, yaml_line
 from pipeline.params.survey import Seen, describe, look_at_folder
 from pipeline.storage.files import keep_apart, write_text
 from stages.options import FOLDER, OUT
-from stages.sections import OWNERS, owner
+from stages.sections import OWNERS, complete, owner
 
 TITLE = (
     "Values of every stage, as `mebt init` writes them. Above each key stands what it means, after "
     "-> why it has its value. Change what you like; `--set section.key=value` overrides one."
 )
-
-
-def complete(choice: Choice) -> Values:
-    """Returns every section with every key, in the order of its dataclass, checked."""
-    built = {
-        name: as_dict(build(owner(name), choice.values[name], where=f"mebt init: {name}"))
-        for name in OWNERS
-    }
-    return {
-        name: {field.name: built[name][field.name] for field in dataclasses.fields(owner(name))}
-        for name in OWNERS
-    }
 
 
 def init(out: Path, footage: list[Seen], *, overwrite: bool = False) -> Choice:
@@ -39,7 +25,8 @@ def init(out: Path, footage: list[Seen], *, overwrite: bool = False) -> Choice:
         raise ConfigError(f"{out} exists; choose another --out, or give --overwrite.")
     choice = fitted(footage, this_machine()) if footage else without_footage()
     owners = {name: owner(name) for name in OWNERS}
-    write_text(out, commented_yaml(complete(choice), owners, title=TITLE, reasons=choice.reasons))
+    values = complete(choice.values, where="mebt init")
+    write_text(out, commented_yaml(values, owners, title=TITLE, reasons=choice.reasons))
     return choice
 
 

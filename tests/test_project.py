@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError
 from stages.__main__ import STAGES, cli
 from stages.sections import OWNERS, owner
 from tests import code_deps
+from tests.shipped import shipped_files
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,6 +51,11 @@ def test_shipped_params_name_every_key_of_every_section(params: Path, section: s
     cls = owner(section)
     load_section(params, section, cls)
     assert set(load_params(params)[section]) == {field.name for field in dataclasses.fields(cls)}
+
+
+def test_shipped_files_are_what_the_commands_write() -> None:
+    for path, text in shipped_files().items():
+        assert path.read_text() == text, f"{path}: run `python -m tests.shipped`"
 
 
 ABSURD = (

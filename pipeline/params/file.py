@@ -76,7 +76,14 @@ def yaml_line(key: str, value: Any) -> str:
     """Writes one key of a section."""
     if isinstance(value, list):
         text = f"{key}: [{', '.join(map(_scalar, value))}]"
-        return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
+        return textwrap.fill(
+            text,
+            WIDTH,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,  # The break would be a space in the value.
+        )
     return f"  {key}: {_scalar(value)}"
 
 

@@ -1,4 +1,4 @@
-"""The params files that are shipped: `python -m tests.shipped` writes them anew.
+"""The params files that are shipped, and their schema: `python -m tests.shipped` writes them anew.
 
 A value that is new in a dataclass comes into all of them.
 """
@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from pipeline.config import load_params
 from pipeline.params.file import to_yaml
+from pipeline.params.schema import NAME
 from stages.import_config import import_config
 from stages.init import init
 from stages.sections import complete
@@ -35,7 +36,8 @@ def shipped_files() -> dict[Path, str]:
             comment = textwrap.indent(textwrap.fill(title, 98), "# ")
             files[ROOT / f"configs/{name}.yaml"] = f"{comment}\n{params.read_text()}"
         init(params, [], overwrite=True)
-        files[ROOT / "params.yaml"] = params.read_text()
+        for path in (params, params.with_name(NAME)):
+            files[ROOT / path.name] = path.read_text()
     # Its values are chosen by hand, but for those that it does not name.
     files[DEMO] = to_yaml(complete(load_params(DEMO), where=str(DEMO)))
     return files

@@ -26,6 +26,11 @@ def explanations(cls: type) -> dict[str, str]:
     return found
 
 
+def first_paragraph(cls: type) -> str:
+    """Returns the first paragraph of a class's docstring, on one line."""
+    return " ".join(str(inspect.getdoc(cls)).partition("\n\n")[0].split())
+
+
 def commented_yaml(
     tree: Mapping[str, Mapping[str, Any]],
     owners: Mapping[str, type],
@@ -40,8 +45,7 @@ def commented_yaml(
     """
     blocks = [_comment(title, indent="")]
     for name, section in tree.items():
-        what = str(inspect.getdoc(owners[name])).partition("\n\n")[0]
-        lines = [_comment(what, indent=""), f"{name}:"]
+        lines = [_comment(first_paragraph(owners[name]), indent=""), f"{name}:"]
         means, hints = explanations(owners[name]), get_type_hints(owners[name])
         for key, value in section.items():
             lines.append(_comment(means[key] + _choices(hints[key], means[key])))

@@ -1,6 +1,8 @@
 """`mebt init`: every key explained, values that fit the footage, and what it refuses."""
 
 import dataclasses
+import json
+import re
 from pathlib import Path
 
 import av
@@ -217,6 +219,23 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
     assert init("--out", path, "--overwrite").exit_code == 0
     assert "extract" in load_params(path)
+
+
+def test_an_editor_finds_the_schema_beside_the_params(tmp_path: Path) -> None:
+    assert init("--out", tmp_path / "a.yaml").exit_code == 0
+    found = re.match(r"# yaml-language-server: \$schema=(\S+)\n", (tmp_path / "a.yaml").read_text())
+    assert found
+    schema = tmp_path / found[1]
+    assert set(json.loads(schema.read_text())["properties"]) == set(OWNERS)
+    assert init("--out", tmp_path / "b.yaml").exit_code == 0  # It is the same.
+    schema.write_text("mine")
+    result = init("--out", tmp_path / "c.yaml")
+    assert result.exit_code == 1
+    assert "is not the schema of this version; choose another folder for --out" in result.output
+    assert schema.read_text() == "mine"
+    assert not (tmp_path / "c.yaml").exists()
+    assert init("--out", tmp_path / "c.yaml", "--overwrite").exit_code == 0
+    assert "train" in json.loads(schema.read_text())["properties"]
 
 
 def test_without_params_a_command_says_what_writes_them(

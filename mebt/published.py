@@ -1,4 +1,4 @@
-"""The published MeBT checkpoints: their key names and hyper-parameters, and ours."""
+"""Translates names, hyper-parameters and optimizer states of published MeBT checkpoints."""
 
 import dataclasses
 import re

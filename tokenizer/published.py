@@ -1,4 +1,4 @@
-"""The published TATS checkpoints: their key names and hyper-parameters, and ours."""
+"""Translates names and hyper-parameters of published VQGAN checkpoints (TATS)."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Params files that explain themselves: each key below what its dataclass says of it."""
+"""Writes params files as YAML, each key below the docstring of its field."""
 
 import ast
 import inspect
@@ -12,8 +12,8 @@ WIDTH = 100
 
 
 def explanations(cls: type) -> dict[str, str]:
-    """Returns what the docstring under each field of a dataclass says, those it inherits too."""
-    found: dict[str, str] = {}
+    """Returns the docstring below each field of a dataclass, inherited ones too, on one line."""
+    texts: dict[str, str] = {}
     for part in reversed(cls.__mro__[:-1]):
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
         assert isinstance(tree, ast.ClassDef)
@@ -22,8 +22,8 @@ def explanations(cls: type) -> dict[str, str]:
                 continue
             match after:
                 case ast.Expr(value=ast.Constant(value=str(text))):
-                    found[node.target.id] = " ".join(text.split())
-    return found
+                    texts[node.target.id] = " ".join(text.split())
+    return texts
 
 
 def first_paragraph(cls: type) -> str:
@@ -57,7 +57,7 @@ def commented_yaml(
 
 
 def _choices(hint: Any, text: str) -> str:
-    """Names what a key may be, unless the text about it does."""
+    """Lists the choices of a `Literal`, unless the text about the key does."""
     kinds = [hint, *get_args(hint)]  # The second for `Literal[…] | None`.
     words = [w for kind in kinds if get_origin(kind) is Literal for w in get_args(kind)]
     return "" if all(word in text for word in words) else f" One of {', '.join(words)}."

@@ -1,4 +1,4 @@
-"""The published YAML configs: every key of them, and what becomes of it in params.yaml."""
+"""Turns published YAML configs into sections of params.yaml; no key of them is ignored silently."""
 
 import re
 import shlex
@@ -16,16 +16,31 @@ MODEL_KEYS = ("n_layer", "n_head", "n_embd", "sos_emb", "mode")
 DROPOUTS = ("embd_pdrop", "resid_pdrop", "attn_pdrop")
 USED = (
     *(PARAMS + name for name in (*MODEL_KEYS, *DROPOUTS)),
-    *(PARAMS + name for name in ("block_size", "vocab_size", "first_stage_vocab_size")),
-    *(PARAMS + name for name in ("avg_loss", "label_smoothing", "t_prior")),
-    *(MASK + name for name in ("schedule", "shape", "budget")),
-    *("data.sequence_length", "data.resolution", "data.batch_size", "data.image_folder"),
-    *("data.sample_every_n_frames", "data.data_path", VQGAN + "ckpt_path"),
-    *("exp.exact_lr", "exp.weight_decay", "exp.warmup_steps", "exp.cosine_lr"),
+    PARAMS + "block_size",
+    PARAMS + "vocab_size",
+    PARAMS + "first_stage_vocab_size",
+    PARAMS + "avg_loss",
+    PARAMS + "label_smoothing",
+    PARAMS + "t_prior",
+    MASK + "schedule",
+    MASK + "shape",
+    MASK + "budget",
+    VQGAN + "ckpt_path",
+    "data.sequence_length",
+    "data.resolution",
+    "data.batch_size",
+    "data.image_folder",
+    "data.sample_every_n_frames",
+    "data.data_path",
+    "exp.exact_lr",
+    "exp.weight_decay",
+    "exp.warmup_steps",
+    "exp.cosine_lr",
     "exp.accumulate_grad_batches",
 )
+"""Keys that have a say in params.yaml, or in the commands."""
 
-FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
+ONLY_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
     PARAMS + "unconditional": ((True,), "only unconditional models are known here"),
     PARAMS + "vtokens": ((False,), "bring stored tokens in with `mebt tokens import`"),
     "data.vtokens": ((False,), "bring stored tokens in with `mebt tokens import`"),
@@ -36,7 +51,26 @@ FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 """Keys of which one value is supported: key -> those values, and why no other."""
 
-UNREAD = "it has no effect in the published code"
+UNREAD = (
+    PARAMS + "n_unmasked",
+    PARAMS + "vtokens_pos",
+    PARAMS + "class_cond_dim",
+    PARAMS + "first_stage_key",
+    PARAMS + "cond_stage_key",
+    PARAMS + "sos_token",
+    PARAMS + "pkeep",
+    PARAMS + "ckpt_path",
+    PARAMS + "ignore_keys",
+    MASK + "iid",
+    MASK + "max_token",
+    MASK + "method",
+    "data.smap_cond",
+    "data.smap_only",
+    "data.text_cond",
+    "data.vtokens_pos",
+    "data.stft_data",
+    "data.preprocessed_hdf5",
+)
 DROPPED = {
     "model.target": "there is one model here",
     "model.mask.target": "there is one way of masking here",
@@ -47,19 +81,7 @@ DROPPED = {
     "data.image_channels": "videos have three channels",
     "data.spatial_length": "it matters for stored tokens only",
     "data.latent_shape": "the mask's shape says it",
-    "data.preprocessed_hdf5": UNREAD,
-    **{
-        PARAMS + name: UNREAD
-        for name in (
-            *("n_unmasked", "vtokens_pos", "class_cond_dim", "first_stage_key", "cond_stage_key"),
-            *("sos_token", "pkeep", "ckpt_path", "ignore_keys"),
-        )
-    },
-    **{MASK + name: UNREAD for name in ("iid", "max_token", "method")},
-    **{
-        "data." + name: UNREAD
-        for name in ("smap_cond", "smap_only", "text_cond", "vtokens_pos", "stft_data")
-    },
+    **dict.fromkeys(UNREAD, "it has no effect in the published code"),
 }
 """Keys without effect -> why."""
 
@@ -109,12 +131,12 @@ class Published:
 
     @property
     def experiment(self) -> str | None:
-        """The published data set that paths in it speak of."""
-        paths = [self.path.stem, *(self.values.get(key) for key in ("data.data_path",))]
-        paths.append(self.values.get(VQGAN + "ckpt_path"))
+        """The published data set, by the words in its paths; None if they name none or several."""
+        told_by = ("data.data_path", VQGAN + "ckpt_path")
+        paths = [self.path.stem, *(self.values.get(key) for key in told_by)]
         words = re.split(r"[^a-z]+", " ".join(map(str, paths)).lower())
-        found = [name for name, known in EXPERIMENTS.items() if {*known} & {*words}]
-        return found[0] if len(found) == 1 else None
+        names = [name for name, known in EXPERIMENTS.items() if {*known} & {*words}]
+        return names[0] if len(names) == 1 else None
 
     def get(self, key: str, kind: type[Any], default: Any = None) -> Any:
         """Returns a value of the type `kind`; without a default it must be there."""
@@ -124,8 +146,8 @@ class Published:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            found = "is missing" if value is None else f"is {value!r}"
-            raise ConfigError(f"{self.path}: {key} {found}; it must be of type {kind.__name__}.")
+            problem = "is missing" if value is None else f"is {value!r}"
+            raise ConfigError(f"{self.path}: {key} {problem}; it must be of type {kind.__name__}.")
         if isinstance(value, int | float) and value < 0:
             raise ConfigError(f"{self.path}: {key} must not be negative, got {value}.")
         return value
@@ -133,7 +155,7 @@ class Published:
 
 def read_leaves(path: Path, tree: Mapping[str, Any]) -> Published:
     """Checks every key of a published config. Raises ConfigError on one that is unknown."""
-    known = (*USED, *FIXED, *DROPPED)
+    known = (*USED, *ONLY_VALUES, *DROPPED)
     values = dict(_leaves(tree, "", known))
     for key, value in values.items():
         if key not in known:
@@ -141,8 +163,8 @@ def read_leaves(path: Path, tree: Mapping[str, Any]) -> Published:
                 f"{path}: unknown key {key!r}; {suggest(key, known)}"
                 "a published config has the sections model, data and exp."
             )
-        if key in FIXED and value not in FIXED[key][0]:
-            raise ConfigError(f"{path}: {key} is {value!r}, but {FIXED[key][1]}.")
+        if key in ONLY_VALUES and value not in ONLY_VALUES[key][0]:
+            raise ConfigError(f"{path}: {key} is {value!r}, but {ONLY_VALUES[key][1]}.")
     return Published(path, values)
 
 

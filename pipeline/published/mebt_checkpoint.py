@@ -1,4 +1,4 @@
-"""What a published MeBT checkpoint holds: tensors of two models, hyper-parameters, its clips."""
+"""Reads a published MeBT checkpoint: tensors of both models, hyper-parameters, training clips."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The published MeBT checkpoints: their key names and hyper-parameters, and ours."""
+"""Translates names, hyper-parameters and optimizer states of published MeBT checkpoints."""
 
 import dataclasses
 import re
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from mebt.config import MeBTConfig, MeBTShape
+from mebt.model import MeBT
+from mebt.optim import make_optimizer
 
 LAYER_NAMES = {
     "latent_enc": "encode",
@@ -31,10 +33,12 @@ RENAMED = (
     (r"transformer\.ln_f\.", "norm."),
     (r"transformer\.head\.", "head."),
 )
-
+"""Published name -> ours, as patterns."""
 
 LINEAR_WEIGHT = r"transformer\.(head|blocks\.\d+\.(attn|mlp)\.\w+)\.weight"
 NUMBERS = ("n_layer", "n_embd", "n_head", "sos_emb")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter beside its number of updates."""
 
 
 def convert_layers(modes: Sequence[str], num_layers: int) -> tuple[str, ...]:
@@ -81,10 +85,22 @@ def config_from_hparams(hparams: Mapping[str, Any], *, codebook_size: int) -> Me
     return MeBTConfig(**shape, codebook_size=codebook_size, grid=(t, h, w))
 
 
+def config_of_state(
+    state: Mapping[str, Tensor], hparams: Mapping[str, Any], *, codebook_size: int
+) -> MeBTConfig:
+    """Builds our config as `config_from_hparams` does, for these published tensors.
+
+    Raises ValueError if they are of another number of layers, before any is built.
+    """
+    if hparams.get("n_layer") != (layers := num_blocks(state)):
+        raise ValueError(f"n_layer is {hparams.get('n_layer')}, but it has {layers} layers.")
+    return config_from_hparams(hparams, codebook_size=codebook_size)
+
+
 def num_blocks(names: Iterable[str]) -> int:
     """Counts the layers among published tensor names."""
-    found = (re.match(r"transformer\.blocks\.(\d+)\.", name) for name in names)
-    return len({match[1] for match in found if match})
+    matches = (re.match(r"transformer\.blocks\.(\d+)\.", name) for name in names)
+    return len({match[1] for match in matches if match})
 
 
 def convert_name(key: str) -> str:
@@ -117,3 +133,29 @@ def optimizer_groups(names: Iterable[str]) -> list[list[str]]:
     embeddings = left & {"mask_emb", "sos_emb", "tok_emb.weight"}
     rest = left - linear - embeddings - {"pos_emb"}
     return [sorted(linear), sorted(embeddings), sorted(rest), ["pos_emb"]]
+
+
+def convert_moments(moments: Mapping[str, Tensor], config: MeBTConfig) -> dict[str, Tensor]:
+    """Renames AdamW's moments, such as `NAME.exp_avg`, as `convert_state` does NAME."""
+    ours: dict[str, Tensor] = {}
+    for kind in MOMENTS:
+        end = f".{kind}"
+        of_kind = {key.removesuffix(end): t for key, t in moments.items() if key.endswith(end)}
+        ours |= {name + end: tensor for name, tensor in convert_state(of_kind, config).items()}
+    return ours
+
+
+def resumed_optimizer(
+    model: MeBT, moments: Mapping[str, Tensor], steps: Mapping[str, int]
+) -> torch.optim.Optimizer:
+    """Returns our AdamW as it is after `steps` updates of each parameter, with their moments.
+
+    Both are by our names, as `convert_moments` gives them. Its learning rate and weight decay mean
+    nothing: a run that goes on from it sets its own.
+    """
+    optimizer = make_optimizer(model, learning_rate=1.0, weight_decay=0.0)
+    for name, count in steps.items():
+        entry = {kind: moments[f"{name}.{kind}"].float() for kind in MOMENTS}
+        step = torch.tensor(float(count))
+        optimizer.state[model.get_parameter(name)] = {"step": step, **entry}
+    return optimizer

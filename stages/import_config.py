@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-from mebt import SampleConfig
 from mebt.masking import SCHEDULES
 from mebt.published import shape_from_hparams
 from pipeline.config import as_dict, read_yaml
@@ -24,12 +23,16 @@ from pipeline.published.config import (
 )
 from pipeline.storage.files import write_text
 from stages.options import FILE, OUT
+from stages.sections import complete
 
 
 def import_config(
     config: Path, out: Path, *, experiment: str | None = None, overwrite: bool = False
 ) -> Published:
-    """Writes the params file of a published config. Raises ConfigError on an unknown key."""
+    """Writes the params file of a published config: its values, and defaults for all else.
+
+    Raises ConfigError on an unknown key, or a value that its section would refuse.
+    """
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; choose another --out, or give --overwrite.")
     published = read_leaves(config, read_yaml(config))
@@ -37,18 +40,15 @@ def import_config(
     params |= {name: published.get(PARAMS + name, float, 0.0) for name in DROPOUTS}
     try:
         model = as_dict(shape_from_hparams(params))
-        sample = as_dict(SampleConfig())
     except ValueError as error:
         raise ConfigError(f"{config}: {error}") from None
-    made = sections(
-        published, model=model, sample=sample, experiment=experiment or published.experiment
-    )
-    if made["train"]["schedule"] not in SCHEDULES:
+    values = sections(published, experiment or published.experiment)
+    schedule = values["train"]["schedule"]
+    if schedule not in SCHEDULES:
         raise ConfigError(
-            f"{config}: unknown schedule {made['train']['schedule']!r}; choose from "
-            f"{', '.join(SCHEDULES)}."
+            f"{config}: unknown schedule {schedule!r}; choose from {', '.join(SCHEDULES)}."
         )
-    write_text(out, to_yaml(made))
+    write_text(out, to_yaml(complete({**values, "model": model}, where=str(config))))
     return published
 
 

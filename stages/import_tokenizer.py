@@ -13,13 +13,13 @@ from pipeline.published.conversion import assemble, count_reasons
 from pipeline.storage.files import replacing
 from stages.options import FILE, OUT
 from tokenizer import VQGAN, VQGANConfig, identity, save_tokenizer
-from tokenizer.published import config_from_args, num_stages, sort_names
-from tokenizer.weights import inference_tensors
-
-OURS_ONLY = frozenset({"codebook.initialized"})
-"""The published code initialises its codebook anew on every resume, and stores no such flag."""
-
-STATISTICS = "running statistics, needed for training only"
+from tokenizer.published import (
+    OURS_ONLY,
+    config_from_args,
+    num_stages,
+    sort_names,
+    unsaved_names,
+)
 
 
 @dataclass(frozen=True)
@@ -48,30 +48,35 @@ def import_tokenizer(
         raise ConfigError(f"--out {out}: give a name that ends in .safetensors.")
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; choose another --out, or give --overwrite.")
-    found = read_foreign(checkpoint, wanted="a VQGAN")
-    args: dict[str, Any] = found.hyper_parameters if config is None else read_yaml(config)
+    published = read_foreign(checkpoint, wanted="a VQGAN")
+    args: dict[str, Any] = published.hyper_parameters if config is None else read_yaml(config)
     args = args.get("args", args)
     if not isinstance(args, dict) or not args:
         raise CheckpointError(
             f"{checkpoint} holds no hyper-parameters; give them in a YAML file with --config."
         )
     with user_errors(config or checkpoint):
-        names, ignored = sort_names(found.state)
+        names, ignored = sort_names(published.state)
         shape = config_from_args(args)
-        if shape.num_stages != num_stages(found.state):
+        if shape.num_stages != num_stages(published.state):
             raise ValueError(
                 f"downsample {list(shape.downsample)} needs {shape.num_stages} stages, but the "
-                f"VQGAN has {num_stages(found.state)}."
+                f"VQGAN has {num_stages(published.state)}."
             )
-    tensors = {name: found.state[key] for name, key in names.items()}
+    tensors = {name: published.state[key] for name, key in names.items()}
     model = assemble(checkpoint, lambda: VQGAN(shape), tensors, names, own=OURS_ONLY)
-    extra = {"source": found.sha256, "steps": str(found.step)}
+    extra = {"source": published.sha256, "steps": str(published.step)}
     with user_errors(), replacing(out) as temporary:
         save_tokenizer(temporary, model, extra=extra)
-    kept = inference_tensors(model)
-    ignored |= {names[name]: STATISTICS for name in tensors if name not in kept}
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return ImportedTokenizer(shape, parameters, identity(model), found.sha256, len(kept), ignored)
+    ignored |= unsaved_names(names, model)
+    return ImportedTokenizer(
+        config=shape,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        identity=identity(model),
+        source=published.sha256,
+        taken=len(published.state) - len(ignored),
+        ignored=ignored,
+    )
 
 
 @click.command("import-tokenizer")
@@ -90,17 +95,17 @@ def command(checkpoint: Path, out: Path, config: Path | None, overwrite: bool) -
     Example:
       mebt import-tokenizer vqgan_sky_128_488.ckpt --out tokenizer.safetensors
     """
-    made = import_tokenizer(checkpoint, out, config=config, overwrite=overwrite)
-    shape = made.config
+    imported = import_tokenizer(checkpoint, out, config=config, overwrite=overwrite)
+    shape = imported.config
     t, h, w = shape.downsample
-    click.echo(f"source       {checkpoint}, SHA-256 {made.source}")
+    click.echo(f"source       {checkpoint}, SHA-256 {imported.source}")
     click.echo(
-        f"tokenizer    {made.parameters:,} parameters, width {shape.width}, norm {shape.norm}, "
+        f"tokenizer    {imported.parameters:,} parameters, width {shape.width}, norm {shape.norm}, "
         f"padding {shape.padding}"
     )
     click.echo(f"grid         a token for {t} frames of {h}x{w} pixels")
     click.echo(f"codebook     {shape.codebook_size} vectors of {shape.embedding_dim}")
-    click.echo(f"tensors      {made.taken} taken")
-    for line in count_reasons(made.ignored):
+    click.echo(f"tensors      {imported.taken} taken")
+    for line in count_reasons(imported.ignored):
         click.echo(f"left out     {line}")
-    click.echo(f"{out}: identity {made.identity}")
+    click.echo(f"{out}: identity {imported.identity}")

@@ -1,19 +1,18 @@
 """Write a params.yaml whose values are explained and fit your footage."""
 
-import dataclasses
 import shlex
 from pathlib import Path
 
 import click
 
-from pipeline.config import as_dict, build
 from pipeline.errors import ConfigError
-from pipeline.params.choose import Choice, Values, fitted, this_machine, without_footage
+from pipeline.params.choose import Choice, fitted, this_machine, without_footage
 from pipeline.params.file import commented_yaml, yaml_line
+from pipeline.params.schema import MODELINE, NAME, json_schema
 from pipeline.params.survey import Seen, describe, look_at_folder
-from pipeline.storage.files import keep_apart, write_text
+from pipeline.storage.files import keep_apart, to_json, write_bytes, write_text
 from stages.options import FOLDER, OUT
-from stages.sections import OWNERS, owner
+from stages.sections import OWNERS, complete, owner
 
 TITLE = (
     "Values of every stage, as `mebt init` writes them. Above each key stands what it means, after "
@@ -21,25 +20,26 @@ TITLE = (
 )
 
 
-def complete(choice: Choice) -> Values:
-    """Returns every section with every key, in the order of its dataclass, checked."""
-    built = {
-        name: as_dict(build(owner(name), choice.values[name], where=f"mebt init: {name}"))
-        for name in OWNERS
-    }
-    return {
-        name: {field.name: built[name][field.name] for field in dataclasses.fields(owner(name))}
-        for name in OWNERS
-    }
-
-
 def init(out: Path, footage: list[Seen], *, overwrite: bool = False) -> Choice:
-    """Writes a params file for this footage, or for any if there is none to look at."""
+    """Writes a params file for this footage, or for any if there is none to look at.
+
+    Beside it goes its schema, by which editors complete and check it.
+    """
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; choose another --out, or give --overwrite.")
-    choice = fitted(footage, this_machine()) if footage else without_footage()
     owners = {name: owner(name) for name in OWNERS}
-    write_text(out, commented_yaml(complete(choice), owners, title=TITLE, reasons=choice.reasons))
+    schema, content = out.parent / NAME, to_json(json_schema(owners))
+    is_same = schema.is_file() and schema.read_bytes() == content
+    if schema.exists() and not (is_same or overwrite):
+        raise ConfigError(
+            f"{schema} exists, and is not the schema of this version; choose another folder for "
+            "--out, or give --overwrite."
+        )
+    choice = fitted(footage, this_machine()) if footage else without_footage()
+    values = complete(choice.values, where="mebt init")
+    text = commented_yaml(values, owners, title=TITLE, reasons=choice.reasons)
+    write_bytes(schema, content)
+    write_text(out, f"{MODELINE}\n{text}")
     return choice
 
 
@@ -73,7 +73,8 @@ def command(videos: Path | None, out: Path, overwrite: bool) -> None:
     """Write a params.yaml in which every key is explained.
 
     With --videos it reads the headers of the videos, and fits size, rate, window, codebook and
-    batches to them and to this machine; without, it writes values for any footage and a CPU.
+    batches to them and to this machine; without, it writes values for any footage and a CPU. Beside
+    it goes params.schema.json, by which editors complete and check it.
 
     \b
     Example:
@@ -90,7 +91,7 @@ def command(videos: Path | None, out: Path, overwrite: bool) -> None:
     for reason in dict.fromkeys(choice.reasons.values()):
         keys = [name for name, why in choice.reasons.items() if why == reason]
         click.echo(f"  {', '.join(_shown(name, choice) for name in keys)}: {reason}")
-    click.echo(f"{out}: written. Next:")
+    click.echo(f"{out}: written, and {NAME} for editors. Next:")
     for line in next_commands(videos, out):
         click.echo(f"  {line}")
 

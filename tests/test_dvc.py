@@ -31,6 +31,7 @@ SMALL = {
     "sample": {"num_samples": 4, "draft_steps": 2, "revise_rounds": 1},
     "evaluate": {"num_videos": 4, "mask_ratios": [0.5]},
 }
+FILES = ("dvc.yaml", "params.yaml", "params.schema.json")
 DEMO_MAKES = ("data", "frames", "tokens", "run", "samples", "metrics.json", "dvc.lock")
 FLOW = ["extract", "fit-tokenizer", "tokenize", "train", "sample", "decode", "evaluate", "report"]
 
@@ -88,7 +89,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         left_out = shutil.ignore_patterns("__pycache__", *made)
         shutil.copytree(ROOT / name, root / name, ignore=left_out)
     (root / ".dvc").mkdir()
-    for name in ("dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore", ".gitignore"):
+    for name in (".dvc/config", ".dvcignore", ".gitignore", *FILES):
         shutil.copy(ROOT / name, root / name)
     for seed in range(3):
         frames = np.stack(list(moving_shapes(60, 64, seed=seed)))

@@ -2,17 +2,20 @@
 
 import dataclasses
 import itertools
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from jsonschema import Draft7Validator
 from ruamel.yaml import YAML
 
 from pipeline.config import SECTIONS, load_params, load_section
@@ -20,6 +23,7 @@ from pipeline.errors import ConfigError
 from stages.__main__ import STAGES, cli
 from stages.sections import OWNERS, owner
 from tests import code_deps
+from tests.shipped import shipped_files
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,6 +57,53 @@ def test_shipped_params_name_every_key_of_every_section(params: Path, section: s
     cls = owner(section)
     load_section(params, section, cls)
     assert set(load_params(params)[section]) == {field.name for field in dataclasses.fields(cls)}
+
+
+def test_shipped_files_are_what_the_commands_write() -> None:
+    for path, text in shipped_files().items():
+        assert path.read_text() == text, f"{path}: run `python -m tests.shipped`"
+
+
+SCHEMA = Draft7Validator(json.loads((ROOT / "params.schema.json").read_text()))
+
+
+@pytest.mark.parametrize("params", PARAMS_FILES, ids=lambda file: f"{place(file)}-{file.stem}")
+def test_shipped_params_are_of_the_schema(params: Path) -> None:
+    assert list(SCHEMA.iter_errors(load_params(params))) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "is_right"),
+    [
+        ("train.batch_size=many", False),
+        ("train.batch_size=1.5", False),
+        ("train.batch_size=true", False),
+        ("train.batch_sice=16", False),
+        ("train.optimizer=sgd", False),
+        ("train.cosine=1", False),
+        ("train.learning_rate=null", False),
+        ("train.learning_rate=1", True),
+        ("train.clip_norm=null", True),
+        ("tokenizer.downsample=[4,8]", False),
+        ("tokenizer.downsample=[4,8,8.5]", False),
+        ("sample.temperature=0.5", True),
+        ("sample.temperature=[1,0.5]", True),
+        ("sample.temperature=[1,0.5,0.2]", False),
+        ("extract.filters=deflicker", False),
+        ("evaluate.protocol=mebt-16f", True),
+        ("evaluate.protocol=mebt-17f", False),
+    ],
+)
+def test_the_schema_refuses_what_the_commands_refuse(override: str, is_right: bool) -> None:
+    section = override.partition(".")[0]
+    assert SCHEMA.is_valid(load_params(ROOT / "params.yaml", [override])) is is_right
+    with nullcontext() if is_right else pytest.raises(ConfigError):
+        load_section(ROOT / "params.yaml", section, owner(section), [override])
+
+
+def test_the_schema_knows_no_other_section_and_lets_one_be_empty() -> None:
+    assert SCHEMA.is_valid({"train": None})
+    assert not SCHEMA.is_valid({"trian": {}})
 
 
 ABSURD = (

@@ -62,6 +62,7 @@ ELSEWHERE = {
     **{"python -m benchmarks": "the same", "python -m benchmarks.batches": "the same"},
     **{"make quality": "hours; its parts are in test_worlds"},
     **{"python -m tests.faults": "test_faults", "python -m tests.code_deps": "test_project"},
+    **{"python -m tests.shipped": "test_project"},
     **{"pip install": "the network", "pre-commit install": "changes the checkout"},
     **{"pytest --golden": "test_golden and test_golden_sizes", "torchrun": "test_ranks"},
     **{"dvc": "test_dvc", "git": "test_dvc"},
@@ -243,4 +244,5 @@ def test_the_other_commands_of_the_readme_run(
                 for name in ("models", "params.yaml"):
                     (folder / name).symlink_to(ROOT / name)
             run_section(text, folder, monkeypatch)
-    assert [path.name for path in (tmp_path / "The flow").iterdir()] == ["params.yaml"]
+    made = sorted(path.name for path in (tmp_path / "The flow").iterdir())
+    assert made == ["params.schema.json", "params.yaml"]

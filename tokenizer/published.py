@@ -1,4 +1,4 @@
-"""The published TATS checkpoints: their key names and hyper-parameters, and ours."""
+"""Translates names and hyper-parameters of published VQGAN checkpoints (TATS)."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,6 +7,8 @@ from typing import Any, get_args
 from torch import Tensor
 
 from tokenizer.config import Padding, VQGANConfig
+from tokenizer.vqgan import VQGAN
+from tokenizer.weights import inference_tensors
 
 RENAMED = (
     (r"encoder\.conv_first\.conv\.", "encoder.stem."),
@@ -25,6 +27,9 @@ RENAMED = (
     (r"codebook\.N$", "codebook.counts"),
     (r"codebook\.z_avg$", "codebook.sums"),
 )
+"""Published name -> ours, as patterns."""
+OURS_ONLY = frozenset({"codebook.initialized"})
+"""The published code initialises its codebook anew on every resume, and stores no such flag."""
 
 IGNORED = {
     "image_discriminator.": "a discriminator, needed for adversarial training only",
@@ -32,6 +37,9 @@ IGNORED = {
     "perceptual_model.": "the perceptual loss's network, needed for training only",
     "loss.": "a loss's network, needed for training only",
 }
+"""Starts of published names -> why those tensors are left out."""
+STATISTICS = "running statistics, needed for training only"
+"""Codebook counts and sums, and how many batches a norm has seen."""
 
 NORMS = ("group", "batch")
 PADDINGS: dict[str, Padding] = {name: name for name in get_args(Padding)} | {"constant": "zeros"}
@@ -76,12 +84,12 @@ def _whole(args: Mapping[str, Any], name: str) -> int:
 
 def num_stages(names: Iterable[str]) -> int:
     """Counts the encoder's down-sampling stages among published tensor names."""
-    found = (re.match(r"encoder\.conv_blocks\.(\d+)\.down\.", name) for name in names)
-    return len({match[1] for match in found if match})
+    matches = (re.match(r"encoder\.conv_blocks\.(\d+)\.down\.", name) for name in names)
+    return len({match[1] for match in matches if match})
 
 
 def args_from_state(state: Mapping[str, Tensor], *, downsample: Sequence[int]) -> dict[str, Any]:
-    """Reads off a VQGAN's tensors what hyper-parameters they were made with.
+    """Returns the hyper-parameters that the shapes of a VQGAN's tensors tell.
 
     They do not tell `downsample`, since kernels are the same at every stride, nor the padding,
     which is taken to be `replicate`. Raises ValueError if the tensors to look at are missing.
@@ -121,6 +129,15 @@ def sort_names(state: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[str, s
         else:
             raise ValueError(f"unknown tensor {key!r} in a published VQGAN.")
     return ours, ignored
+
+
+def unsaved_names(names: Mapping[str, str], model: VQGAN) -> dict[str, str]:
+    """Returns the published names that `model` takes in and our file leaves out, with the reason.
+
+    `names` is our name -> the published one.
+    """
+    saved = inference_tensors(model)
+    return {names[name]: STATISTICS for name in names if name not in saved}
 
 
 def convert_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The values to begin with: a few rules, each of which says why in the file it writes."""
+"""Fits the values of a first params.yaml to footage and machine, each with its reason."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ WINDOWS = (16, 8, 4)
 """Frames of a window, if the videos are long enough: whole tokens."""
 USUAL_RATE = 30
 """Frames a second up to which every frame of a video goes into a window."""
-MOST_WINDOWS = {"cpu": 10_000, "gpu": 200_000}
+MAX_WINDOWS = {"cpu": 10_000, "gpu": 200_000}
 """Windows beyond which fewer starts are kept: what is tokenized in minutes."""
 FEW, MANY = 250, 5000
 """Windows without an overlap below which a small codebook does, and from which a large one."""
@@ -31,20 +31,39 @@ FEW, MANY = 250, 5000
 SMALL: Values = {
     "extract": {"size": 64},
     "tokenizer": {
-        **{"codebook_size": 256, "embedding_dim": 8, "width": 16},
-        **{"downsample": list(DOWNSAMPLE), "norm": "batch"},
+        "codebook_size": 256,
+        "embedding_dim": 8,
+        "width": 16,
+        "downsample": list(DOWNSAMPLE),
+        "norm": "batch",
     },
     "fit_tokenizer": {
-        **{"max_steps": 2000, "batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 100},
-        **{"cosine": True, "clip_norm": 1.0, "validate_every": 500, "checkpoint_every": 100},
-        **{"log_every": 50, "motion_weight": 1.0, "restart_threshold": 0.05, "half": True},
+        "max_steps": 2000,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "warmup_steps": 100,
+        "cosine": True,
+        "clip_norm": 1.0,
+        "validate_every": 500,
+        "checkpoint_every": 100,
+        "log_every": 50,
+        "motion_weight": 1.0,
+        "restart_threshold": 0.05,
+        "half": True,
     },
     "tokenize": {"frames": 16, "hop": 4, "size": 64, "shard_windows": 256},
     "model": {"layers": ["dense"] * 4, "width": 192, "num_heads": 6, "num_latents": 0},
     "train": {
-        **{"max_steps": 3000, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 100},
-        **{"cosine": True, "clip_norm": 1.0, "ema_decay": 0.99},
-        **{"validate_every": 500, "checkpoint_every": 100, "memory_gb": 1.0},
+        "max_steps": 3000,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "warmup_steps": 100,
+        "cosine": True,
+        "clip_norm": 1.0,
+        "ema_decay": 0.99,
+        "validate_every": 500,
+        "checkpoint_every": 100,
+        "memory_gb": 1.0,
     },
     "sample": {},
     "decode": {},
@@ -57,15 +76,26 @@ LARGE: Values = {
     "extract": {"size": 128},
     "tokenizer": {"width": 32, "embedding_dim": 64},
     "fit_tokenizer": {
-        **{"max_steps": 20_000, "batch_size": 8, "learning_rate": 3e-4, "warmup_steps": 500},
-        **{"validate_every": 2000, "checkpoint_every": 1000, "half": False},
+        "max_steps": 20_000,
+        "batch_size": 8,
+        "learning_rate": 3e-4,
+        "warmup_steps": 500,
+        "validate_every": 2000,
+        "checkpoint_every": 1000,
+        "half": False,
     },
     "tokenize": {"size": 128, "batch_size": 16, "shard_windows": 4096},
     "model": {"layers": ["dense"] * 8, "width": 512, "num_heads": 8},
     "train": {
-        **{"max_steps": 30_000, "batch_size": 32, "learning_rate": 3e-4, "warmup_steps": 1000},
-        **{"ema_decay": 0.999, "validate_every": 2000},
-        **{"checkpoint_every": 1000, "preview_every": 5000, "memory_gb": 4.0},
+        "max_steps": 30_000,
+        "batch_size": 32,
+        "learning_rate": 3e-4,
+        "warmup_steps": 1000,
+        "ema_decay": 0.999,
+        "validate_every": 2000,
+        "checkpoint_every": 1000,
+        "preview_every": 5000,
+        "memory_gb": 4.0,
     },
 }
 """What a GPU changes: some hours of one."""
@@ -157,11 +187,11 @@ def quantile(values: Sequence[float], weights: Sequence[float], *, share: float)
 
 def _fit_size(choice: Choice, footage: Sequence[Seen], machine: Machine) -> None:
     short = min(min(video.width, video.height) for video in footage)
-    most, step = choice.values["extract"]["size"], DOWNSAMPLE[1]
-    size = max(step, min(most, short // step * step))
+    largest, step = choice.values["extract"]["size"], DOWNSAMPLE[1]
+    size = max(step, min(largest, short // step * step))
     on = "a GPU" if machine.gpu_gb else "a CPU"
     choice.set(
-        f"the shortest side of your videos is {short}; {most} is what {on} trains well.",
+        f"the shortest side of your videos is {short}; {largest} is what {on} trains well.",
         extract__size=size,
         tokenize__size=size,
     )
@@ -186,8 +216,7 @@ def _fit_window(
     usual = rate or statistics.median(video.rate for video in footage)
     strides = sorted({max(1, round(usual / USUAL_RATE)), 1}, reverse=True)
     options = [(f, s, (f - 1) * s + 1) for f in WINDOWS for s in strides]
-    found = next(option for option in options if 2 * option[2] <= median)
-    frames, stride, span = found
+    frames, stride, span = next(option for option in options if 2 * option[2] <= median)
     choice.set(
         f"half of your footage is in videos of {median:,} frames or more: a window to train on and "
         "one to test with fit.",
@@ -205,9 +234,9 @@ def _fit_window(
 def _fit_hop(choice: Choice, lengths: Sequence[int], machine: Machine) -> None:
     window = choice.values["tokenize"]
     span = (window["frames"] - 1) * window.get("stride", 1) + 1
-    most = MOST_WINDOWS["gpu" if machine.gpu_gb else "cpu"]
+    limit = MAX_WINDOWS["gpu" if machine.gpu_gb else "cpu"]
     starts = sum(max(0, length - span + 1) for length in lengths)
-    hop = next((h for h in (1, 2, 4, 8) if starts <= h * most), 16)
+    hop = next((h for h in (1, 2, 4, 8) if starts <= h * limit), 16)
     reason = f"about {starts // hop:,} windows in all."
     if shorter := sum(length < span for length in lengths):
         reason += f" {shorter} videos are shorter than a window: they will be named and left out."

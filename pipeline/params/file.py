@@ -1,4 +1,4 @@
-"""Params files that explain themselves: each key below what its dataclass says of it."""
+"""Writes params files as YAML, each key below the docstring of its field."""
 
 import ast
 import inspect
@@ -12,8 +12,8 @@ WIDTH = 100
 
 
 def explanations(cls: type) -> dict[str, str]:
-    """Returns what the docstring under each field of a dataclass says, those it inherits too."""
-    found: dict[str, str] = {}
+    """Returns the docstring below each field of a dataclass, inherited ones too, on one line."""
+    texts: dict[str, str] = {}
     for part in reversed(cls.__mro__[:-1]):
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
         assert isinstance(tree, ast.ClassDef)
@@ -22,8 +22,13 @@ def explanations(cls: type) -> dict[str, str]:
                 continue
             match after:
                 case ast.Expr(value=ast.Constant(value=str(text))):
-                    found[node.target.id] = " ".join(text.split())
-    return found
+                    texts[node.target.id] = " ".join(text.split())
+    return texts
+
+
+def first_paragraph(cls: type) -> str:
+    """Returns the first paragraph of a class's docstring, on one line."""
+    return " ".join(str(inspect.getdoc(cls)).partition("\n\n")[0].split())
 
 
 def commented_yaml(
@@ -40,8 +45,7 @@ def commented_yaml(
     """
     blocks = [_comment(title, indent="")]
     for name, section in tree.items():
-        what = str(inspect.getdoc(owners[name])).partition("\n\n")[0]
-        lines = [_comment(what, indent=""), f"{name}:"]
+        lines = [_comment(first_paragraph(owners[name]), indent=""), f"{name}:"]
         means, hints = explanations(owners[name]), get_type_hints(owners[name])
         for key, value in section.items():
             lines.append(_comment(means[key] + _choices(hints[key], means[key])))
@@ -53,7 +57,7 @@ def commented_yaml(
 
 
 def _choices(hint: Any, text: str) -> str:
-    """Names what a key may be, unless the text about it does."""
+    """Lists the choices of a `Literal`, unless the text about the key does."""
     kinds = [hint, *get_args(hint)]  # The second for `Literal[…] | None`.
     words = [w for kind in kinds if get_origin(kind) is Literal for w in get_args(kind)]
     return "" if all(word in text for word in words) else f" One of {', '.join(words)}."
@@ -76,7 +80,14 @@ def yaml_line(key: str, value: Any) -> str:
     """Writes one key of a section."""
     if isinstance(value, list):
         text = f"{key}: [{', '.join(map(_scalar, value))}]"
-        return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
+        return textwrap.fill(
+            text,
+            WIDTH,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,  # The break would be a space in the value.
+        )
     return f"  {key}: {_scalar(value)}"
 
 

@@ -1,4 +1,4 @@
-"""What videos say of themselves: size, rate and length, from their headers, decoding no frame."""
+"""Reads size, rate and length of videos from their headers, decoding no frame."""
 
 import statistics
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ def look_at_folder(folder: Path) -> tuple[list[Seen], list[str]]:
     """
     files = files_below(folder, suffixes=SUFFIXES, skip=[])
     seen = {path: None if reason else look(path) for path, reason in files}
-    footage = [found for found in seen.values() if found]
+    footage = [video for video in seen.values() if video]
     others = [printable(str(path.relative_to(folder))) for path in seen if not seen[path]]
     if not footage:
         such = f", such as {others[0]}" if others else ""

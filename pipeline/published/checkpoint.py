@@ -1,4 +1,4 @@
-"""Checkpoints of other programs, read without running anything that is in them."""
+"""Unpickles checkpoints of other programs by a list of harmless names; nothing in them runs."""
 
 import io
 import pickle
@@ -64,8 +64,17 @@ LEGACY_PICKLES = 5
 MAX_DEPTH = 30
 
 DAMAGE = (
-    *(pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError, LookupError),
-    *(AttributeError, AssertionError, MemoryError, ArithmeticError, struct.error),
+    pickle.UnpicklingError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    ArithmeticError,
+    struct.error,
 )
 """All that torch's reader raises on bytes that make no sense."""
 
@@ -85,9 +94,9 @@ class Inert:
 
     def __new__(cls, *_: object, **__: object) -> "Inert":
         """Makes an empty one, whatever the arguments."""
-        made = super().__new__(cls)
-        made.state, made.entries = {}, {}
-        return made
+        stand_in = super().__new__(cls)
+        stand_in.state, stand_in.entries = {}, {}
+        return stand_in
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -101,7 +110,7 @@ class Inert:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A checkpoint of another program, its tensors on the disk still where the file allows it."""
+    """A checkpoint of another program. Tensors stay on the disk where the file can be mapped."""
 
     path: Path
     sha256: str
@@ -112,8 +121,8 @@ class Foreign:
     @property
     def hyper_parameters(self) -> dict[str, Any]:
         """Hyper-parameters as plain values; empty if the file has none."""
-        found = plain(self.content.get("hyper_parameters") or self.content.get("hparams"))
-        return found if isinstance(found, dict) else {}
+        tree = plain(self.content.get("hyper_parameters") or self.content.get("hparams"))
+        return tree if isinstance(tree, dict) else {}
 
     @property
     def step(self) -> int:
@@ -150,7 +159,9 @@ def load_content(path: Path) -> Any:
         elif start.startswith(b"\x80"):
             names = _legacy_globals(path)
         else:
-            raise CheckpointError(f"{path} is no checkpoint: it looks like {_look(start)}.")
+            raise CheckpointError(
+                f"{path} is no checkpoint: it looks like {_kind_of_start(start)}."
+            )
         if refused := sorted(set(names) - {*INERT, *TENSORS}):
             raise CheckpointError(
                 f"{path} asks for {', '.join(refused)}, which no published file needs and which "
@@ -168,7 +179,7 @@ def load_content(path: Path) -> Any:
         raise CheckpointError(f"{path} is damaged, or was not written by torch: {reason}") from None
 
 
-def _look(start: bytes) -> str:
+def _kind_of_start(start: bytes) -> str:
     if not start:
         return "an empty file"
     if start.startswith(b"version https://git-lfs"):
@@ -281,8 +292,8 @@ def whole_config(value: Any) -> dict[str, Any]:
         if not isinstance(parent, Inert):
             break
         value = parent
-    found = plain(value) if isinstance(value, Inert) else {}
-    return found if isinstance(found, dict) else {}
+    config = plain(value) if isinstance(value, Inert) else {}
+    return config if isinstance(config, dict) else {}
 
 
 def state_tensors(path: Path, content: Any) -> dict[str, Tensor]:
@@ -291,7 +302,7 @@ def state_tensors(path: Path, content: Any) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state:
         kind = type(content).__name__
         raise CheckpointError(f"{path} holds no `state_dict` of tensors, but a {kind}.")
-    found = {}
+    tensors = {}
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(
@@ -303,17 +314,17 @@ def state_tensors(path: Path, content: Any) -> dict[str, Tensor]:
                 f"{path}: tensor {key!r} claims {claimed:,} bytes of shape {list(tensor.shape)}, "
                 f"but the file holds {tensor.untyped_storage().nbytes():,}."
             )
-        found[key] = tensor.detach()
-    return found
+        tensors[key] = tensor.detach()
+    return tensors
 
 
 def check_kind(path: Path, names: Mapping[str, Tensor], wanted: str) -> None:
     """Raises CheckpointError if the tensors are those of something else than `wanted`."""
-    found, reader = "something unknown, with tensors such as " + repr(next(iter(names))), None
-    for starts, kind, command in KINDS:
+    kind, reader = f"something unknown, with tensors such as {next(iter(names))!r}", None
+    for starts, known, command in KINDS:
         if any(name.startswith(starts) for name in names):
-            found, reader = kind, command
+            kind, reader = known, command
             break
-    if found != wanted:
+    if kind != wanted:
         advice = f"; read it with `{reader} {path}`" if reader else ""
-        raise CheckpointError(f"{path} looks like {found}, not like {wanted}{advice}.")
+        raise CheckpointError(f"{path} looks like {kind}, not like {wanted}{advice}.")

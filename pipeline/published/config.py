@@ -1,4 +1,4 @@
-"""The published YAML configs: every key of them, and what becomes of it in params.yaml."""
+"""Turns published YAML configs into sections of params.yaml; no key of them is ignored silently."""
 
 import re
 import shlex
@@ -16,16 +16,31 @@ MODEL_KEYS = ("n_layer", "n_head", "n_embd", "sos_emb", "mode")
 DROPOUTS = ("embd_pdrop", "resid_pdrop", "attn_pdrop")
 USED = (
     *(PARAMS + name for name in (*MODEL_KEYS, *DROPOUTS)),
-    *(PARAMS + name for name in ("block_size", "vocab_size", "first_stage_vocab_size")),
-    *(PARAMS + name for name in ("avg_loss", "label_smoothing", "t_prior")),
-    *(MASK + name for name in ("schedule", "shape", "budget")),
-    *("data.sequence_length", "data.resolution", "data.batch_size", "data.image_folder"),
-    *("data.sample_every_n_frames", "data.data_path", VQGAN + "ckpt_path"),
-    *("exp.exact_lr", "exp.weight_decay", "exp.warmup_steps", "exp.cosine_lr"),
+    PARAMS + "block_size",
+    PARAMS + "vocab_size",
+    PARAMS + "first_stage_vocab_size",
+    PARAMS + "avg_loss",
+    PARAMS + "label_smoothing",
+    PARAMS + "t_prior",
+    MASK + "schedule",
+    MASK + "shape",
+    MASK + "budget",
+    VQGAN + "ckpt_path",
+    "data.sequence_length",
+    "data.resolution",
+    "data.batch_size",
+    "data.image_folder",
+    "data.sample_every_n_frames",
+    "data.data_path",
+    "exp.exact_lr",
+    "exp.weight_decay",
+    "exp.warmup_steps",
+    "exp.cosine_lr",
     "exp.accumulate_grad_batches",
 )
+"""Keys that have a say in params.yaml, or in the commands."""
 
-FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
+ONLY_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
     PARAMS + "unconditional": ((True,), "only unconditional models are known here"),
     PARAMS + "vtokens": ((False,), "bring stored tokens in with `mebt tokens import`"),
     "data.vtokens": ((False,), "bring stored tokens in with `mebt tokens import`"),
@@ -36,7 +51,26 @@ FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 """Keys of which one value is supported: key -> those values, and why no other."""
 
-UNREAD = "it has no effect in the published code"
+UNREAD = (
+    PARAMS + "n_unmasked",
+    PARAMS + "vtokens_pos",
+    PARAMS + "class_cond_dim",
+    PARAMS + "first_stage_key",
+    PARAMS + "cond_stage_key",
+    PARAMS + "sos_token",
+    PARAMS + "pkeep",
+    PARAMS + "ckpt_path",
+    PARAMS + "ignore_keys",
+    MASK + "iid",
+    MASK + "max_token",
+    MASK + "method",
+    "data.smap_cond",
+    "data.smap_only",
+    "data.text_cond",
+    "data.vtokens_pos",
+    "data.stft_data",
+    "data.preprocessed_hdf5",
+)
 DROPPED = {
     "model.target": "there is one model here",
     "model.mask.target": "there is one way of masking here",
@@ -47,19 +81,7 @@ DROPPED = {
     "data.image_channels": "videos have three channels",
     "data.spatial_length": "it matters for stored tokens only",
     "data.latent_shape": "the mask's shape says it",
-    "data.preprocessed_hdf5": UNREAD,
-    **{
-        PARAMS + name: UNREAD
-        for name in (
-            *("n_unmasked", "vtokens_pos", "class_cond_dim", "first_stage_key", "cond_stage_key"),
-            *("sos_token", "pkeep", "ckpt_path", "ignore_keys"),
-        )
-    },
-    **{MASK + name: UNREAD for name in ("iid", "max_token", "method")},
-    **{
-        "data." + name: UNREAD
-        for name in ("smap_cond", "smap_only", "text_cond", "vtokens_pos", "stft_data")
-    },
+    **dict.fromkeys(UNREAD, "it has no effect in the published code"),
 }
 """Keys without effect -> why."""
 
@@ -84,6 +106,16 @@ SAMPLING: dict[tuple[str, int], tuple[int, float, int, int, float]] = {
 """(data set, frames) -> draft steps, confidence temperature; groups, rounds and temperature of
 revision. The published YAML files do not hold these; scripts beside them do."""
 
+FIT = {
+    "max_steps": 30_000,
+    "warmup_steps": 1000,
+    "clip_norm": 1.0,
+    "log_every": 50,
+    "validate_every": 1000,
+    "checkpoint_every": 1000,
+}
+"""The section `fit_tokenizer`, of which no published config speaks."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -99,12 +131,12 @@ class Published:
 
     @property
     def experiment(self) -> str | None:
-        """The published data set that paths in it speak of."""
-        paths = [self.path.stem, *(self.values.get(key) for key in ("data.data_path",))]
-        paths.append(self.values.get(VQGAN + "ckpt_path"))
+        """The published data set, by the words in its paths; None if they name none or several."""
+        told_by = ("data.data_path", VQGAN + "ckpt_path")
+        paths = [self.path.stem, *(self.values.get(key) for key in told_by)]
         words = re.split(r"[^a-z]+", " ".join(map(str, paths)).lower())
-        found = [name for name, known in EXPERIMENTS.items() if {*known} & {*words}]
-        return found[0] if len(found) == 1 else None
+        names = [name for name, known in EXPERIMENTS.items() if {*known} & {*words}]
+        return names[0] if len(names) == 1 else None
 
     def get(self, key: str, kind: type[Any], default: Any = None) -> Any:
         """Returns a value of the type `kind`; without a default it must be there."""
@@ -114,8 +146,8 @@ class Published:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            found = "is missing" if value is None else f"is {value!r}"
-            raise ConfigError(f"{self.path}: {key} {found}; it must be of type {kind.__name__}.")
+            problem = "is missing" if value is None else f"is {value!r}"
+            raise ConfigError(f"{self.path}: {key} {problem}; it must be of type {kind.__name__}.")
         if isinstance(value, int | float) and value < 0:
             raise ConfigError(f"{self.path}: {key} must not be negative, got {value}.")
         return value
@@ -123,7 +155,7 @@ class Published:
 
 def read_leaves(path: Path, tree: Mapping[str, Any]) -> Published:
     """Checks every key of a published config. Raises ConfigError on one that is unknown."""
-    known = (*USED, *FIXED, *DROPPED)
+    known = (*USED, *ONLY_VALUES, *DROPPED)
     values = dict(_leaves(tree, "", known))
     for key, value in values.items():
         if key not in known:
@@ -131,8 +163,8 @@ def read_leaves(path: Path, tree: Mapping[str, Any]) -> Published:
                 f"{path}: unknown key {key!r}; {suggest(key, known)}"
                 "a published config has the sections model, data and exp."
             )
-        if key in FIXED and value not in FIXED[key][0]:
-            raise ConfigError(f"{path}: {key} is {value!r}, but {FIXED[key][1]}.")
+        if key in ONLY_VALUES and value not in ONLY_VALUES[key][0]:
+            raise ConfigError(f"{path}: {key} is {value!r}, but {ONLY_VALUES[key][1]}.")
     return Published(path, values)
 
 
@@ -171,17 +203,19 @@ def window(published: Published) -> tuple[int, int, int, tuple[int, int, int]]:
 
 
 def train_section(published: Published) -> dict[str, Any]:
-    """Returns the section `train`."""
-    grid = window(published)[3]
+    """Returns what the section `train` has of its own."""
+    t, h, w = window(published)[3]
     prior = published.get(PARAMS + "t_prior", str, "longest")
     if prior not in PRIORS:
         raise ConfigError(
             f"{published.path}: unknown {PARAMS}t_prior {prior!r}; "
             f"{suggest(prior, list(PRIORS))}known: {', '.join(PRIORS)}."
         )
-    tokens = grid[0] * grid[1] * grid[2]
-    budget = published.get(MASK + "budget", int, tokens)
+    length_prior, time_scale = PRIORS[prior]
+    budget = published.get(MASK + "budget", int, t * h * w)
     average = published.values.get(PARAMS + "avg_loss")
+    if not isinstance(average, bool):
+        average = published.get(PARAMS + "avg_loss", float, 0.0)
     accumulate = published.get("exp.accumulate_grad_batches", int, 1)
     return {
         "max_steps": 2_000_000,
@@ -190,98 +224,78 @@ def train_section(published: Published) -> dict[str, Any]:
         "learning_rate": published.get("exp.exact_lr", float),
         "warmup_steps": published.get("exp.warmup_steps", int, 0),
         "cosine": published.get("exp.cosine_lr", bool, False),
-        **{"clip_norm": None, "ema_decay": 0.0, "precision": "32-true", "seed": 0},
-        **{"log_every": 50, "validate_every": 5000, "checkpoint_every": 5000},
-        "keep_checkpoints": 2,
-        "optimizer": "adamw",
-        "weight_decay": published.get("exp.weight_decay", float, 0.01),
+        "clip_norm": None,
+        "ema_decay": 0.0,
+        "precision": "32-true",
+        "log_every": 50,
+        "validate_every": 5000,
+        "checkpoint_every": 5000,
         "schedule": published.get(MASK + "schedule", str, "linear"),
         "empty_share": 0.0,
-        "average_loss": float(average)
-        if isinstance(average, bool)
-        else published.get(PARAMS + "avg_loss", float, 0.0),
+        "average_loss": float(average),
         "label_smoothing": published.get(PARAMS + "label_smoothing", float, 0.0),
-        "budget": None if budget >= tokens else budget,
-        "length_prior": PRIORS[prior][0],
-        "time_scale": PRIORS[prior][1],
-        **{"init_std": 0.02, "position_init": "normal"},
-        **{"balance": "video", "memory_gb": 4.0, "validation_windows": 64},
+        "budget": None if budget >= t * h * w else budget,
+        "length_prior": length_prior,
+        "time_scale": time_scale,
+        "optimizer": "adamw",
+        "weight_decay": published.get("exp.weight_decay", float, 0.01),
+        "init_std": 0.02,
+        "position_init": "normal",
+        "balance": "video",
         "preview_every": 20_000,
-        **{"activation_checkpointing": False, "compile": False},
     }
 
 
-def sections(
-    published: Published,
-    *,
-    model: Mapping[str, Any],
-    sample: Mapping[str, Any],
-    experiment: str | None,
-) -> dict[str, dict[str, Any]]:
-    """Returns every section of params.yaml, each with every key.
+def sections(published: Published, experiment: str | None) -> dict[str, dict[str, Any]]:
+    """Returns what each section of params.yaml has of its own; all else keeps its default.
 
-    `model` is the section of that name, `sample` the one to use where `experiment` and the length
-    of the window are not of a published experiment.
+    The section `model` is left to who knows the model. How an `experiment` was sampled and measured
+    is told if its windows are of a published length.
     """
-    frames, stride, size, grid = window(published)
+    frames, stride, size, (t, h, w) = window(published)
     many = 1 if frames > 32 else 4  # Long windows: fewer at a time.
-    codes = published.get(PARAMS + "vocab_size", int, 16384)
-    known = SAMPLING.get((experiment or "", frames))
-    is_long = frames == 128
-    videos, runs = (512, 5) if is_long else (2048, 10)  # Each run has samples of its own.
-    if known:
-        keys = (
-            *("draft_steps", "confidence_temperature"),
-            *("revise_groups", "revise_rounds", "revise_temperature"),
-        )
-        sample = {
-            **sample,
-            **dict(zip(keys, known, strict=True)),
-            **{"num_samples": videos * runs, "bootstrap_steps": 64 if is_long else 0},
-            **{"strategy": "confidence", "schedule": "cosine", "temperature": 1.0},
-            **{"top_k": 32 if is_long else None, "batch_size": 4 * many},
-        }
-    fit = {
-        **{"max_steps": 30_000, "batch_size": 8, "accumulate": 1, "learning_rate": 3e-4},
-        **{"warmup_steps": 1000, "cosine": False, "clip_norm": 1.0, "ema_decay": 0.0},
-        **{"precision": "32-true", "seed": 0, "log_every": 50, "validate_every": 1000},
-        **{"checkpoint_every": 1000, "keep_checkpoints": 2, "l1_weight": 1.0},
-        **{"perceptual_weight": 0.0, "image_gan_weight": 0.0, "video_gan_weight": 0.0},
-        **{"gan_feat_weight": 0.0, "gan_loss": "hinge", "discriminator_start": 0},
-        **{"discriminator_width": 64, "motion_weight": 0.0, "change_weight": 0.0, "noise": 0.0},
-        **{"restart_threshold": 0.1, "validation_windows": 32, "half": False, "cache_gb": 4.0},
+    videos, runs = (512, 5) if frames == 128 else (2048, 10)  # Each run has samples of its own.
+    sample: dict[str, Any] = {"precision": "32-true"}
+    evaluate = {
+        "split": "train" if experiment == "ucf" else "test",
+        "num_videos": videos,
+        "batch_size": 2 * many,
     }
+    if (experiment or "", frames) in SAMPLING:
+        sample |= _sampling(experiment or "", frames)
+        sample |= {"num_samples": videos * runs, "batch_size": 4 * many}
+        evaluate |= {"protocol": f"mebt-{frames}f", "runs": runs}
     return {
-        "extract": {
-            **{"size": size, "tile": None, "tile_hop": None, "fps": None, "filters": []},
-            "clip_frames": None,
-            **{"min_motion": 0.0, "test_share": 0.1, "image": "png", "as_stored": False},
-            "seed": 0,
-        },
+        "extract": {"size": size},
         "tokenizer": {
-            **{"codebook_size": codes, "embedding_dim": 256, "levels": [], "width": 32},
-            "downsample": [frames // grid[0], size // grid[1], size // grid[2]],
-            **{"norm": "batch", "padding": "replicate", "in_channels": 3},
-            **{"causal": False, "local": False},
+            "codebook_size": published.get(PARAMS + "vocab_size", int, 16384),
+            "downsample": [frames // t, size // h, size // w],
+            "norm": "batch",
         },
-        "fit_tokenizer": fit,
-        "tokenize": {
-            **{"frames": frames, "stride": stride, "hop": 1, "size": size},
-            **{"batch_size": 2 * many, "shard_windows": 4096, "chunk_windows": 64, "seed": 0},
-            **{"as_stored": False, "fps": None, "precision": "32-true"},
-        },
-        "model": dict(model),
+        "fit_tokenizer": FIT,
+        "tokenize": {"frames": frames, "stride": stride, "size": size, "batch_size": 2 * many},
         "train": train_section(published),
-        "sample": {**sample, "precision": "32-true", "compile": False},
-        "decode": {"fps": None, "batch_size": many, "sheet": "webp", "sheet_videos": 64}
-        | {"columns": None, "precision": "32-true"},
-        "evaluate": {
-            "protocol": f"mebt-{frames}f" if known else None,
-            **{"split": "train" if experiment == "ucf" else "test", "num_videos": videos},
-            **{"runs": runs if known else 1, "fvd_hop": 16},
-            "mask_ratios": [0.1, 0.3, 0.5, 0.7, 0.9, 1.0],
-            **{"batch_size": 2 * many, "seed": 0},
-        },
+        "sample": sample,
+        "decode": {"batch_size": many},
+        "evaluate": evaluate,
+    }
+
+
+def _sampling(experiment: str, frames: int) -> dict[str, Any]:
+    """Returns how a published experiment draws a sample."""
+    steps, confidence, groups, rounds, revise_temperature = SAMPLING[experiment, frames]
+    is_long = frames == 128
+    return {
+        "bootstrap_steps": 64 if is_long else 0,
+        "draft_steps": steps,
+        "schedule": "cosine",
+        "strategy": "confidence",
+        "temperature": 1.0,
+        "top_k": 32 if is_long else None,
+        "confidence_temperature": confidence,
+        "revise_rounds": rounds,
+        "revise_groups": groups,
+        "revise_temperature": revise_temperature,
     }
 
 

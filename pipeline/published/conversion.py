@@ -1,4 +1,4 @@
-"""Published tensors, renamed, into a model of ours: what fits, what does not, what is left out."""
+"""Loads published tensors, renamed, into a model of ours; says which do not fit."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -40,19 +40,19 @@ def assemble(
 
 def check_fit(
     path: Path,
-    found: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
     names: Mapping[str, str],
 ) -> None:
-    """Holds converted tensors against those of our model; `names` gives our name's published one.
+    """Checks renamed tensors against those of our model. `names` is our name -> the published one.
 
     Raises CheckpointError with a line for each tensor that is missing, unknown, of another shape,
     not finite, or in the memory of another.
     """
     wrong = []
     owners: dict[int, str] = {}
-    for name in sorted({*found, *expected}):
-        ours, theirs = expected.get(name), found.get(name)
+    for name in sorted({*tensors, *expected}):
+        ours, theirs = expected.get(name), tensors.get(name)
         if theirs is None and ours is not None:
             wrong.append(f"{name}: ours {list(ours.shape)}, theirs is missing")
         elif ours is None and theirs is not None:

@@ -1,4 +1,4 @@
-"""Tensors out of state dicts and TorchScript files; nothing in the file is ever run."""
+"""Reads tensors of state dicts and TorchScript files, without running anything in them."""
 
 import io
 import math
@@ -15,9 +15,9 @@ from torch import Tensor
 from pipeline.errors import CheckpointError
 from pipeline.published.checkpoint import load_content, state_tensors
 
-LARGEST = 1 << 30
+MAX_BYTES = 1 << 30
 """Bytes of tensors that are read from a TorchScript file at most: it is compressed, so it lies."""
-LARGEST_PICKLE = 1 << 24
+MAX_PICKLE_BYTES = 1 << 24
 DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -31,8 +31,18 @@ DTYPES = {
     "BoolStorage": torch.bool,
 }
 UNREADABLE = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError, MemoryError),
-    *(ValueError, TypeError, LookupError, AttributeError, ImportError, OverflowError),
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    OSError,
+    EOFError,
+    MemoryError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+    OverflowError,
 )
 """What a damaged or hostile pickle may raise."""
 
@@ -67,7 +77,7 @@ def _read_script(path: Path) -> dict[str, Tensor]:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
         top = next(name for name in sizes if name.endswith("/constants.pkl")).partition("/")[0]
         stored = sum(size for name, size in sizes.items() if name.startswith(f"{top}/data/"))
-        if stored > LARGEST or sizes[f"{top}/data.pkl"] > LARGEST_PICKLE:
+        if stored > MAX_BYTES or sizes[f"{top}/data.pkl"] > MAX_PICKLE_BYTES:
             raise ValueError(f"it claims to hold {stored:,} bytes of tensors.")
         data = archive.read(f"{top}/data.pkl")
         module = _ScriptUnpickler(data, lambda key: archive.read(f"{top}/data/{key}")).load()
@@ -82,9 +92,9 @@ class _Module:
     attributes: dict[str, Any]
 
     def __new__(cls, *_: Any) -> "_Module":
-        made = super().__new__(cls)
-        made.attributes = {}
-        return made
+        module = super().__new__(cls)
+        module.attributes = {}
+        return module
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.attributes = state

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from mebt import MeBT, load_model
 from mebt.optim import make_optimizer
+from pipeline.published.mebt_checkpoint import FIRST_STAGE
 from pipeline.training.checkpoint import Checkpoint, load_last, restore_optimizer
-from stages.import_model import FIRST_STAGE, import_model
+from stages.import_model import import_model
 from stages.import_tokenizer import import_tokenizer
 from tests.golden_checks.recipe import load_meta
 from tests.golden_checks.vqgan import assert_near
@@ -33,12 +34,12 @@ def check_pictures(model: VQGAN, io: dict[str, Tensor]) -> None:
 def check_vqgan(case: Path, numbers: Path) -> None:
     with TemporaryDirectory() as folder:
         out = Path(folder) / "tokenizer.safetensors"
-        made = import_tokenizer(case / CHECKPOINT, out)
+        imported = import_tokenizer(case / CHECKPOINT, out)
         model = load_tokenizer(out)
-    assert made.source == load_meta(case)["files"][CHECKPOINT]["sha256"]
+    assert imported.source == load_meta(case)["files"][CHECKPOINT]["sha256"]
     stored = load_meta(numbers)["state_dict"]
-    assert made.taken + len(made.ignored) == len(stored)
-    assert made.ignored.keys() < stored.keys()
+    assert imported.taken + len(imported.ignored) == len(stored)
+    assert imported.ignored.keys() < stored.keys()
     check_pictures(model, load_file(numbers / "io.safetensors"))
 
 
@@ -81,12 +82,12 @@ def check_mebt(case: Path) -> None:
     downsample = factors(meta["hyper_parameters"], io["video"])
     with TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        made = import_model(case / CHECKPOINT, run, downsample=downsample, optimizer=True)
+        imported = import_model(case / CHECKPOINT, run, downsample=downsample, optimizer=True)
         model = load_model(run / "model.safetensors")
         check_optimizer(model, load_last(run / "checkpoints"))
         check_pictures(load_tokenizer(run / "tokenizer.safetensors"), io)
-    assert made.taken + len(made.ignored) == len(meta["state_dict"])
-    assert all(name.startswith(FIRST_STAGE) for name in made.ignored)
+    assert len(imported.published.checkpoint.state) == len(meta["state_dict"])
+    assert all(name.startswith(FIRST_STAGE) for name in imported.ignored)
     context, targets = io["context_indices"], io["target_indices"]
     with torch.no_grad():
         logits = model(io["tokens"].gather(1, context), context, targets)

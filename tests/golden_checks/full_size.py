@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from mebt import MeBT, MeBTConfig, MeBTShape
 from mebt.published import config_from_hparams, convert_name, convert_state
 from pipeline.config import load_section
+from pipeline.published.mebt_checkpoint import FIRST_STAGE
 from pipeline.windows.plan import TokenizeConfig
-from stages.import_model import FIRST_STAGE, OURS_ONLY
 from tests.golden_checks.recipe import load_meta
 from tokenizer import VQGAN, VQGANConfig
-from tokenizer.published import args_from_state, config_from_args
+from tokenizer.published import OURS_ONLY, args_from_state, config_from_args
 from tokenizer.published import convert_state as convert_vqgan
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -98,6 +98,7 @@ def test_dropped_keys_are_named_and_paths_become_commands(tmp_path: Path) -> Non
         ("n_layer: 24", "n_layer: 3", "has n_layer 3, but its mode lists 24"),
         ("n_head: 16", "n_head: 7", "width must be a multiple of num_heads"),
         ("- lt2l", "- latent_up", "unknown published layer 'latent_up'"),
+        ("batch_size: 32", "batch_size: 0", "mine.yaml: train: batch_size must be at least 1"),
         ("model:", "model: [", "not YAML"),
     ],
 )

@@ -186,7 +186,7 @@ def revising(setting: Setting, *, frames: int, groups: int) -> Work:
                 config,
                 numbers=[0],
                 given=given,
-                drafted=True,
+                revise_only=True,
                 device=device,
             )
 

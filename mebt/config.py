@@ -18,7 +18,7 @@ PUBLISHED_LAYERS = (
 """The 24 layers of all published experiments."""
 
 
-MOST_TOKENS = 1 << 24
+MAX_TOKENS = 1 << 24
 """Tokens of one window beyond which a config is not believed."""
 
 
@@ -115,8 +115,8 @@ class MeBTConfig(MeBTShape):
         if len(self.grid) != 3:
             raise ValueError(f"grid must be (t, h, w), got {self.grid}.")
         for size in self.grid:
-            _check_count("grid", size, 1, MOST_TOKENS)
-        _check_count("the number of tokens", self.num_tokens, 1, MOST_TOKENS)
+            _check_count("grid", size, 1, MAX_TOKENS)
+        _check_count("the number of tokens", self.num_tokens, 1, MAX_TOKENS)
 
     @property
     def num_tokens(self) -> int:

@@ -238,18 +238,18 @@ def draft(
     top_p: float | None = None,
     confidence_temperature: float = 0.0,
     confidence_schedule: str = "linear",
-    count_given: bool = False,
+    unconditional: bool = False,
 ) -> Canvas:
     """Fills all open positions in `num_steps` steps, the surest tokens or random ones first.
 
     Each step fixes so many that the schedule's share of positions stays open: of the positions open
-    at the start, or of the whole window with `count_given`, where steps are left out until the
+    at the start, or of the whole window with `unconditional`, where steps are left out until the
     schedule is behind what was given. A step that would fix nothing is left out: what it drew would
     never be read. To know the surest tokens a step draws every open one; at random places, only
     those that it fixes.
     """
     choose = partial(draw, noise=noise, temperature=temperature, top_k=top_k, top_p=top_p)
-    total = canvas.tokens.shape[1] if count_given else canvas.targets.shape[1]
+    total = canvas.tokens.shape[1] if unconditional else canvas.targets.shape[1]
     for step in range(1, num_steps + 1):
         progress = step / num_steps
         num_new = canvas.targets.shape[1] - num_masked(schedule, progress, total)

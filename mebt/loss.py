@@ -1,6 +1,6 @@
 """Cross-entropy of masked tokens, as published, and how well held-out tokens are predicted."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,21 +13,30 @@ LOGIT_CHUNK = 1024
 """Targets whose logits are in memory at once."""
 
 
+class LossOutput(NamedTuple):
+    """What a model in training says of target tokens."""
+
+    total: Float[Tensor, ""]
+    """Their summed cross-entropy, in float32."""
+    num_correct: Int[Tensor, ""]
+    """Of how many the likeliest token is the right one."""
+
+
 def summed_cross_entropy(
     hidden: Float[Tensor, "B Nt D"],
     weight: Float[Tensor, "K D"],
     tokens: Int[Tensor, "B Nt"],
     label_smoothing: float = 0.0,
-) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-    """Returns the summed cross-entropy of tokens under logits `hidden @ weight.T`, in float32.
+) -> LossOutput:
+    """Compares tokens with the logits `hidden @ weight.T`, in float32.
 
-    Also returns how many tokens are the likeliest one. Only a few rows of logits exist at a time;
+    Only a few rows of logits exist at a time;
     since those would be needed again for the gradient, it is computed along with the loss.
     """
-    total, right = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
+    total, num_correct = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden.flatten(0, 1), weight, tokens.flatten(), label_smoothing, torch.is_grad_enabled()
     )
-    return total, right
+    return LossOutput(total, num_correct)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -41,17 +50,17 @@ class _CrossEntropy(torch.autograd.Function):
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         total = torch.zeros((), device=hidden.device)
-        right = torch.zeros((), dtype=torch.int64, device=hidden.device)
+        num_correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
         grads: list[Tensor] = []
         grad_weight: Tensor | None = None
-        for rows, wanted in zip(
+        for rows, target_tokens in zip(
             torch.split(hidden, LOGIT_CHUNK), torch.split(tokens[:, None], LOGIT_CHUNK), strict=True
         ):
             logits = linear(rows, weight)
             precision = logits.dtype
-            loss, hits, grad = _of_logits(logits.float(), wanted, label_smoothing)
+            loss, hits, grad = _of_logits(logits.float(), target_tokens, label_smoothing)
             total += loss
-            right += hits
+            num_correct += hits
             if with_gradient:
                 grad = grad.to(precision)
                 grads.append(product(grad, weight.to(precision)))
@@ -60,9 +69,9 @@ class _CrossEntropy(torch.autograd.Function):
                     grad_weight = of_weight.to(weight.dtype)
                 else:
                     grad_weight += of_weight
-        ctx.mark_non_differentiable(right)
+        ctx.mark_non_differentiable(num_correct)
         ctx.gradients = (torch.cat(grads), grad_weight) if with_gradient else None
-        return total, right
+        return total, num_correct
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -74,12 +83,12 @@ class _CrossEntropy(torch.autograd.Function):
 def _of_logits(
     logits: Float[Tensor, "R K"], tokens: Int[Tensor, "R 1"], label_smoothing: float
 ) -> tuple[Tensor, Tensor, Float[Tensor, "R K"]]:
-    """Returns the summed loss, the number of tokens that are right, and the gradient, in place."""
+    """Returns the summed loss, how many tokens are the likeliest, and the gradient, in place."""
     largest, likeliest = logits.max(1, keepdim=True)
     logits -= largest
-    wanted = logits.gather(1, tokens)
-    if label_smoothing:  # A share of the wanted probability is spread over all tokens.
-        wanted = torch.lerp(wanted, logits.mean(1, keepdim=True), label_smoothing)
+    of_target = logits.gather(1, tokens)
+    if label_smoothing:  # A share of the probability is spread over all tokens.
+        of_target = torch.lerp(of_target, logits.mean(1, keepdim=True), label_smoothing)
     probs = logits.exp_()
     sums = probs.sum(1, keepdim=True)
     probs /= sums
@@ -87,7 +96,7 @@ def _of_logits(
     grad = probs.scatter_add_(1, tokens, ones)
     if label_smoothing:
         grad -= label_smoothing / grad.shape[1]
-    return (sums.log() - wanted).sum(), (likeliest == tokens).sum(), grad
+    return (sums.log() - of_target).sum(), (likeliest == tokens).sum(), grad
 
 
 def masked_token_loss(
@@ -122,6 +131,8 @@ def held_out_loss(
     count = max(1, round(mask_ratio * tokens.shape[1]))
     order = torch.rand(tokens.shape, generator=generator).argsort(1).to(tokens.device)
     split = split_positions(order, num_masked=count)
-    wanted = tokens.gather(1, split.targets)
-    summed, right = model(tokens.gather(1, split.context), split.context, split.targets, wanted)
-    return float(summed) / wanted.numel(), float(right) / wanted.numel()
+    target_tokens = tokens.gather(1, split.targets)
+    context_tokens = tokens.gather(1, split.context)
+    output = model(context_tokens, split.context, split.targets, target_tokens)
+    count = target_tokens.numel()
+    return float(output.total) / count, float(output.num_correct) / count

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from mebt.attention import attend
 from mebt.config import MeBTConfig
 from mebt.linear import gelu_linear, norm_linears, recorded_linear
-from mebt.loss import summed_cross_entropy
+from mebt.loss import LossOutput, summed_cross_entropy
 from mebt.positions import places_of, sines, spread_places
 
 INIT_STD = 0.02
@@ -224,13 +224,13 @@ class MeBT(nn.Module):
         context_tokens: Int[Tensor, "B Nc"],
         context_positions: Int[Tensor, "B Nc"],
         target_positions: Int[Tensor, "B Nt"],
-        wanted: Int[Tensor, "B Nt"] | None = None,
+        target_tokens: Int[Tensor, "B Nt"] | None = None,
         label_smoothing: float = 0.0,
-    ) -> Float[Tensor, "B Nt K"] | tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    ) -> Float[Tensor, "B Nt K"] | LossOutput:
         """Returns logits for the target positions, in their order.
 
-        With the `wanted` tokens there, returns their summed cross-entropy, and of how many the
-        likeliest token is right, and never holds all logits: see `summed_cross_entropy`.
+        With the `target_tokens` there, returns what they cost, and never holds all logits: see
+        `summed_cross_entropy`.
 
         Positions are t*H*W + h*W + w in the grid the model was made for. The order of the context
         does not matter.
@@ -254,8 +254,8 @@ class MeBT(nn.Module):
                     both = block(both, both)
                     context, targets = both[:, :num_context], both[:, num_context:]
         targets = self.norm(targets)
-        if wanted is not None:
-            return summed_cross_entropy(targets, self.head.weight, wanted, label_smoothing)
+        if target_tokens is not None:
+            return summed_cross_entropy(targets, self.head.weight, target_tokens, label_smoothing)
         logits: Tensor = self.head(targets)
         return logits
 

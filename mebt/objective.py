@@ -3,7 +3,6 @@
 Section 3.3 of the paper (arXiv 2303.11251): how many tokens are hidden is drawn for each step.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -79,7 +78,7 @@ def logged_names() -> list[str]:
         for key in ("loss", "accuracy")
         for ratio in HELD_OUT_RATIOS
     ]
-    return [*at_bins, "uniform", "val_loss", *held_out]
+    return [*at_bins, "val_loss", *held_out]
 
 
 def objective(
@@ -109,7 +108,7 @@ def objective(
         budget=config.budget,
     )
     targets = tokens.gather(1, split.targets)
-    summed, num_correct = module(
+    output = module(
         tokens.gather(1, split.context),
         split.context,
         split.targets,
@@ -117,7 +116,7 @@ def objective(
         config.label_smoothing,
     )
     loss = masked_token_loss(
-        summed,
+        output.total,
         len(tokens),
         num_masked=split.num_masked,
         num_tokens=split.num_tokens,
@@ -125,9 +124,8 @@ def objective(
     )
     name = mask_ratio_bin(split.num_masked / split.num_tokens)
     return loss, {
-        f"loss/{name}": summed.detach() / targets.numel(),
-        f"accuracy/{name}": num_correct / targets.numel(),
-        "uniform": math.log(model.codebook_size),
+        f"loss/{name}": output.total.detach() / targets.numel(),
+        f"accuracy/{name}": output.num_correct / targets.numel(),
     }
 
 

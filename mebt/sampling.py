@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from mebt.draft_revise import Canvas, Noise, Predict, RowNoise, bootstrap, draft, remask, revise
 from mebt.extrapolation import extend
 
-MOST = {
+MAX = {
     "num_samples": 1 << 20,
     "draft_steps": 1 << 16,
     "revise_rounds": 1000,
@@ -79,7 +79,7 @@ class SampleConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        for name, most in MOST.items():
+        for name, most in MAX.items():
             value = getattr(self, name)
             if value is not None and value > most:
                 raise ValueError(f"{name} must be at most {most}, got {value}.")
@@ -129,22 +129,24 @@ def sample(
     *,
     numbers: Sequence[int],
     given: tuple[Tensor, Tensor] | None = None,
-    drafted: bool = False,
+    revise_only: bool = False,
     device: torch.device | str = "cpu",
 ) -> Int[Tensor, "B N"]:
     """Draws the samples with these numbers, of one window: bootstrap, draft, revise.
 
     `given` is (tokens [B N], positions [B Nc]) to keep: prediction, interpolation and in-painting
-    differ only in which positions are given. With `drafted` the other tokens of `given` are a draft
-    already, and are only revised. A sample depends on the weights, the config, its seed and its
-    number, not on its batch.
+    differ only in which positions are given. With `revise_only` the other tokens of `given` are a
+    draft already. A sample depends on the weights, the config, its seed and its number, not on its
+    batch.
     """
     if given is None:
         start = Canvas.empty((len(numbers), num_tokens), device)
     else:
         start = Canvas.given(given[0].to(device), given[1].to(device))
     noise = _noise(config, numbers, device)
-    return _fill(predict, start, config, noise, whole=given is None, drafted=drafted).tokens
+    return _fill(
+        predict, start, config, noise, unconditional=given is None, revise_only=revise_only
+    ).tokens
 
 
 @torch.inference_mode()
@@ -155,13 +157,13 @@ def sample_frames(
     *,
     numbers: Sequence[int],
     given: Int[Tensor, "B t h w"] | None = None,
-    drafted: bool = False,
+    revise_only: bool = False,
     device: torch.device | str = "cpu",
 ) -> Int[Tensor, "B T h w"]:
     """Draws samples of `config.total_frames` latent frames with a model of windows of `grid`.
 
     `given` windows keep the latent frames that `config.keep` names; all others are drawn, or with
-    `drafted` only revised. Every further window begins with the last `config.context_frames` of
+    `revise_only` only revised. Every further window begins with the last `config.context_frames` of
     everything so far. See `sample` for what a sample depends on.
     """
     t, h, w = grid
@@ -175,12 +177,14 @@ def sample_frames(
         places = torch.arange(length * h * w, device=device).reshape(length, h * w)
         kept = places[[frame for frame in config.keep if frame < length]].flatten()
         start = Canvas.given(tokens, kept.expand(len(tokens), -1))
-    first = _fill(predict, start, config, noise, whole=given is None, drafted=drafted)
+    first = _fill(
+        predict, start, config, noise, unconditional=given is None, revise_only=revise_only
+    )
     made = rearrange(first.tokens, "b (t h w) -> b t h w", h=h, w=w)
     if total <= t:
         return made
     return extend(
-        lambda canvas: _fill(predict, canvas, config, noise, whole=False),
+        lambda canvas: _fill(predict, canvas, config, noise, unconditional=False),
         made,
         window_frames=t,
         context_frames=config.context_frames,
@@ -194,14 +198,14 @@ def _fill(
     config: SampleConfig,
     noise: Noise,
     *,
-    whole: bool,
-    drafted: bool = False,
+    unconditional: bool,
+    revise_only: bool = False,
 ) -> Canvas:
-    """Draws every open position of a window; `whole` if nothing of it was given."""
+    """Draws every open position of a window; `unconditional` if nothing of it was given."""
     canvas = start
-    if not drafted:
+    if not revise_only:
         canvas = bootstrap(predict, start, num_steps=config.bootstrap_steps, noise=noise)
-        canvas = _draft(predict, canvas, config, noise, whole=whole)
+        canvas = _draft(predict, canvas, config, noise, unconditional=unconditional)
     canvas = Canvas(canvas.tokens, start.context, start.targets)
     for _ in range(config.revise_rounds):
         canvas = revise(
@@ -215,7 +219,7 @@ def _fill(
 
 
 def _draft(
-    predict: Predict, canvas: Canvas, config: SampleConfig, noise: Noise, *, whole: bool
+    predict: Predict, canvas: Canvas, config: SampleConfig, noise: Noise, *, unconditional: bool
 ) -> Canvas:
     values: dict[str, Any] = {
         **{"num_steps": config.draft_steps, "noise": noise, "schedule": config.schedule},
@@ -230,6 +234,6 @@ def _draft(
         temperature=config.temperatures[0],
         confidence_temperature=config.confidence_temperature,
         confidence_schedule=config.confidence_schedule,
-        count_given=whole,
+        unconditional=unconditional,
         **values,
     )

@@ -22,20 +22,20 @@ class Given:
 
     store: TokenStore
     split: str
-    drafted: bool
+    is_draft: bool
     """The windows are a draft to revise; otherwise only their kept frames are read."""
 
     def recorded(self) -> dict[str, Any]:
         """Returns what a store of samples says of them."""
         tokens, split = self.store.fingerprint, self.split
-        return {"tokens": tokens, "split": split, "drafted": self.drafted}
+        return {"tokens": tokens, "split": split, "drafted": self.is_draft}
 
     def read(self, numbers: range) -> Int[Tensor, "B t h w"]:
         """Returns the windows of these samples."""
         return torch.from_numpy(self.store.read(self.split, numbers.start, numbers.stop))
 
 
-def open_given(tokens: Place, split: str | None, config: SampleConfig, *, drafted: bool) -> Given:
+def open_given(tokens: Place, split: str | None, config: SampleConfig, *, is_draft: bool) -> Given:
     """Opens the store that samples begin from. Raises TokenStoreError if it is too small."""
     store = TokenStore(tokens)
     split = choose_split(split, store.splits, tokens)
@@ -44,7 +44,7 @@ def open_given(tokens: Place, split: str | None, config: SampleConfig, *, drafte
             f"{tokens} has {store.num_windows(split)} windows of {split}, but sample.num_samples "
             f"is {config.num_samples}; each sample begins from a window of its own."
         )
-    return Given(store, split, drafted)
+    return Given(store, split, is_draft)
 
 
 def check_values(config: SampleConfig, path: Path, model: MeBTConfig, window: Window) -> None:
@@ -86,15 +86,15 @@ def check_given(
         raise ConfigError(
             f"sample.keep names frame {max(config.keep)}, but there are {t} latent ones, from 0 on."
         )
-    if given.drafted and config.total_frames not in (None, t):
+    if given.is_draft and config.total_frames not in (None, t):
         raise ConfigError(
             f"sample.total_frames must be null to revise a draft of {t} latent frames."
         )
-    if given.drafted and not config.revise_rounds:
+    if given.is_draft and not config.revise_rounds:
         raise ConfigError(
             "sample.revise_rounds is 0, so --draft would be left as it is; set it to 1 or more."
         )
-    if not given.drafted and not config.keep:
+    if not given.is_draft and not config.keep:
         raise ConfigError("--given has no effect if sample.keep names no latent frame of it.")
     info = given.store.info
     for what, theirs, ours in (

@@ -89,6 +89,7 @@ def collect(
         fps=_fps(params, store.info if drawn is None else drawn.info),
         evaluation=evaluation,
         training_log=[] if run is None else read_log(run / LOG),
+        codebook_size=store.codebook_size,
         tokenizer_log=[] if tokenizer_log is None else read_log(tokenizer_log),
         artefacts=artefacts,
         rejected=[] if footage is None else unused_files(footage, store),

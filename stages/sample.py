@@ -151,7 +151,7 @@ def _draw(
             config,
             numbers=numbers,
             given=None if given is None else send(given.read(numbers), fabric.device),
-            drafted=given is not None and given.drafted,
+            revise_only=given is not None and given.is_draft,
             device=fabric.device,
         )
     return drawn.cpu().numpy()
@@ -239,7 +239,7 @@ def command(
     tokens = kept or draft
     if split and not tokens:
         raise click.UsageError("--split is of --given or --draft.")
-    given = open_given(tokens, split, config, drafted=draft is not None) if tokens else None
+    given = open_given(tokens, split, config, is_draft=draft is not None) if tokens else None
     fabric = launch(launch.settle("sample.precision", config.precision, recorded_precision(out)))
     made = sample(run, out, config, fabric=fabric, given=given, overwrite=overwrite)
     if fabric.is_global_zero:

@@ -21,30 +21,30 @@ AXES: dict[str, Literal[2, 3]] = {"image": 2, "video": 3}
 """Kinds of discriminators, and along how many axes each looks."""
 
 
-class Verdict(NamedTuple):
-    """What a discriminator makes of one batch: see `give_verdict`."""
+class GanLosses(NamedTuple):
+    """What the two sides of a GAN are to reduce: see `gan_losses`."""
 
-    fooled: Tensor
-    matched: Tensor
-    told_apart: Tensor
+    generator: Tensor
+    """That the discriminator takes what is made for real; moves the VQGAN."""
+    feature_matching: Tensor
+    """That its layers see the same in both; moves the VQGAN."""
+    discriminator: Tensor
+    """That it tells both apart; moves the discriminator."""
 
 
-def give_verdict(
+def gan_losses(
     discriminator: Discriminator,
     real: Float[Tensor, "B C *sizes"],
     fake: Float[Tensor, "B C *sizes"],
     *,
     kind: Literal["hinge", "vanilla"],
-) -> Verdict:
-    """Returns three losses; each reaches only the weights that are to reduce it.
-
-    `fooled` and `matched` (features) move whatever made `fake`, `told_apart` the discriminator.
-    """
+) -> GanLosses:
+    """Returns the three losses of a GAN; each reaches only the weights that are to reduce it."""
     frozen = {name: weight.detach() for name, weight in discriminator.named_parameters()}
     scores, seen = functional_call(discriminator, frozen, (fake,))
     real_scores, wanted = discriminator(real)
     fake_scores, _ = discriminator(fake.detach())
-    return Verdict(
+    return GanLosses(
         generator_loss(scores.float()),
         feature_matching_loss(seen, wanted),
         discriminator_loss(real_scores.float(), fake_scores.float(), kind=kind),
@@ -75,27 +75,27 @@ class AdversarialVQGAN(nn.Module):
         video: Float[Tensor, "B C T H W"],
         frames: Int[Tensor, " B"],
         *,
-        judging: bool,
+        active: bool,
         kind: Literal["hinge", "vanilla"] = "hinge",
         restart_threshold: float = 0.0,
         generator: Generator | None = None,
-    ) -> tuple[VQGANOutput, dict[str, Verdict]]:
-        """Reconstructs `video` from `seen`, and has it judged if `judging`, else with losses of 0.
+    ) -> tuple[VQGANOutput, dict[str, GanLosses]]:
+        """Reconstructs `video` from `seen`; losses of discriminators that are not `active` are 0.
 
         `frames` says which frame of each clip the discriminator of frames sees. For the rest, see
         `VQGAN.forward`.
         """
         made = self.vqgan(seen, restart_threshold=restart_threshold, generator=generator)
-        verdicts = {}
+        gan = {}
         for name, discriminator in self.discriminators.items():
             assert isinstance(discriminator, Discriminator)
-            if not judging:
+            if not active:
                 # DDP waits for a gradient of every parameter in every step.
                 nothing = 0 * torch.stack([p.sum() for p in discriminator.parameters()]).sum()
-                verdicts[name] = Verdict(nothing.detach(), nothing.detach(), nothing)
+                gan[name] = GanLosses(nothing.detach(), nothing.detach(), nothing)
                 continue
             real, fake = video, made.reconstruction
             if AXES[name] == 2:
                 real, fake = drawn_frames(real, frames), drawn_frames(fake, frames)
-            verdicts[name] = give_verdict(discriminator, real, fake, kind=kind)
-        return made, verdicts
+            gan[name] = gan_losses(discriminator, real, fake, kind=kind)
+        return made, gan

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LARGEST_WIDTH = 512
+MAX_WIDTH = 512
 LEAK = 0.2
 
 
@@ -22,7 +22,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         conv, norm = (nn.Conv2d, nn.BatchNorm2d) if axes == 2 else (nn.Conv3d, nn.BatchNorm3d)
-        widths = [min(width << stage, LARGEST_WIDTH) for stage in range(num_layers + 1)]
+        widths = [min(width << stage, MAX_WIDTH) for stage in range(num_layers + 1)]
         self.layers = nn.ModuleList([nn.Sequential(conv(in_channels, width, 4, 2, padding=2))])
         for stage in range(1, num_layers + 1):
             stride = 1 if stage == num_layers else 2

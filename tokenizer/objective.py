@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from tokenizer.adversarial import AXES, AdversarialVQGAN, Verdict
+from tokenizer.adversarial import AXES, AdversarialVQGAN, GanLosses
 from tokenizer.config import VQGANConfig
 from tokenizer.losses import change_loss, drawn_frames, reconstruction_loss
 from tokenizer.vqgan import VQGAN
@@ -85,7 +85,7 @@ def logged_names(config: ObjectiveConfig) -> list[str]:
         *("l1", "commitment", "perplexity"),
         *(["change"] if config.change_weight else []),
         *(["lpips"] if config.perceptual_weight else []),
-        *(f"{kind}_{name}" for kind in config.critics for name in Verdict._fields),
+        *(f"{kind}_{name}" for kind in config.critics for name in GanLosses._fields),
         *("psnr", "psnr_mean_frame", "codebook_use"),
     ]
 
@@ -149,11 +149,11 @@ def objective(
         module: nn.Module, batch: Batch, step: int
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         noisy, video, frames = batch
-        made, verdicts = module(
+        made, gan = module(
             noisy,
             video,
             frames,
-            judging=step >= config.discriminator_start,
+            active=step >= config.discriminator_start,
             kind=config.gan_loss,
             restart_threshold=config.restart_threshold,
             generator=restart(step),
@@ -169,10 +169,10 @@ def objective(
             pictures = (drawn_frames(clips, frames) for clips in (reconstruction, video))
             logged["lpips"] = lpips(*pictures).mean()
             total = total + config.perceptual_weight * logged["lpips"]
-        for kind, verdict in verdicts.items():
-            total = total + config.gan_weights[kind] * (verdict.fooled + verdict.told_apart)
-            total = total + config.gan_feat_weight * verdict.matched
-            logged |= {f"{kind}_{name}": value for name, value in verdict._asdict().items()}
+        for kind, losses in gan.items():
+            total = total + config.gan_weights[kind] * (losses.generator + losses.discriminator)
+            total = total + config.gan_feat_weight * losses.feature_matching
+            logged |= {f"{kind}_{name}": value for name, value in losses._asdict().items()}
         return total, {name: value.detach() for name, value in logged.items()}
 
     return loss

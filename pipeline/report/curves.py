@@ -28,11 +28,14 @@ class Card:
     """Empty if there was nothing to draw."""
 
 
-def learning(metrics: Mapping[str, float], training_log: Log, tokenizer_log: Log) -> list[Card]:
-    """Draws how the transformer and the tokenizer learned."""
+def learning(
+    metrics: Mapping[str, float], training_log: Log, tokenizer_log: Log, codebook_size: int | None
+) -> list[Card]:
+    """Draws how the transformer and the tokenizer learned; one beside the loss of a blind guess."""
+    blind = [Level("blind guess", math.log(codebook_size))] if codebook_size else []
     cards = (
-        _transformer_loss(training_log),
-        _loss_by_share(training_log),
+        _transformer_loss(training_log, blind),
+        _loss_by_share(training_log, blind),
         *_by_mask_ratio(metrics),
         *_tokenizer(tokenizer_log),
     )
@@ -58,7 +61,7 @@ def _held_out(points: Sequence[tuple[float, float]]) -> list[Series]:
     return [Series(label="held out", points=points, colour="c1", dots=True)]
 
 
-def _transformer_loss(log: Log) -> Card:
+def _transformer_loss(log: Log, levels: list[Level]) -> Card:
     chart = line_chart(
         [
             Series(label="training", points=_points(log, "loss"), colour="c2"),
@@ -67,12 +70,12 @@ def _transformer_loss(log: Log) -> Card:
         title="Loss of the transformer over training",
         x_label="training step",
         y_label="loss, nat per token",
-        levels=_last_level("blind guess", log, "uniform"),
+        levels=levels,
     )
     return Card("The transformer's loss", "On training and on held-out videos.", chart)
 
 
-def _loss_by_share(log: Log) -> Card:
+def _loss_by_share(log: Log, levels: list[Level]) -> Card:
     named = {key for line in log for key in line if re.fullmatch(r"loss/\D*\d+_\d+", key)}
     keys = sorted(key for key in named if _points(log, key))
     chart = line_chart(
@@ -83,7 +86,7 @@ def _loss_by_share(log: Log) -> Card:
         title="Loss of the transformer over training, by share of hidden tokens",
         x_label="training step",
         y_label="loss, nat per token",
-        levels=_last_level("blind guess", log, "uniform"),
+        levels=levels,
     )
     about = "The more of a video is hidden, the harder the rest is to guess."
     return Card("… by share of hidden tokens", about, chart)

@@ -39,6 +39,8 @@ class Contents:
     """The contents of metrics.json."""
     nearest: Sequence[NearestPair] = ()
     training_log: Log = ()
+    codebook_size: int | None = None
+    """Tokens that the model of this log tells apart."""
     tokenizer_log: Log = ()
     artefacts: Sequence[Artefact] = ()
     rejected: Sequence[Rejected] = ()
@@ -89,7 +91,9 @@ def _numbers(contents: Contents) -> dict[str, Any]:
         "along": along_the_video(metrics),
         "verdict": verdict(evaluation),
         "from_training": distances_from_training(evaluation.get("copying") or {}),
-        "learning": learning(metrics, contents.training_log, contents.tokenizer_log),
+        "learning": learning(
+            metrics, contents.training_log, contents.tokenizer_log, contents.codebook_size
+        ),
         "other_numbers": other_numbers(metrics),
         "protocol": flat(protocol),
         "not_computed": list(evaluation.get("not_computed", {}).items()),

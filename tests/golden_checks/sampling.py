@@ -281,22 +281,22 @@ def replay(spy: Spy, run: dict, io: dict[str, Tensor], meta: dict) -> Tensor:
         parts = ("partial_in", "context", "target")
         first = Canvas(*(io[f"{name}.step0.{part}"] for part in parts))
     if name.startswith("sample"):
-        return draft(spy, first, **settings, count_given=True).tokens
+        return draft(spy, first, **settings, unconditional=True).tokens
     if name.startswith("edit"):
-        return draft(spy, first, **settings, count_given=not params["edit"]).tokens
+        return draft(spy, first, **settings, unconditional=not params["edit"]).tokens
     if name == "bidirect_bootstrap":
         others = BootstrapNoise(io, f"{name}.", batch)
         started = bootstrap(spy, first, num_steps=params["bootstrap"], noise=others)
         noise.used = others.used
-        return draft(spy, started, **settings, count_given=True).tokens
+        return draft(spy, started, **settings, unconditional=True).tokens
     if name.startswith(("extrapolate", "bidirect")):
         edit = name.startswith("extrapolate")
         start = io["given_tokens"]
         if not edit:
-            filled = draft(spy, first, **settings, count_given=True).tokens
+            filled = draft(spy, first, **settings, unconditional=True).tokens
             start = filled.reshape(batch, t, h, w)
         return extend(
-            lambda canvas: draft(spy, canvas, **settings, count_given=not edit),
+            lambda canvas: draft(spy, canvas, **settings, unconditional=not edit),
             start,
             window_frames=params["step_size"] // FRAMES_PER_LATENT,
             context_frames=params["context_size"] // FRAMES_PER_LATENT,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.golden_checks.recipe import load_case
 from tokenizer import VQGAN
-from tokenizer.adversarial import give_verdict
+from tokenizer.adversarial import gan_losses
 from tokenizer.discriminator import Discriminator
 from tokenizer.losses import (
     discriminator_loss,
@@ -90,8 +90,8 @@ def check_step(case: Path) -> None:
             _, real_features = judges[which](real)
             fooled = generator_loss(scores)
             matched = feature_matching_loss(features, real_features)
-            verdict = give_verdict(deepcopy(judges[which]), real, fake, kind=kind)
-            assert (verdict.fooled.item(), verdict.matched.item()) == pytest.approx(
+            losses = gan_losses(deepcopy(judges[which]), real, fake, kind=kind)
+            assert (losses.generator.item(), losses.feature_matching.item()) == pytest.approx(
                 (fooled.item(), matched.item()), rel=1e-5, abs=1e-6
             )
             assert fooled.item() == pytest.approx(logs[f"train/g_{which}_loss"], rel=1e-4, abs=1e-6)

@@ -60,7 +60,7 @@ def test_a_draft_fixes_every_position_once(count, steps, schedule, strategy, who
         schedule=schedule,
         strategy=strategy,
         confidence_temperature=3.0,
-        count_given=whole,
+        unconditional=whole,
     )
     assert torch.equal(made.tokens, torch.arange(count).expand(3, -1) % K)
     assert torch.equal(made.context.sort(1).values, torch.arange(count).expand(3, -1))

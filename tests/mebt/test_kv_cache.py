@@ -105,7 +105,7 @@ def test_a_revised_draft_is_that_of_the_slow_sampler() -> None:
     config = SampleConfig(keep=(1,), revise_groups=4)
     given = torch.randint(K, (1, *GRID), generator=Generator())
     made = sample_frames(
-        CachedPredictor(model), GRID, config, numbers=[7], given=given, drafted=True
+        CachedPredictor(model), GRID, config, numbers=[7], given=given, revise_only=True
     )
     assert torch.equal(made[0], SlowSampler(model, config, 7).sample(given[0], drafted=True))
 

@@ -152,7 +152,10 @@ def test_the_log_tells_what_discriminators_do_from_their_first_step_on(flow: Flo
     flow.ok(STAGE, *ADVERSARIAL, *given(discriminator_start=2, gan_feat_weight=1), out="run-1")
     for number, line in enumerate(read_steps(flow, "run-1")):
         for kind in ("image", "video"):
-            values = [line[f"{kind}_{name}"] for name in ("fooled", "matched", "told_apart")]
+            values = [
+                line[f"{kind}_{name}"]
+                for name in ("generator", "feature_matching", "discriminator")
+            ]
             assert all(values) if number >= 2 else not any(values)
         assert "lpips" not in line
 

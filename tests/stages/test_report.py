@@ -25,7 +25,7 @@ from tokenizer import VQGAN, load_tokenizer, save_tokenizer
 def made(tmp_path_factory) -> Project:
     project = make_project(tmp_path_factory.mktemp("project"))
     root = project.root
-    lines = ['{"step": 10, "loss": 2.5, "uniform": 2.56}', '{"step": 20, "val_loss": 2.25}', '{"st']
+    lines = ['{"step": 10, "loss": 2.5}', '{"step": 20, "val_loss": 2.25}', '{"st']
     (root / "run" / "metrics.jsonl").write_text("\n".join(lines))
     (root / "fit.jsonl").write_text('{"step": 5, "psnr": 21.5, "psnr_mean_frame": 20.5}\n')
     (root / "metrics.json").write_text(json.dumps({"metrics": {"psnr": 23.4}, "protocol": {}}))

@@ -1,7 +1,6 @@
 """`mebt train` and `fit-tokenizer`: exact resume, the log, stops, refusals."""
 
 import json
-import math
 import os
 import re
 import signal
@@ -116,7 +115,6 @@ def test_the_log_has_what_one_wants_to_see(made: Flow) -> None:
     steps = [line for line in lines if line["split"] is None]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     for line in steps:
-        assert line["uniform"] == pytest.approx(math.log(24))
         assert {"loss", "grad_norm", "learning_rate", "tokens_per_second"} <= set(line)
         assert {"data_wait", "memory_gb"} <= set(line)
         assert any(line[key] is not None for key in line if key.startswith("loss/mask_"))
@@ -187,11 +185,11 @@ def test_bfloat16_computes_layers_and_keeps_loss_and_state_in_float32(
     seen = set()
 
     def spy(hidden: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor, *rest: float):
-        total, right = summed_cross_entropy(hidden, weight, tokens, *rest)
+        output = summed_cross_entropy(hidden, weight, tokens, *rest)
         logits = functional.linear(hidden, weight).flatten(0, 1)
         exact = functional.cross_entropy(logits.float(), tokens.flatten(), reduction="sum")
-        seen.add((logits.dtype, total.dtype, torch.allclose(total, exact, rtol=1e-6)))
-        return total, right
+        seen.add((logits.dtype, output.total.dtype, torch.allclose(output.total, exact, rtol=1e-6)))
+        return output
 
     monkeypatch.setattr("mebt.model.summed_cross_entropy", spy)
     flow.ok("train", "--set", "train.precision=bf16-mixed", out="half")

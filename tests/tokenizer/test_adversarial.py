@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tokenizer import VQGAN, VQGANConfig
-from tokenizer.adversarial import AdversarialVQGAN, give_verdict
+from tokenizer.adversarial import AdversarialVQGAN, gan_losses
 from tokenizer.discriminator import Discriminator
 from tokenizer.losses import (
     discriminator_loss,
@@ -89,21 +89,21 @@ def small_model(*kinds: str) -> AdversarialVQGAN:
 def test_each_side_learns_from_its_own_losses(kind: str, generator: torch.Generator) -> None:
     real, fake = (torch.rand(2, 3, 16, 16, generator=generator) - 0.5 for _ in "rf")
     fake.requires_grad_()
-    verdict = give_verdict(small_judge(), real, fake, kind=kind)
+    losses = gan_losses(small_judge(), real, fake, kind=kind)
     expected = small_judge()
     scores, seen = expected(fake)
     real_scores, wanted = expected(real)
     fooled, matched = generator_loss(scores), feature_matching_loss(seen, wanted)
     (theirs,) = torch.autograd.grad(fooled + 3 * matched, fake)
     told_apart = discriminator_loss(real_scores, expected(fake.detach())[0], kind=kind)
-    assert verdict.fooled.item() == fooled.item()
-    assert verdict.matched.item() == matched.item()
-    assert verdict.told_apart.item() == told_apart.item()
+    assert losses.generator.item() == fooled.item()
+    assert losses.feature_matching.item() == matched.item()
+    assert losses.discriminator.item() == told_apart.item()
     told_apart.backward()
 
     discriminator = small_judge()
-    verdict = give_verdict(discriminator, real, fake, kind=kind)
-    (verdict.fooled + 3 * verdict.matched + verdict.told_apart).backward()
+    losses = gan_losses(discriminator, real, fake, kind=kind)
+    (losses.generator + 3 * losses.feature_matching + losses.discriminator).backward()
     torch.testing.assert_close(fake.grad, theirs)
     for name, weight in discriminator.named_parameters():
         torch.testing.assert_close(weight.grad, expected.get_parameter(name).grad)
@@ -113,24 +113,24 @@ def test_frames_are_judged_one_a_clip_and_clips_whole(generator: torch.Generator
     model = small_model("image", "video").train()
     video = torch.rand(2, 3, 4, 16, 16, generator=generator) - 0.5
     frames = torch.tensor([3, 0])
-    made, verdicts = model(video, video, frames, judging=True)
-    assert verdicts.keys() == {"image", "video"}
+    made, gan = model(video, video, frames, active=True)
+    assert gan.keys() == {"image", "video"}
     for name, clips in (
         ("image", [drawn_frames(clip, frames) for clip in (video, made.reconstruction)]),
         ("video", [video, made.reconstruction]),
     ):
-        expected = give_verdict(model.discriminators[name], *clips, kind="hinge")
-        assert [v.item() for v in verdicts[name]] == [v.item() for v in expected]
+        expected = gan_losses(model.discriminators[name], *clips, kind="hinge")
+        assert [v.item() for v in gan[name]] == [v.item() for v in expected]
 
 
 def test_until_they_judge_discriminators_stay_as_they_are(generator: torch.Generator) -> None:
     model = small_model("video").train()
     video = torch.rand(2, 3, 4, 16, 16, generator=generator) - 0.5
     before = {name: tensor.clone() for name, tensor in model.discriminators.state_dict().items()}
-    made, verdicts = model(video, video, torch.tensor([0, 1]), judging=False)
-    assert [value.item() for value in verdicts["video"]] == [0, 0, 0]
+    made, gan = model(video, video, torch.tensor([0, 1]), active=False)
+    assert [value.item() for value in gan["video"]] == [0, 0, 0]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    (made.reconstruction.square().mean() + sum(verdicts["video"])).backward()
+    (made.reconstruction.square().mean() + sum(gan["video"])).backward()
     assert all(weight.grad is not None for weight in model.discriminators.parameters())
     optimizer.step()
     for name, tensor in model.discriminators.state_dict().items():
@@ -144,10 +144,10 @@ def test_a_discriminator_learns_to_tell_reconstructions_apart(generator: torch.G
     optimizer = torch.optim.Adam(model.discriminators.parameters(), lr=3e-3)
     losses = []
     for step in range(25):
-        _, verdicts = model(video, video, torch.full((4,), step % 4), judging=True)
-        verdicts["image"].told_apart.backward()
+        _, gan = model(video, video, torch.full((4,), step % 4), active=True)
+        gan["image"].discriminator.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(verdicts["image"].told_apart.item())
+        losses.append(gan["image"].discriminator.item())
     assert losses[0] == pytest.approx(1, abs=0.3)  # Scores around 0 are 1 away from both sides.
     assert losses[-1] < 0.3

@@ -5,7 +5,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tokenizer import VQGANConfig, VQGANOutput
-from tokenizer.adversarial import Verdict
+from tokenizer.adversarial import GanLosses
 from tokenizer.objective import ObjectiveConfig, new_model, objective, with_noise
 
 
@@ -22,8 +22,8 @@ class Recorded(nn.Module):
         made = VQGANOutput(torch.zeros_like(video), commitment, zero, zero)
         fooled, matched, told_apart = (torch.tensor(value) for value in (1e1, 1e3, 1e5))
         return made, {
-            "image": Verdict(fooled, matched, told_apart),
-            "video": Verdict(2 * fooled, 2 * matched, 2 * told_apart),
+            "image": GanLosses(fooled, matched, told_apart),
+            "video": GanLosses(2 * fooled, 2 * matched, 2 * told_apart),
         }
 
 
@@ -42,7 +42,7 @@ def test_the_loss_by_hand() -> None:
     model = Recorded()
     loss = objective(config, lambda x, y: (y - x).mean((1, 2, 3)), generator)
     total, logged = loss(model, (video, video, frames), 6)
-    assert not model.how["judging"]
+    assert not model.how["active"]
     l1 = (6 * 0.25 + 0.5 + 0.125) / 8
     perceptual = (0.5 + 0.125) / 2  # Of the frames that were drawn.
     assert logged["l1"].item() == pytest.approx(l1)
@@ -51,7 +51,7 @@ def test_the_loss_by_hand() -> None:
     expected += 0.5 * (1e1 + 1e5) + 2 * (2e1 + 2e5) + 4 * (1e3 + 2e3)
     assert total.item() == pytest.approx(expected, rel=1e-7)
     loss(model, (video, video, frames), 7)
-    assert model.how["judging"]
+    assert model.how["active"]
     assert model.how["kind"] == "vanilla"
     assert model.how["restart_threshold"] == 0.1
 

@@ -85,10 +85,7 @@ def pictures(page: str) -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def full() -> str:
-    log = [
-        {"step": step, "loss": 6 / step, "uniform": 6.2, "loss/mask_00_20": 3 / step}
-        for step in range(1, 50)
-    ]
+    log = [{"step": step, "loss": 6 / step, "loss/mask_00_20": 3 / step} for step in range(1, 50)]
     log += [{"step": 25, "val_loss": 3.0}, {"step": 26, "loss": None}]
     return make_report(
         Contents(
@@ -97,6 +94,7 @@ def full() -> str:
             pairs=[pair(HOSTILE)],
             evaluation=EVALUATION,
             training_log=log,
+            codebook_size=512,
             tokenizer_log=[{"step": 1, "psnr": 20.0, "psnr_mean_frame": 19.0, "codebook_use": 0.5}],
             artefacts=[Artefact(name="Tokens", about=HOSTILE, facts=[("grid", "4x8x8")])],
             rejected=[Rejected(f"{HOSTILE} {i}", "still") for i in range(SHOWN_REJECTS + 1234)],

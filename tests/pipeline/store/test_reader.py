@@ -202,7 +202,7 @@ def test_a_store_that_lost_its_record_is_known_by_its_shards(tmp_path: Path) -> 
     with pytest.raises(TokenStoreError, match=r"store\.json is missing; run the command"):
         TokenStore(tmp_path)
     other = dataclasses.replace(info, source="another")
-    with pytest.raises(TokenStoreError, match=r"no store\.json that says what it is"):
+    with pytest.raises(TokenStoreError, match=r"no store\.json, so it is no token store"):
         create_store(tmp_path, other, plan, overwrite=True)
     again = create_store(tmp_path, info, plan)
     assert content(tmp_path) == whole

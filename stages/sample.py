@@ -28,7 +28,7 @@ from pipeline.errors import CheckpointError, ConfigError, TokenStoreError, user_
 from pipeline.precision import HALF, precision_of
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
-from pipeline.store.claims import share_out
+from pipeline.store.claims import claim_shards
 from pipeline.store.layout import StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
 from pipeline.store.window import Window
@@ -240,7 +240,7 @@ def sample(
                 device=fabric.device,
             ).cpu()
 
-    with share_out(
+    with claim_shards(
         out,
         info,
         numbered_plan(info.counts, SPLIT, SHARD_WINDOWS),

@@ -69,7 +69,7 @@ class StoreWriter:
 
     def unfinished(self) -> list[tuple[str, int]]:
         """Lists the shards that are missing or damaged; what commits damaged ones is withdrawn."""
-        for name in self.store.strangers():
+        for name in self.store.orphaned_parts():
             self.files.remove(f"{MANIFEST}/{name}")
         for split, shard in set(self.info.shards()) - set(self.store.missing()):
             try:
@@ -132,11 +132,11 @@ def describe_store(
 
 def committed_fingerprints(files: Storage) -> set[str]:
     """Says which stores the shards are of; what is damaged says nothing."""
-    found = set()
+    fingerprints = set()
     for name in files.names(MANIFEST):
         with contextlib.suppress(TokenStoreError):
-            found.add(read_part(files, name)["fingerprint"])
-    return found
+            fingerprints.add(read_part(files, name)["fingerprint"])
+    return fingerprints
 
 
 def _differences(files: Storage, info: StoreInfo, wanted: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 from collections.abc import Mapping
 
 from pipeline.errors import ConfigError
@@ -58,7 +59,7 @@ def keep_freed(size: int) -> None:
         if not asked.isdecimal():
             raise ConfigError(f"{KEPT} is {asked!r}; set it to a whole number of MB, or unset it.")
         size = min(size, int(asked) << 20)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, size)
         mallopt(M_TRIM_THRESHOLD, 4 * size)  # Of what lies free together at the heap's end.

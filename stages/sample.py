@@ -28,7 +28,7 @@ from pipeline.errors import CheckpointError, TokenStoreError, user_errors
 from pipeline.precision import HALF, precision_of
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
-from pipeline.store.claims import fill_shards, share_out
+from pipeline.store.claims import claim_shards, fill_shards
 from pipeline.store.layout import StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
 from pipeline.store.window import Window
@@ -121,7 +121,7 @@ def sample(
         round_weights(model, HALF[config.precision])
     predict = CachedPredictor(model, compiled=config.compile)
     plan = numbered_plan(info.counts, SPLIT, SHARD_WINDOWS)
-    with share_out(
+    with claim_shards(
         *(out, info, plan),
         fabric=fabric,
         batch_size=config.batch_size,

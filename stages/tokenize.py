@@ -17,7 +17,7 @@ from pipeline.ranks import gathered, summed
 from pipeline.rates import recorded_rate
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
-from pipeline.store.claims import share_out
+from pipeline.store.claims import claim_shards
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore
 from pipeline.windows.encode import decoder_of, encode_shards, encoder_of
@@ -90,7 +90,7 @@ def tokenize(
         return None
     source = list_frames(found.videos, frames)
     info = _store_info(model, plan, source_of(source), config, config.fps or recorded_rate(frames))
-    with share_out(
+    with claim_shards(
         *(out, info, plan.table),
         fabric=fabric,
         batch_size=config.batch_size,

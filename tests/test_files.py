@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
+from pipeline.storage import files
 from pipeline.storage.files import (
     keep_apart,
     lock,
@@ -95,11 +97,18 @@ def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "abc") == expected
 
 
-@pytest.mark.parametrize("shared", ["", "shared=True"])
-def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path: Path, shared: str) -> None:
+@pytest.mark.parametrize(
+    ("shared", "system"), [("", "POSIX"), ("shared=True", "POSIX"), ("", "Windows")]
+)
+def test_a_second_writer_is_refused_and_a_dead_one_forgotten(
+    tmp_path: Path, shared: str, system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if system == "Windows":
+        monkeypatch.setattr(files, "fcntl", None)
     script = (
-        "import sys, pathlib; from pipeline.storage.files import lock\n"
-        f"with lock(pathlib.Path(sys.argv[1]), {shared}):\n"
+        "import sys, pathlib; from pipeline.storage import files\n"
+        f"files.fcntl = {'files.fcntl' if system == 'POSIX' else None}\n"
+        f"with files.lock(pathlib.Path(sys.argv[1]), {shared}):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
     root = Path(__file__).parent.parent
@@ -116,6 +125,26 @@ def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path: Path, sha
         other.kill()
     with lock(tmp_path):
         pass
+
+
+def test_on_windows_others_of_a_run_come_in_without_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "fcntl", None)
+    with lock(tmp_path) as let_others_in:
+        let_others_in()
+        with lock(tmp_path, shared=True):
+            pass
+        with pytest.raises(PipelineError, match="is being written by another"), lock(tmp_path):
+            pass
+
+
+def test_a_lock_is_taken_as_network_file_systems_want_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", fcntl.lockf)  # NFS puts the one in place of the other.
+    with lock(tmp_path) as let_others_in:
+        let_others_in()
 
 
 def test_others_of_a_run_come_in_when_they_are_let_in(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ Values = dict[str, dict[str, Any]]
 
 DOWNSAMPLE = (4, 8, 8)
 """Frames and pixels of one token, in time and along the sides."""
+UNTOLD_GB = 8.0
+"""Memory that a machine is taken to have where Python cannot ask for it: on Windows."""
 ALIKE = 1.05
 """Rates that differ by no more show motion alike."""
 WINDOWS = (16, 8, 4)
@@ -117,7 +119,9 @@ class Machine:
 
 def this_machine() -> Machine:
     """Looks at the machine that runs this."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = UNTOLD_GB
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = None
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0).total_memory / 2**30

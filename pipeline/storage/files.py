@@ -2,24 +2,30 @@
 
 import codecs
 import errno
-import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.errors import PipelineError
 
+try:
+    import fcntl
+except ImportError:  # Windows has none.
+    fcntl = None  # type: ignore[assignment]
+
 TEMPORARY_SUFFIX = ".partial"
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames and new names in `folder` survive a power cut."""
+    """Makes renames and new names in `folder` survive a power cut; Windows cannot be asked to."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -33,7 +39,8 @@ def sync_folder(folder: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Waits until the bytes of `path` are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows syncs only what may be written to.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -194,18 +201,31 @@ def lock(folder: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
     """Keeps every other process from writing to `folder`. The lock dies with its process.
 
     Yields a function that lets the other processes of this run in: those that ask for a `shared`
-    lock. While one of them lives, no other run gets in, even when the first was killed.
+    lock. While one of them lives, no other run gets in, even when the first was killed. Windows
+    has no lock that turns from exclusive to shared: others get none there, and a run that comes
+    after the first was killed is not kept from writing beside those of them that still work.
     """
     make_folder(folder)
-    with (folder / ".lock").open("ab") as file:
+    path = folder / ".lock"
+    taken = PipelineError(f"{folder} is being written by another process. Wait for it, or stop it.")
+    with ExitStack() as held:
+        if fcntl is None:
+            from filelock import FileLock, Timeout
+
+            try:
+                held.enter_context(nullcontext() if shared else FileLock(path, timeout=0))
+            except Timeout:
+                raise taken from None
+            yield lambda: None
+            return
+        # To read, too: network file systems give no shared lock of what can only be written.
+        file = held.enter_context(path.open("a+b"))
 
         def take(kind: int) -> None:
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise PipelineError(
-                    f"{folder} is being written by another process. Wait for it, or stop it."
-                ) from None
+                raise taken from None
 
         take(fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield lambda: take(fcntl.LOCK_SH)

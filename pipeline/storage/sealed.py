@@ -39,11 +39,11 @@ def from_parquet(data: bytes, *, rows: int | None) -> pa.Table:
     Raises ValueError, before that takes memory, if its rows are more or fewer, or its bytes not
     those that were written. The first versions wrote no hash of these, but Arrow's own schema.
     """
-    found = pq.ParquetFile(pa.BufferReader(data))
-    if rows is not None and found.metadata.num_rows != rows:
-        raise ValueError(f"it has {found.metadata.num_rows:,} rows, not {rows:,}")
-    about = found.metadata.metadata or {}
+    file = pq.ParquetFile(pa.BufferReader(data))
+    if rows is not None and file.metadata.num_rows != rows:
+        raise ValueError(f"it has {file.metadata.num_rows:,} rows, not {rows:,}")
+    about = file.metadata.metadata or {}
     whole = SEAL.encode() in about and is_sealed(data, about[SEAL.encode()].decode("latin-1"))
     if not whole and set(about) != {b"ARROW:schema"}:
         raise ValueError("its bytes are not those that were written")
-    return found.read()
+    return file.read()

@@ -18,7 +18,7 @@ from pipeline.storage.places import Place, open_file, read_parts
 
 NAME = re.compile(r"([\w-]+)\.([\w.]+)", re.ASCII)
 """A key and an extension. WebDataset cuts at the first dot, so a key has none."""
-LARGEST_TEXT = 1 << 26
+MAX_TEXT_BYTES = 1 << 26
 """Bytes of a .json or .npy beyond which it is not read."""
 
 
@@ -130,7 +130,7 @@ def _check(
 
 
 def _text(file: BinaryIO, entry: tarfile.TarInfo) -> bytes | None:
-    if not entry.name.endswith(".json") or entry.size > LARGEST_TEXT:
+    if not entry.name.endswith(".json") or entry.size > MAX_TEXT_BYTES:
         return None
     file.seek(entry.offset_data)
     return file.read(entry.size)

@@ -1,7 +1,7 @@
 """The processes of one run fill one token store: each its share of the missing shards."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from pipeline.storage.bucket import Bucket
 from pipeline.storage.places import Folder, Inside, Place, Storage, open_storage
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore
-from pipeline.store.update import Known, Work, prepare_store, switch
+from pipeline.store.update import Known, Shard, Work, prepare_store, switch
 from pipeline.store.writer import StoreWriter
 
 
@@ -25,7 +25,7 @@ class Share:
     """What one process has to do."""
 
     writer: StoreWriter
-    shards: list[tuple[str, int]]
+    shards: list[Shard]
     """Missing shards (split, number) that are its own."""
     total: int
     """Windows of the missing shards of all processes."""
@@ -38,7 +38,7 @@ class Share:
 
 
 @contextmanager
-def share_out(
+def claim_shards(
     root: Place,
     info: StoreInfo,
     plan: pa.Table,
@@ -59,8 +59,7 @@ def share_out(
     for others longer than a batch takes, and when one is gone, the others stop. Raises
     PipelineError in that case, when another run writes to `root`, and as `prepare_store` does.
     """
-    rank, first = fabric.global_rank, fabric.is_global_zero
-    files = open_storage(root)
+    files, first = open_storage(root), fabric.is_global_zero
     with files.lock() if first else nullcontext(lambda: None) as let_others_in:
         work = Work([])
         if first:
@@ -72,35 +71,53 @@ def share_out(
             let_others_in()
         with all_alive():
             work = fabric.broadcast(work)
-        size, missing = fabric.world_size, work.missing
-        shares = [missing[number::size] for number in range(size)]
-        rows = [[len(range(*info.shard_rows(*shard))) for shard in share] for share in shares]
-        rounds = max(sum(-(-count // batch_size) for count in counts) for counts in rows)
-        total = sum(map(sum, rows))
-        with (
-            nullcontext() if first else files.lock(shared=True),
-            progress(what, total, unit, shown=first) as show,
-        ):
-
-            def advance(count: int) -> None:
-                nonlocal rounds
-                rounds -= 1
-                show(summed(fabric, count))
-
+        shares = [work.missing[rank :: fabric.world_size] for rank in range(fabric.world_size)]
+        total, rounds = _count(info, shares, batch_size)
+        with nullcontext() if first else files.lock(shared=True):
             writer = StoreWriter(_below(files, work.folder))
-            others = [
-                (TokenStore(_below(files, name), allow_partial=True), whole)
-                for name, whole in work.taken
-            ]
-            known = Known(writer.store, others) if others else None
-            yield Share(writer, shares[rank], total, advance, known, work.kept)
-            while rounds:
-                advance(0)
-            summed(fabric, 0)  # The last shards are written.
+            known, mine = _known(files, writer, work), shares[fabric.global_rank]
+            with _in_step(fabric, rounds, what, total, unit) as advance:
+                yield Share(writer, mine, total, advance, known, work.kept)
             if work.folder:
                 if first and not writer.store.missing():  # None may hold a damaged frame.
                     switch(files, work.folder)
                 summed(fabric, 0)
+
+
+@contextmanager
+def _in_step(
+    fabric: Fabric, rounds: int, what: str, total: int, unit: str
+) -> Iterator[Callable[[int], None]]:
+    """Yields what counts a batch of every process at once; then waits until all have done theirs.
+
+    `rounds` are the batches of the process that has most.
+    """
+    with progress(what, total, unit, shown=fabric.is_global_zero) as show:
+
+        def advance(count: int) -> None:
+            nonlocal rounds
+            rounds -= 1
+            show(summed(fabric, count))
+
+        yield advance
+        while rounds:
+            advance(0)
+        summed(fabric, 0)  # The last shards are written.
+
+
+def _count(info: StoreInfo, shares: Sequence[Sequence[Shard]], batch_size: int) -> tuple[int, int]:
+    """Counts the windows of all processes, and the batches of the one that has most."""
+    rows = [[len(range(*info.shard_rows(*shard))) for shard in share] for share in shares]
+    rounds = max(sum(-(-count // batch_size) for count in counts) for counts in rows)
+    return sum(map(sum, rows)), rounds
+
+
+def _known(files: Folder | Bucket, writer: StoreWriter, work: Work) -> Known | None:
+    """Opens the stores that tokens are taken from, if there are any."""
+    others = [
+        (TokenStore(_below(files, name), allow_partial=True), whole) for name, whole in work.taken
+    ]
+    return Known(writer.store, others) if others else None
 
 
 def _below(files: Folder | Bucket, folder: str) -> Storage:

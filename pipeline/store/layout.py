@@ -33,12 +33,12 @@ SCHEMA = 1
 INFO, PLAN, MANIFEST = "store.json", "plan.parquet", "manifest"
 SMALL_CODEBOOK = 65_535
 """Below so many codes tokens are stored as uint16, whose largest value marks a missing token."""
-LARGEST_WINDOW = 1 << 24
+MAX_WINDOW_TOKENS = 1 << 24
 """Tokens of one window beyond which a store.json is not believed."""
-LARGEST_SHARD = 1 << 30
+MAX_SHARD_BYTES = 1 << 30
 """Bytes of the tokens of one shard, which is held in memory as a whole."""
-MOST_SHARDS = 1 << 20
-MOST_SHRUNK = 1 << 15
+MAX_SHARDS = 1 << 20
+MAX_COMPRESSION = 1 << 15
 """Times that zstd can shrink bytes: a block of 128 KiB, all the same, takes 4 bytes."""
 HEADER_KEYS = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
 """What a zarr.json must say for other readers of the array to find the same tokens."""
@@ -95,14 +95,14 @@ class StoreInfo:
 
     def __post_init__(self) -> None:
         sizes = (self.codebook_size, *self.grid, self.shard_windows, self.chunk_windows)
-        if min(sizes) < 1 or self.codebook_size > 2**31 or math.prod(self.grid) > LARGEST_WINDOW:
+        if min(sizes) < 1 or self.codebook_size > 2**31 or math.prod(self.grid) > MAX_WINDOW_TOKENS:
             raise TokenStoreError(
                 f"impossible sizes: codebook {self.codebook_size}, grid {self.grid}."
             )
-        if math.prod((self.shard_windows, *self.grid, self.dtype.itemsize)) > LARGEST_SHARD:
+        if math.prod((self.shard_windows, *self.grid, self.dtype.itemsize)) > MAX_SHARD_BYTES:
             raise TokenStoreError(
                 f"a shard of {self.shard_windows} windows with grid {self.grid} is larger than "
-                f"{LARGEST_SHARD:,} bytes; lower shard_windows."
+                f"{MAX_SHARD_BYTES:,} bytes; lower shard_windows."
             )
         if self.shard_windows % self.chunk_windows:
             raise TokenStoreError(
@@ -114,9 +114,9 @@ class StoreInfo:
                 raise TokenStoreError(f"split {split!r} of {count} windows is impossible.")
         if not self.counts:
             raise TokenStoreError("there is no split.")
-        if sum(map(self.num_shards, self.counts)) > MOST_SHARDS:
+        if sum(map(self.num_shards, self.counts)) > MAX_SHARDS:
             raise TokenStoreError(
-                f"{sum(self.counts.values()):,} windows make more than {MOST_SHARDS:,} shards of "
+                f"{sum(self.counts.values()):,} windows make more than {MAX_SHARDS:,} shards of "
                 f"{self.shard_windows}; raise shard_windows."
             )
 
@@ -285,9 +285,9 @@ def array_header(info: StoreInfo, split: str) -> bytes:
 
 def is_header(data: bytes, path: object, info: StoreInfo, split: str) -> bool:
     """Says whether this is the zarr.json of a split; also one that another version wrote."""
-    found = parse_json(data, path, TokenStoreError, "zarr array")
+    header = parse_json(data, path, TokenStoreError, "zarr array")
     wanted = json.loads(array_header(info, split))
-    about = found.get("attributes")
-    return all(found.get(key) == wanted[key] for key in HEADER_KEYS) and (
+    about = header.get("attributes")
+    return all(header.get(key) == wanted[key] for key in HEADER_KEYS) and (
         about == {} or (isinstance(about, dict) and is_sealed(data, about.get(SEAL)))
     )

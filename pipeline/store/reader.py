@@ -26,7 +26,7 @@ from pipeline.storage.sealed import from_parquet
 from pipeline.store.layout import (
     INFO,
     MANIFEST,
-    MOST_SHRUNK,
+    MAX_COMPRESSION,
     PLAN,
     PLAN_SCHEMA,
     REDO,
@@ -190,7 +190,7 @@ class TokenStore:
     def _decode(self, split: str, shard: int, data: bytes) -> NDArray[np.unsignedinteger[Any]]:
         path, (start, stop) = self.shard_file(split, shard), self.shard_rows(split, shard)
         claimed = math.prod((stop - start, *self.grid, self.info.dtype.itemsize))
-        if claimed > MOST_SHRUNK * len(data):  # Before that much memory is asked for.
+        if claimed > MAX_COMPRESSION * len(data):  # Before that much memory is asked for.
             raise TokenStoreError(
                 f"{path} cannot be decoded: {len(data):,} bytes never hold {stop - start} windows "
                 f"of {self.grid} tokens; {REDO}."
@@ -253,7 +253,7 @@ class TokenStore:
                 wrong.append(str(error))
         wrong += [
             f"{self.files.place(MANIFEST, name)} commits no shard of this store; delete it."
-            for name in sorted(self.strangers())
+            for name in sorted(self.orphaned_parts())
         ]
         return wrong
 
@@ -275,7 +275,7 @@ class TokenStore:
                 return False
         return len(plan) == sum(self.info.counts.values())
 
-    def strangers(self) -> set[str]:
+    def orphaned_parts(self) -> set[str]:
         """Names manifest parts that commit no shard of the plan."""
         return self._part_names() - {part_name(*shard) for shard in self.info.shards()}
 

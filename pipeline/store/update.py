@@ -73,38 +73,38 @@ def prepare_store(
     TokenStoreError, naming what differs, if it may not be, and as `create_store` does.
     """
     finish_switch(files)
-    found = None if source is None else _of_other_frames(files, info, plan)
-    if found and committed_fingerprints(files) == {store_fingerprint(info, hash_plan(plan))}:
+    store = None if source is None else _of_other_frames(files, info, plan)
+    if store and committed_fingerprints(files) == {store_fingerprint(info, hash_plan(plan))}:
         describe_store(files, info, plan, source)  # A kill came just before this.
-        found = None
-    if found is None or source is None:
+        store = None
+    if store is None or source is None:
         writer = create_store(files, info, plan, source=source, overwrite=overwrite)
         _remove_growing(files)
         return Work(writer.unfinished())
-    missing, total = found.missing(), sum(1 for _ in found.info.shards())
-    same_plan = found.plan_hash == hash_plan(plan)
-    before = _listed(found)
+    missing, total = store.missing(), sum(1 for _ in store.info.shards())
+    same_plan = store.plan_hash == hash_plan(plan)
+    before = _listed(store)
     if before is not None:
         said = str(difference(before, source))
         if same_plan and (update or missing):
-            return _go_on_in_place(found, info, plan, source, said)
+            return _go_on_in_place(store, info, plan, source, said)
         if update:
-            return _grow_beside(files, found, info, plan, source, said)
+            return _grow_beside(files, store, info, plan, source, said)
     if not overwrite and len(missing) < total:
-        raise TokenStoreError(_refusal(found, before, source))
+        raise TokenStoreError(_refusal(store, before, source))
     return Work(create_store(files, info, plan, source=source, overwrite=True).unfinished())
 
 
-def _refusal(found: TokenStore, before: pa.Table | None, source: pa.Table) -> str:
+def _refusal(store: TokenStore, before: pa.Table | None, source: pa.Table) -> str:
     if before is None:
         return (
-            f"{found.root} was made from other frames, and does not list them: an earlier version "
+            f"{store.root} was made from other frames, and does not list them: an earlier version "
             "made it, or its list is damaged. None of it can be taken over: choose another --out, "
             "or give --overwrite to encode all anew."
         )
-    finished = "" if found.missing() else "It is finished, and experiments may be reading it. "
+    finished = "" if store.missing() else "It is finished, and experiments may be reading it. "
     return (
-        f"{found.root} was made from other frames: {difference(before, source)}. {finished}Give "
+        f"{store.root} was made from other frames: {difference(before, source)}. {finished}Give "
         "--update to bring it to what the frames are now, which encodes only what is new, or "
         "choose another --out."
     )
@@ -113,12 +113,12 @@ def _refusal(found: TokenStore, before: pa.Table | None, source: pa.Table) -> st
 def _of_other_frames(files: Storage, info: StoreInfo, plan: pa.Table) -> TokenStore | None:
     """Opens the store that differs from the one wanted in its frames, and in nothing else."""
     try:
-        found = TokenStore(files, allow_partial=True)
+        store = TokenStore(files, allow_partial=True)
     except TokenStoreError:
         return None
-    same = _settings(found.info) == _settings(info)
-    other = found.fingerprint != store_fingerprint(info, hash_plan(plan))
-    return found if same and other and found.info.source != info.source else None
+    same = _settings(store.info) == _settings(info)
+    other = store.fingerprint != store_fingerprint(info, hash_plan(plan))
+    return store if same and other and store.info.source != info.source else None
 
 
 def _settings(info: StoreInfo) -> dict[str, Any]:
@@ -134,20 +134,20 @@ def _listed(store: TokenStore) -> pa.Table | None:
 
 
 def _go_on_in_place(
-    found: TokenStore, info: StoreInfo, plan: pa.Table, source: pa.Table, said: str
+    store: TokenStore, info: StoreInfo, plan: pa.Table, source: pa.Table, said: str
 ) -> Work:
     """Withdraws what commits shards with changed frames, and lets the others be of the new store.
 
     A kill leaves shards of both; run again, those of the new one are known by their fingerprint.
     """
-    files, wanted = found.files, store_fingerprint(info, found.plan_hash)
-    same = {split: same_rows(found, found.plan(split), source, split) >= 0 for split in info.counts}
+    files, wanted = store.files, store_fingerprint(info, store.plan_hash)
+    same = {split: same_rows(store, store.plan(split), source, split) >= 0 for split in info.counts}
     kept = []
-    for split, shard in set(info.shards()) - set(found.missing()):
+    for split, shard in set(info.shards()) - set(store.missing()):
         try:
             part = read_part(files, part_name(split, shard))
             if part["fingerprint"] != wanted:
-                found.check_shard(split, shard)
+                store.check_shard(split, shard)
                 if not same[split][slice(*info.shard_rows(split, shard))].all():
                     raise TokenStoreError("holds frames that changed")
                 kept.append(part)
@@ -163,25 +163,25 @@ def _go_on_in_place(
 
 def _grow_beside(
     files: Folder | Bucket,
-    found: TokenStore,
+    store: TokenStore,
     info: StoreInfo,
     plan: pa.Table,
     source: pa.Table,
     said: str,
 ) -> Work:
-    """Makes or opens the store that will take the place of `found`.
+    """Makes or opens the store that will take the place of `store`.
 
     Tokens are taken from that one, and from what grew for frames that have changed once more.
     """
     folder = GROWING + store_fingerprint(info, hash_plan(plan))[:16]
     missing = create_store(Inside(files, folder), info, plan, source=source).unfinished()
-    stores = {"": found}
+    stores = {"": store}
     for name in _growing(files):
         with contextlib.suppress(TokenStoreError):
             other = TokenStore(Inside(files, name), allow_partial=True)
             if name != folder and _settings(other.info) == _settings(info):
                 stores[name] = other
-    whole = {name: _whole_shards(store) for name, store in stores.items() if missing}
+    whole = {name: _whole_shards(other) for name, other in stores.items() if missing}
     return Work(missing, folder, list(whole.items()), said=said)
 
 
@@ -189,13 +189,13 @@ def _whole_shards(store: TokenStore) -> list[Shard]:
     missing = set(store.missing())
     if _listed(store) is None:
         return []
-    found = []
+    whole = []
     for shard in store.info.shards():
         with contextlib.suppress(TokenStoreError):
             if shard not in missing:
                 store.check_shard(*shard)
-                found.append(shard)
-    return found
+                whole.append(shard)
+    return whole
 
 
 def _growing(files: Storage) -> list[str]:
@@ -311,11 +311,11 @@ class Known:
             which = np.full(store.num_windows(split), -1)
             rows = which.copy()
             for number, (other, shards) in enumerate(others):
-                found = same_rows(other, store.plan(split), store.made_from, split)
+                theirs = same_rows(other, store.plan(split), store.made_from, split)
                 whole = [shard for name, shard in shards if name == split]
-                new = (which < 0) & (found >= 0)
-                new &= np.isin(found // other.info.shard_windows, whole)
-                which[new], rows[new] = number, found[new]
+                new = (which < 0) & (theirs >= 0)
+                new &= np.isin(theirs // other.info.shard_windows, whole)
+                which[new], rows[new] = number, theirs[new]
             self.origins[split] = which, rows
 
     def has(self, split: str, start: int, stop: int) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from pipeline.config import as_dict
 from pipeline.errors import TokenStoreError
 from pipeline.frame_list import FRAMES
 from pipeline.storage.files import to_json
+from pipeline.storage.outputs import list_differences, prepare_output
 from pipeline.storage.places import Place, Storage, open_storage
 from pipeline.storage.sealed import to_parquet
 from pipeline.store.layout import (
@@ -68,7 +69,7 @@ class StoreWriter:
 
     def unfinished(self) -> list[tuple[str, int]]:
         """Lists the shards that are missing or damaged; what commits damaged ones is withdrawn."""
-        for name in self.store.strangers():
+        for name in self.store.orphaned_parts():
             self.files.remove(f"{MANIFEST}/{name}")
         for split, shard in set(self.info.shards()) - set(self.store.missing()):
             try:
@@ -95,22 +96,16 @@ def create_store(
     """
     files = open_storage(root)
     wanted = store_fingerprint(info, hash_plan(plan))
-    others = files.names()
-    if others and INFO not in others:
-        if committed_fingerprints(files) != {wanted}:
-            raise TokenStoreError(
-                f"{files.root} holds {others[0]} but no {INFO} that says what it is; delete it "
-                "yourself, or choose another --out."
-            )
-    elif others and _found_fingerprint(files) != wanted:
-        if not overwrite:
-            raise TokenStoreError(
-                f"{files.root} was made with {_difference(files, info)}; choose another --out, or "
-                "give --overwrite."
-            )
-        # The manifest goes first and store.json last, so that a kill leaves nothing trusted.
-        for name in sorted(others, key=lambda name: (name != MANIFEST, name == INFO)):
-            files.remove(name)
+    if INFO in files.names() or committed_fingerprints(files) != {wanted}:
+        prepare_output(
+            files,
+            INFO,
+            lambda: _differences(files, info, wanted),
+            what="token store",
+            error=TokenStoreError,
+            overwrite=overwrite,
+            first=MANIFEST,
+        )
     describe_store(files, info, plan, source)
     return StoreWriter(files)
 
@@ -135,30 +130,22 @@ def describe_store(
         files.write(name, data)
 
 
-def _found_fingerprint(files: Storage) -> str | None:
-    try:
-        return TokenStore(files, allow_partial=True).fingerprint
-    except TokenStoreError:
-        return None
-
-
 def committed_fingerprints(files: Storage) -> set[str]:
     """Says which stores the shards are of; what is damaged says nothing."""
-    found = set()
+    fingerprints = set()
     for name in files.names(MANIFEST):
         with contextlib.suppress(TokenStoreError):
-            found.add(read_part(files, name)["fingerprint"])
-    return found
+            fingerprints.add(read_part(files, name)["fingerprint"])
+    return fingerprints
 
 
-def _difference(files: Storage, info: StoreInfo) -> str:
+def _differences(files: Storage, info: StoreInfo, wanted: str) -> list[str]:
+    """Lists how the store that is there differs from the one `wanted`, a fingerprint."""
     try:
-        found = as_dict(TokenStore(files, allow_partial=True).info)
+        store = TokenStore(files, allow_partial=True)
     except TokenStoreError as error:
-        return f"another version or by something else ({error})"
-    wanted = as_dict(info)
-    wanted["counts"] = wanted.pop("counts")  # Last: another value is what made them differ.
-    for key, value in wanted.items():
-        if found[key] != value and key != "fps":
-            return f"{key} = {found[key]!r}, not {value!r}"
-    return "another plan of windows (videos, hop or seed)"
+        return [f"another version or by something else ({error})"]
+    if store.fingerprint == wanted:
+        return []
+    theirs, ours = ({**as_dict(about), "fps": None} for about in (store.info, info))
+    return list_differences(theirs, ours) or ["another plan of windows (videos, hop or seed)"]

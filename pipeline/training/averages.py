@@ -1,6 +1,6 @@
 """Means over steps: of the weights, which are saved, and of what is logged."""
 
-import resource
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.training.task import Task
+
+try:
+    import resource
+except ImportError:  # Windows has none.
+    resource = None  # type: ignore[assignment]
 
 AVERAGED = ("running_mean", "running_var")
 """Last part of the names of buffers that tell of what the weights compute, as batch norm's do."""
@@ -103,5 +108,7 @@ class StepMeans:
 def _memory_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if resource is None:
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9

@@ -12,7 +12,9 @@ from lightning_fabric import Fabric
 from pipeline.config import as_dict
 from pipeline.errors import CheckpointError, ConfigError, PipelineError
 from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, difference, source_of
-from pipeline.storage.files import contents, lock, read_json, remove, write_bytes, write_json
+from pipeline.storage.files import lock, read_json, write_bytes, write_json
+from pipeline.storage.outputs import list_differences, prepare_output
+from pipeline.storage.places import Folder
 from pipeline.storage.sealed import from_parquet, to_parquet
 from pipeline.training.checkpoint import CHECKPOINTS, last_sha256, last_step
 from pipeline.training.task import KEYS_THAT_MAY_CHANGE, LoopConfig
@@ -41,10 +43,9 @@ def prepare_run(
     afresh. A folder without the record of a run is never touched.
     """
     record = {"config": as_dict(config), **made_from}
-    path = out / RECORD
-    others = contents(out) if out.exists() else []
-    if path.exists():
-        found = _completed(read_json(path, CheckpointError, "run"), record)
+
+    def differences() -> list[str]:
+        found = _completed(read_json(out / RECORD, CheckpointError, "run"), record)
         different = _differences(found, record)
         step = last_step(out / CHECKPOINTS)
         if frames is not None and found.get("source") != record["source"]:
@@ -53,22 +54,11 @@ def prepare_run(
             different = list(filter(None, different))
         if not different and step > config.max_steps:
             different = [f"{step} steps so far, more than max_steps = {config.max_steps}"]
-        if not different:
-            _write_record(out, record, frames)
-            return
-        if not overwrite:
-            raise ConfigError(
-                f"{out} was made with {'; '.join(different)}. Choose another --out, or give "
-                "--overwrite."
-            )
-    elif others:
-        raise ConfigError(
-            f"{out} holds {others[0].name} but no {RECORD}, so it is no run; choose another --out."
-        )
-    # The record goes last: after a kill the folder can still be told to be a run.
-    for file in sorted(others, key=lambda file: file == path):
-        remove(file)
-    out.mkdir(parents=True, exist_ok=True)
+        return different
+
+    prepare_output(
+        Folder(out), RECORD, differences, what="run", error=ConfigError, overwrite=overwrite
+    )
     _write_record(out, record, frames)
 
 
@@ -169,18 +159,9 @@ def _completed(found: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, An
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Lists where two records of a run differ in more than what may change."""
-    different = []
-    for key in sorted({*found, *wanted}):
-        ours, theirs = wanted.get(key), found.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            free = KEYS_THAT_MAY_CHANGE if key == "config" else ()
-            if key == "config" and not ours.get("cosine") and not theirs.get("cosine"):
-                free = (*free, "max_steps")  # At a constant rate, more steps just go on.
-            inner = _differences(
-                {k: v for k, v in theirs.items() if k not in free},
-                {k: v for k, v in ours.items() if k not in free},
-            )
-            different += [f"{key}.{line}" for line in inner]
-        elif ours != theirs:
-            different.append(f"{key} = {theirs!r}, not {ours!r}")
-    return different
+    free = {f"config.{key}" for key in KEYS_THAT_MAY_CHANGE}
+    configs = (found.get("config"), wanted["config"])
+    if not any(isinstance(config, dict) and config.get("cosine") for config in configs):
+        free.add("config.max_steps")  # At a constant rate, more steps just go on.
+    different = list_differences(found, wanted)
+    return [line for line in different if line.partition(" = ")[0] not in free]

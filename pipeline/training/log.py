@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.storage.files import sync_file, write_bytes
 from pipeline.training.checkpoint import CHECKPOINTS, last_values
 
-FILE, MARK = "metrics.jsonl", "log"
+FILE, LOG_CHECKSUM = "metrics.jsonl", "log"
 
 
 class Log:
@@ -31,16 +31,16 @@ class Log:
         folder: Path,
         *,
         resumed_step: int,
-        mark: Mapping[str, Any] | None = None,
+        checksum: Mapping[str, Any] | None = None,
         keys: Sequence[str] = (),
     ) -> None:
         self.path = folder / FILE
         self.keys = keys
-        if mark and not self.path.exists():
+        if checksum and not self.path.exists():
             said = f"{self.path} is missing: a new log begins at step {resumed_step}"
             print(said, file=sys.stderr, flush=True)
-        if mark:
-            kept = vouched(self.path, mark)
+        if checksum:
+            kept = verified_prefix(self.path, checksum)
         else:
             data = self.path.read_bytes() if self.path.exists() else b""
             lines = data.decode(errors="replace").splitlines(keepends=True)
@@ -67,7 +67,7 @@ class Log:
                 if isinstance(value, int | float):
                     self.board.add_scalar(key, value, step)
 
-    def mark(self) -> dict[str, int]:
+    def checksum(self) -> dict[str, int]:
         """Returns what tells this log from any other, once its lines so far are on the disk."""
         sync_file(self.path)
         data = self.path.read_bytes()
@@ -81,16 +81,16 @@ def _step_of(line: str) -> float:
         return math.inf  # The last line of a killed run may be cut off.
 
 
-def vouched(path: Path, mark: Any) -> bytes:
+def verified_prefix(path: Path, checksum: Any) -> bytes:
     """Returns the part of a log that a checkpoint vouches for; nothing if there is no log.
 
     Raises PipelineError if that part is not there as it was.
     """
     if not path.exists():
         return b""
-    size = mark.get("bytes") if isinstance(mark, dict) else None
+    size = checksum.get("bytes") if isinstance(checksum, dict) else None
     begun = path.read_bytes()[:size] if isinstance(size, int) else b""
-    if {"bytes": len(begun), "crc32": zlib.crc32(begun)} != mark:
+    if {"bytes": len(begun), "crc32": zlib.crc32(begun)} != checksum:
         raise PipelineError(
             f"{path} is damaged: its first {size} bytes are not those that the last checkpoint was "
             "saved with. Put back a copy, or delete it to go on without."
@@ -103,15 +103,15 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
     Raises PipelineError if it is damaged, as far as a checkpoint beside it can tell.
     """
-    mark = last_values(path.parent / CHECKPOINTS).get(MARK)
+    checksum = last_values(path.parent / CHECKPOINTS).get(LOG_CHECKSUM)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        if mark:
+        if checksum:
             print(f"{path} is missing: its curves are left out", file=sys.stderr, flush=True)
         return []
-    if mark:
-        vouched(path, mark)
+    if checksum:
+        verified_prefix(path, checksum)
     lines = data.decode(errors="replace").splitlines()
     found = []
     for number, line in enumerate(lines, start=1):

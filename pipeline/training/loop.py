@@ -18,7 +18,7 @@ from pipeline.seeds import step_seed
 from pipeline.training.averages import StepMeans, WeightAverage
 from pipeline.training.checkpoint import CHECKPOINTS, mend_pointer
 from pipeline.training.fsdp import gather, whole
-from pipeline.training.log import MARK, Log
+from pipeline.training.log import LOG_CHECKSUM, Log
 from pipeline.training.profiling import PART, RECORDED, WARM_UP, profiled
 from pipeline.training.signals import stop_requests
 from pipeline.training.state import restore_state, save_state
@@ -66,7 +66,7 @@ def run_loop(
         return 0
     log = None
     if fabric.is_global_zero:
-        log = Log(out, resumed_step=start, mark=values.get(MARK), keys=task.logged)
+        log = Log(out, resumed_step=start, checksum=values.get(LOG_CHECKSUM), keys=task.logged)
     with (
         stop_requests() as stops,
         progress(

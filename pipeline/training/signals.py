@@ -8,7 +8,10 @@ from types import FrameType
 
 from pipeline.errors import StoppedError
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOP_SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+]
+"""Windows has no SIGUSR1."""
 
 
 def _leave(number: int, _: FrameType | None) -> None:

@@ -19,7 +19,7 @@ from pipeline.training.checkpoint import (
     save_checkpoint,
 )
 from pipeline.training.fsdp import gather, slice_like, slice_optimizer
-from pipeline.training.log import FILE, MARK, Log, vouched
+from pipeline.training.log import FILE, LOG_CHECKSUM, Log, verified_prefix
 from pipeline.training.task import LoopConfig, Task
 
 
@@ -44,7 +44,7 @@ def save_state(
     values = {"scaler": fabric.strategy.precision.state_dict()}
     with together(fabric, f"save step {step}"):
         if log:
-            values[MARK] = log.mark()
+            values[LOG_CHECKSUM] = log.checksum()
             task.export(averages or weights, step)
             folder = out / CHECKPOINTS
             save_checkpoint(folder, step, tensors, values, keep=config.keep_checkpoints)
@@ -63,8 +63,9 @@ def restore_state(
     checkpoint = own or (load_last(init) if init else None)
     if checkpoint is None:
         return 0, {}
-    if own and MARK in own.values:
-        vouched(out / FILE, own.values[MARK])  # In every process: none waits for one that refuses.
+    if own and LOG_CHECKSUM in own.values:
+        # In every process: none waits for one that refuses.
+        verified_prefix(out / FILE, own.values[LOG_CHECKSUM])
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for name, tensor in checkpoint.tensors.items():
         part, _, key = name.partition(".")

@@ -14,7 +14,9 @@ from zarr.codecs import ZstdCodec
 from pipeline.config import TokenizerPrecision, as_dict
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.rates import check_rate
-from pipeline.storage.files import contents, read_json, remove, write_json
+from pipeline.storage.files import read_json, write_json
+from pipeline.storage.outputs import list_differences, prepare_output
+from pipeline.storage.places import Folder
 from pipeline.video.writer import shown_every, write_mp4, write_sheet
 
 RECORD = "decode.json"
@@ -94,24 +96,15 @@ class Outputs:
 
     def prepare(self, made_from: dict[str, Any], *, overwrite: bool) -> None:
         """Makes the folder, or checks that the one there is of the same videos."""
-        out = self.out
-        path = out / RECORD
-        others = contents(out)
-        if others and not path.exists():
-            raise PipelineError(
-                f"{out} holds {others[0].name} but no {RECORD}, so it is no folder of decoded "
-                "videos; choose another --out."
-            )
-        found = read_json(path, PipelineError, "folder of decoded videos") if path.exists() else {}
-        if others and found != made_from:
-            if not overwrite:
-                different = [key for key, value in made_from.items() if found.get(key) != value]
-                raise PipelineError(
-                    f"{out} was made of other {different[0]}; choose another --out, or give "
-                    "--overwrite."
-                )
-            for file in sorted(others, key=lambda file: file.name == RECORD):
-                remove(file)
+        path, what = self.out / RECORD, "folder of decoded videos"
+        prepare_output(
+            Folder(self.out),
+            RECORD,
+            lambda: list_differences(read_json(path, PipelineError, what), made_from),
+            what=what,
+            error=PipelineError,
+            overwrite=overwrite,
+        )
         write_json(path, made_from)
 
     def video(self, row: int) -> Path:

@@ -18,7 +18,9 @@ from pipeline.frames.scan import SPLITS, Rejected
 from pipeline.frames.tars import Clip, write_clips
 from pipeline.progress import progress
 from pipeline.rates import RECORD
-from pipeline.storage.files import contents, lock, read_json, remove, write_json, write_text
+from pipeline.storage.files import lock, read_json, remove, write_json, write_text
+from pipeline.storage.outputs import list_differences, prepare_output
+from pipeline.storage.places import Folder
 from pipeline.video.clips import Source, extract_video, median_rate
 from pipeline.video.sources import Known
 from pipeline.video.tiles import ExtractConfig
@@ -73,13 +75,15 @@ def extract(
     }
     with lock(out):
         parts = out / PARTS
-        if not _continues(out, made_from, overwrite=overwrite):
-            parts.mkdir(exist_ok=True)
-            # A video's record goes before its frames; that extract made the folder stays known.
-            old = [path for path in parts.iterdir() if path.name != MADE_FROM]
-            for path in [*old, *(path for path in contents(out) if path != parts)]:
-                remove(path)
-            write_json(parts / MADE_FROM, made_from)
+        prepare_output(
+            Folder(out),
+            f"{PARTS}/{MADE_FROM}",
+            lambda: _differences(out, made_from),
+            what="frame folder",
+            error=FrameError,
+            overwrite=overwrite,
+        )
+        write_json(parts / MADE_FROM, made_from)
         if known:
             write_json(parts / HASHES, {"files": known, "fingerprint": fingerprint(known)})
         with progress("extract", len(sources), "video") as advance:
@@ -215,30 +219,11 @@ def _extract_or_reject(
         return {"kept": [], "rejected": [(source.name, str(error))]}
 
 
-def _continues(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> bool:
-    """Says whether `out` holds the beginning of the same work; refuses another's."""
-    path = out / PARTS / MADE_FROM
-    if not path.exists():
-        if others := [file for file in contents(out) if file.name != PARTS]:
-            raise FrameError(
-                f"{out} holds {others[0].name} but no {PARTS}/{MADE_FROM}, so extract did not make "
-                "it; choose another --out."
-            )
-        return False
-    found = read_json(path, FrameError, "frame folder")
-    if found == made_from:
-        return True
-    if overwrite:
-        return False
-    had = {"format": found.get("format"), **found.get("config", {})}
-    different = [
-        f"{key} {had.get(key)!r} instead of {value!r}"
-        for key, value in {"format": made_from["format"], **made_from["config"]}.items()
-        if had.get(key) != value
-    ] or ["other videos"]
-    raise FrameError(
-        f"{out} was made with {different[0]}; choose another --out, or give --overwrite."
-    )
+def _differences(out: Path, made_from: dict[str, Any]) -> list[str]:
+    """Lists how the work that `out` holds the beginning of differs from this."""
+    found = read_json(out / PARTS / MADE_FROM, FrameError, "frame folder")
+    theirs, ours = ({**record, "videos": None} for record in (found, made_from))
+    return list_differences(theirs, ours) or ["other videos"] * (found != made_from)
 
 
 def _is_finished(part: Path, out: Path) -> bool:

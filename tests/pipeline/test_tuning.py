@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from pipeline.tuning import ENVIRONMENT, KEPT, LARGE, tune_process
+from pipeline.tuning import ENVIRONMENT, KEPT, LARGE, keep_freed, tune_process
 from stages.__main__ import cli
 
 
@@ -34,6 +34,15 @@ def test_glibc_is_told_what_to_keep(
     ]
     assert told == (expected if libc == "glibc" else [])
     assert {os.environ[name] for name in ENVIRONMENT} == {"kept"}
+
+
+def test_windows_has_no_library_of_c_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_by_name(name: str | None) -> SimpleNamespace:
+        raise TypeError("bad argument type for built-in operation")
+
+    monkeypatch.setattr(ctypes, "CDLL", only_by_name)
+    monkeypatch.setattr(sys, "platform", "win32")
+    keep_freed(LARGE)
 
 
 def test_what_to_keep_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,12 +195,12 @@ def test_overwriting_forgets_what_was_done_before_it_deletes_frames(
             raise KeyboardInterrupt
         remove(path)
 
-    monkeypatch.setattr("pipeline.video.extract.remove", killed)
+    monkeypatch.setattr("pipeline.storage.places.remove", killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "videos", out, config, overwrite=True)
     monkeypatch.undo()
     assert [path.name for path in (out / ".extract").iterdir()] == ["made_from.json"]
-    with pytest.raises(FrameError, match="was made with size 16 instead of 8"):
+    with pytest.raises(FrameError, match=r"was made with config\.size = 16, not 8"):
         run(tmp_path / "videos", out, config)
     run(tmp_path / "videos", out, config, overwrite=True)  # The folder is still known as its own.
     run(tmp_path / "videos", tmp_path / "whole", config)
@@ -237,7 +237,7 @@ def test_a_video_that_changes_its_size_leaves_nothing(tmp_path: Path, late: int)
 
 def test_other_values_are_refused_by_name_unless_overwritten(flow: Flow) -> None:
     line = flow.refused("extract", "--set", "extract.size=8")
-    assert "size 16 instead of 8" in line
+    assert "config.size = 16, not 8" in line
     flow.ok("extract", "--set", "extract.size=8", "--overwrite")
     with Image.open(next((flow.root / "frames").rglob("*.png"))) as image:
         assert image.size == (8, 8)
@@ -301,7 +301,7 @@ def test_tars_give_the_same_tokens_as_a_folder(flow: Flow) -> None:
     assert not list((flow.root / "tars").rglob("*.png"))
     flow.ok("tokenize", "--frames", str(flow.root / "tars"), "--workers", "1", out="other")
     assert content(flow.root / "other") == content(flow.root / "tokens")
-    assert "format 'webdataset' instead of 'folder'" in flow.refused("extract", out="tars")
+    assert "format = 'webdataset', not 'folder'" in flow.refused("extract", out="tars")
 
 
 def test_tars_are_bounded_and_the_same_after_a_stop(
@@ -473,4 +473,4 @@ def test_what_there_is_to_say_of_videos_is_said_once_and_kept(tmp_path: Path) ->
     with Image.open(tmp_path / "out" / "train/a/a_00000.png") as image:
         np.testing.assert_allclose(corners(np.asarray(image)), [GREEN, WHITE, RED, BLUE], atol=25)
     result = CliRunner().invoke(cli, [*words, "--as-stored"])
-    assert "as_stored False instead of True" in result.output
+    assert "config.as_stored = False, not True" in result.output

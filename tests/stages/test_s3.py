@@ -6,15 +6,16 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from moto.server import ThreadedMotoServer
 
-from pipeline.errors import StorageError
+from pipeline.errors import FrameError, StorageError
 from pipeline.storage import bucket as bucket_module
 from pipeline.storage.bucket import Bucket
-from pipeline.storage.tars import Member, read_members
+from pipeline.storage.tars import Member, add, new_tar, read_members, read_samples
 from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
 from tests.stages.small import Flow, content
@@ -141,6 +142,34 @@ def test_frames_in_tars_of_a_bucket_make_the_same_tokens_and_tokenizer(flow: Flo
         flow.ok("fit-tokenizer", "--frames", frames, out=out)
     made = [flow.root / out / "tokenizer.safetensors" for out in ("fit-here", "fit-there")]
     assert made[0].read_bytes() == made[1].read_bytes()
+
+
+def test_a_tar_of_small_files_is_looked_through_in_one_request(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{number:04d}.png" for number in range(300)]
+    with new_tar(tmp_path / "small.tar") as tar:
+        for name in names:
+            add(tar, name, bytes(5000))
+    bucket.write("small.tar", (tmp_path / "small.tar").read_bytes())
+    read_parts, asked = Bucket.read_parts, []
+
+    def counting(self: Bucket, *request: Any) -> list[bytes]:
+        asked.append(request)
+        return read_parts(self, *request)
+
+    monkeypatch.setattr(Bucket, "read_parts", counting)
+    samples = read_samples(bucket.place("small.tar"), FrameError)
+    assert [member.name for sample in samples for member in sample.values()] == names
+    assert len(asked) == 1
+
+
+def test_a_place_is_named_to_the_letter(bucket: Bucket) -> None:
+    odd = Bucket(f"{URL}/a#b?c%20d e")
+    odd.write("x", b"1")
+    assert Bucket(f"{URL}/a").names() == []
+    assert [name.rpartition("/")[2] for name in bucket.below()] == ["x"]
+    assert odd.read("x") == b"1"
 
 
 def test_frames_of_a_bucket_that_cannot_be_read_are_named(flow: Flow) -> None:

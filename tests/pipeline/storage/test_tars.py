@@ -179,7 +179,7 @@ def test_a_tar_of_names_within_names_ends(tmp_path: Path) -> None:
 
 def test_large_claims_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip(tmp_path / "x.tar")
-    monkeypatch.setattr(tars, "LARGEST_TEXT", 10)
+    monkeypatch.setattr(tars, "MAX_TEXT_BYTES", 10)
     with pytest.raises(FrameError, match=r"0001\.json claims .* bytes, too many"):
         scan_frames(tmp_path)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.store.claims import share_out
+from pipeline.store.claims import claim_shards
 from pipeline.store.layout import StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
 
@@ -44,7 +44,7 @@ class FirstOfTwo:
 
 def share(root: Path, fabric: FirstOfTwo) -> list[tuple[str, int]]:
     plan = numbered_plan(INFO.counts, "w", 8)
-    with share_out(
+    with claim_shards(
         root, INFO, plan, fabric=fabric, batch_size=4, what="test", unit="window"
     ) as mine:
         for split, shard in mine.shards:

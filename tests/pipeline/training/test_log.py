@@ -33,17 +33,17 @@ def test_a_resumed_log_drops_what_will_be_done_again(tmp_path: Path) -> None:
 
 def test_it_goes_on_behind_what_the_checkpoint_vouches_for(tmp_path: Path) -> None:
     log = logged(tmp_path)
-    mark, data = log.mark(), log.path.read_bytes()
+    checksum, data = log.checksum(), log.path.read_bytes()
     log.write(4, {"loss": 0.0})
-    Log(tmp_path, resumed_step=3, mark=mark)
+    Log(tmp_path, resumed_step=3, checksum=checksum)
     assert log.path.read_bytes() == data
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "other"])
 def test_a_damaged_log_is_refused_by_name(tmp_path: Path, damage: str) -> None:
     log = logged(tmp_path)
-    mark, data = log.mark(), log.path.read_bytes()
-    save_checkpoint(tmp_path / "checkpoints", 3, {}, {"log": mark}, keep=1)
+    checksum, data = log.checksum(), log.path.read_bytes()
+    save_checkpoint(tmp_path / "checkpoints", 3, {}, {"log": checksum}, keep=1)
     assert [line["step"] for line in read_log(log.path)] == [1, 2, 3]
     damaged = {
         "flip": data.replace(b"0.5", b"0.4"),
@@ -52,7 +52,7 @@ def test_a_damaged_log_is_refused_by_name(tmp_path: Path, damage: str) -> None:
         "other": data.replace(b"x", b"y"),
     }[damage]
     log.path.write_bytes(damaged)
-    for read in (read_log, lambda path: Log(path.parent, resumed_step=3, mark=mark)):
+    for read in (read_log, lambda path: Log(path.parent, resumed_step=3, checksum=checksum)):
         with pytest.raises(PipelineError, match=r"metrics\.jsonl is damaged: its first .* bytes"):
             read(log.path)
     assert log.path.read_bytes() == damaged
@@ -62,11 +62,11 @@ def test_a_missing_log_is_said_and_begins_anew(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = logged(tmp_path)
-    mark = log.mark()
-    save_checkpoint(tmp_path / "checkpoints", 3, {}, {"log": mark}, keep=1)
+    checksum = log.checksum()
+    save_checkpoint(tmp_path / "checkpoints", 3, {}, {"log": checksum}, keep=1)
     log.path.unlink()
     assert read_log(log.path) == []
-    Log(tmp_path, resumed_step=3, mark=mark)
+    Log(tmp_path, resumed_step=3, checksum=checksum)
     assert log.path.read_bytes() == b""
     said = capsys.readouterr().err
     assert f"{log.path} is missing: its curves are left out" in said
@@ -90,8 +90,8 @@ def test_each_line_has_every_key_from_the_first_on(tmp_path: Path) -> None:
 def test_a_log_of_before_goes_on_and_keeps_its_lines(tmp_path: Path) -> None:
     old = Log(tmp_path, resumed_step=0)
     old.write(1, {"loss": 0.5})
-    mark, data = old.mark(), old.path.read_bytes()
-    log = Log(tmp_path, resumed_step=1, mark=mark, keys=KEYS)
+    checksum, data = old.checksum(), old.path.read_bytes()
+    log = Log(tmp_path, resumed_step=1, checksum=checksum, keys=KEYS)
     log.write(2, {"loss": 0.25})
     assert log.path.read_bytes().startswith(data)
     assert [line["loss"] for line in read_log(log.path)] == [0.5, 0.25]

@@ -1,0 +1,60 @@
+"""An output that a command makes or goes on with; one of another kind or content is refused."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.storage.places import Storage
+
+
+def prepare_output(
+    files: Storage,
+    record: str,
+    differences: Callable[[], Sequence[str]],
+    *,
+    what: str,
+    error: type[PipelineError],
+    overwrite: bool,
+    first: str = "",
+) -> None:
+    """Leaves an output as it is if it is the one wanted, or makes room for that one.
+
+    `record` names the file that says what an output is, and `differences` lists how the one there
+    differs from the one wanted. Raises `error`, naming all of them, unless `overwrite` allows to
+    delete it; what has no record is never touched. Call it under the lock of `files`, and write
+    the record afterwards.
+    """
+    folder, _, own = record.rpartition("/")
+    names = files.names()
+    beside = files.names(folder) if folder else names
+    others = [name for name in names if name != (folder or own)]
+    if own in beside:
+        if not (different := differences()):
+            return
+        if not overwrite:
+            raise error(
+                f"{files.root} was made with {'; '.join(different)}; choose another --out, or give "
+                "--overwrite."
+            )
+    elif others:
+        raise error(
+            f"{files.root} holds {others[0]} but no {record}, so it is no {what}; choose another "
+            "--out."
+        )
+    # The old record stays until the new one replaces it: after a kill the place is still known as
+    # ours. What says which parts are finished goes before them, so that none is trusted then.
+    finished = [f"{folder}/{name}" for name in beside if name != own] if folder else []
+    for name in (*finished, *sorted(others, key=lambda name: name != first)):
+        files.remove(name)
+
+
+def list_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Lists the values in which a record differs from the one wanted, those of sections by path."""
+    different = []
+    for key in {**wanted, **found}:
+        theirs, ours = found.get(key), wanted.get(key)
+        if isinstance(theirs, dict) and isinstance(ours, dict):
+            different += [f"{key}.{line}" for line in list_differences(theirs, ours)]
+        elif theirs != ours:
+            different.append(f"{key} = {theirs!r}, not {ours!r}")
+    return different

@@ -44,7 +44,8 @@ from pipeline.published.checkpoint import load_content, state_tensors
 from pipeline.seeds import step_seed
 from pipeline.storage.files import keep_apart, sha256_file, write_json
 from pipeline.storage.places import Place
-from pipeline.store.reader import TokenStore, check_tokenizer
+from pipeline.store.reader import TokenStore
+from pipeline.store.same_tokens import check_tokenizer
 from pipeline.windows.of_tokens import window_reader
 from pipeline.windows.plan import WindowReader
 from stages.options import FILE, FOLDER, OUT, PLACE, device_option, params_options

@@ -76,11 +76,11 @@ def frame_change(videos: UInt8[np.ndarray, "B T H W C"]) -> Float[np.ndarray, " 
 
 
 def pool_features(features: Float[np.ndarray, "B D t h w"]) -> Float[np.ndarray, "B P"]:
-    """Returns one row per video: what there is, how it changes in time, how it changes in space.
+    """Pools features to a row per video: mean, mean absolute change in time, and in space.
 
-    These are the mean over the grid, and the mean absolute difference of neighbours along time and
-    along height and width. Means alone do not see noise, nor whether anything moves: videos with
-    a third of their tokens shuffled came out closer to real ones than good reconstructions did.
+    Changes are those between neighbours along time, and along height and width. Means alone do not
+    see noise, nor whether anything moves: videos with a third of their tokens shuffled came out
+    closer to real ones than good reconstructions did.
     """
     features = features.astype(np.float64)
     places = (2, 3, 4)

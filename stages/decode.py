@@ -18,7 +18,8 @@ from pipeline.progress import progress
 from pipeline.rates import playing_rate
 from pipeline.storage.files import keep_apart, lock
 from pipeline.storage.places import Place
-from pipeline.store.reader import TokenStore, check_tokenizer
+from pipeline.store.reader import TokenStore
+from pipeline.store.same_tokens import check_tokenizer
 from pipeline.video.decoded import EXACT, DecodeConfig, Outputs
 from stages.options import (
     FILE,

@@ -14,7 +14,8 @@ from pipeline.errors import user_errors
 from pipeline.pixels import to_bytes
 from pipeline.precision import HALF, precision_of
 from pipeline.rates import playing_rate
-from pipeline.store.reader import TokenStore, check_tokenizer
+from pipeline.store.reader import TokenStore
+from pipeline.store.same_tokens import check_tokenizer
 from pipeline.training.previews import Tokens
 from pipeline.video.writer import write_sheet
 from tokenizer import identity, load_tokenizer

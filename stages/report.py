@@ -43,7 +43,8 @@ from pipeline.report.report import Contents, make_report
 from pipeline.storage.files import keep_apart, read_json, read_text, write_text
 from pipeline.storage.places import Place
 from pipeline.store.layout import StoreInfo
-from pipeline.store.reader import TokenStore, check_tokenizer
+from pipeline.store.reader import TokenStore
+from pipeline.store.same_tokens import check_tokenizer
 from pipeline.training.log import FILE as LOG
 from pipeline.training.log import read_log
 from pipeline.training.previews import Tokens, read_previews

@@ -15,7 +15,8 @@ from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place, open_storage
 from pipeline.store.layout import INFO
 from pipeline.store.npy import export_npy, import_npy
-from pipeline.store.reader import TokenStore, check_tokenizer
+from pipeline.store.reader import TokenStore
+from pipeline.store.same_tokens import check_tokenizer
 from pipeline.store.tars import export_tars, restore_tars
 from pipeline.store.writer import create_store
 from pipeline.windows.encode import encode_shards, encoder_of

@@ -1,9 +1,27 @@
-"""What is held against what, by whose protocol."""
+"""Which windows are compared, how many and how often, and what published protocols ask for."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pipeline.evaluation.fvd import PROTOCOLS
+FVD_FRAMES = 16
+"""Frames of the windows along a longer one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What a published number was measured on; split and stride are those of the data set."""
+
+    frames: int
+    num_videos: int
+    runs: int
+    seed: int = 0
+    hop: int = FVD_FRAMES
+
+
+PROTOCOLS = {
+    "mebt-16f": Protocol(frames=16, num_videos=2048, runs=10),
+    "mebt-128f": Protocol(frames=128, num_videos=512, runs=5),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +37,7 @@ class EvaluateConfig:
     """Windows on each side of a comparison, if there are as many."""
     runs: int = 1
     """Times that FVD and KVD are measured, with other real windows and other samples each time."""
-    fvd_hop: int = 16
+    fvd_hop: int = FVD_FRAMES
     """Frames from one 16-frame window of FVD to the next along a longer window."""
     mask_ratios: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
     """Shares of hidden tokens at which the model is measured."""

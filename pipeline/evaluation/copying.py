@@ -24,20 +24,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from pipeline.evaluation.numbers import Evaluation
-from pipeline.evaluation.sets import Tokens, Windows
+from pipeline.evaluation.sets import Clip, ComparedSets, Tokens
 from pipeline.metrics import fisher_exact, mann_whitney, psnr, squared_error
 from pipeline.store.reader import TokenStore
 
-Clip = UInt8[np.ndarray, "T H W 3"]
-
 SHARES = ("copying_z", "near_copies_samples", "near_copies_real")
 PIXELS = ("psnr_nearest_samples", "psnr_nearest_real")
-KEYS = ("train_distance_samples", "train_distance_real", *SHARES, *PIXELS)
-MOST = 256
+COPYING_KEYS = ("train_distance_samples", "train_distance_real", *SHARES, *PIXELS)
+MAX_WINDOWS = 256
 """Windows of each set that are measured: more take time and say little more."""
 BLOCK_TOKENS = 1 << 20
 """Tokens of training windows that are compared at a time."""
@@ -46,7 +44,7 @@ CLOSEST = 6
 CHANCE, EXCESS = 0.001, 0.1
 """A model is flagged if chance gives so many near copies less often than this, and if so much more
 of its samples are near copies than of held-out windows."""
-HOW = {
+COPYING_DEFINITIONS = {
     "train_distance": "share of tokens that differ from the nearest training window, at the best "
     "shift of up to half of a window, where both overlap; without tokens that tell less than half "
     "of what a token tells on average, as those of bare ground; of at least half as many tokens as "
@@ -140,7 +138,7 @@ def nearest_windows(
     exact = torch.float32 if store.codebook_size <= 1 << 24 else torch.float64
     windows = torch.from_numpy(np.where(content.tells[tokens], tokens, -1)).to(device, exact)
     length = store.grid[0]
-    found = Nearest(
+    nearest = Nearest(
         np.full(len(tokens), math.inf), np.zeros(len(tokens), int), np.zeros(len(tokens), int)
     )
     for first, block in _train_blocks(store):
@@ -153,11 +151,11 @@ def nearest_windows(
             row, agreeing = differing.argmin(1), a.shape[1] - differing.min(1).astype(np.float64)
             compared = np.maximum((a >= 0).sum(1).cpu().numpy(), max(content.least, 1))
             distance = (compared - agreeing) / compared
-            nearer = distance < found.distance
-            found.distance[nearer] = distance[nearer]
-            found.row[nearer] = first + row[nearer]
-            found.shift[nearer] = shift
-    return found
+            nearer = distance < nearest.distance
+            nearest.distance[nearer] = distance[nearer]
+            nearest.row[nearer] = first + row[nearer]
+            nearest.shift[nearer] = shift
+    return nearest
 
 
 def _train_blocks(store: TokenStore) -> Iterator[tuple[int, Tokens]]:
@@ -172,8 +170,8 @@ def _train_blocks(store: TokenStore) -> Iterator[tuple[int, Tokens]]:
 
 
 def measure_copying(
-    found: Evaluation,
-    windows: Windows,
+    evaluation: Evaluation,
+    sets: ComparedSets,
     samples: TokenStore | None,
     *,
     decode: Callable[[Tokens], Iterable[Clip]] | None,
@@ -181,57 +179,61 @@ def measure_copying(
 ) -> dict[str, Any]:
     """Measures how near samples and held-out windows come to training; returns the protocol.
 
-    `found.copying` gets the verdict, all distances and the nearest pairs. Pixels are compared if
-    there is a way to `decode` tokens.
+    `evaluation.copying` gets the verdict, all distances and the nearest pairs. Pixels are compared
+    if there is a way to `decode` tokens.
     """
-    if why := _why_not(windows, samples):
-        found.skip(KEYS, why)
+    if why := _why_not(sets, samples):
+        evaluation.skip(COPYING_KEYS, why)
         return {}
-    assert windows.samples is not None
-    store = windows.store
-    sets = {
-        "samples": windows.samples[:MOST],
-        "real": np.concatenate([windows.reference[:MOST], windows.real[:MOST]]),
+    assert sets.samples is not None
+    store = sets.store
+    tokens = {
+        "samples": sets.samples[:MAX_WINDOWS],
+        "real": np.concatenate([sets.reference[:MAX_WINDOWS], sets.real[:MAX_WINDOWS]]),
     }
-    content = Content.of(windows.known, sets["real"])
-    nearest = {who: nearest_windows(store, sets[who], content, device=device) for who in sets}
-    found.add({f"train_distance_{who}": np.median(near.distance) for who, near in nearest.items()})
-    found.copying = {
-        **judge(found, **nearest),
+    content = Content.of(sets.known, tokens["real"])
+    nearest = {
+        who: nearest_windows(store, windows, content, device=device)
+        for who, windows in tokens.items()
+    }
+    medians = {who: np.median(near.distance) for who, near in nearest.items()}
+    evaluation.add({f"train_distance_{who}": median for who, median in medians.items()})
+    evaluation.copying = {
+        **judge(evaluation, **nearest),
         "distances": {who: np.sort(near.distance).tolist() for who, near in nearest.items()},
         "pairs": _pairs(store, nearest["samples"]),
     }
     if decode is not None:
         for who, near in nearest.items():
-            error = _squared_error(store, sets[who], near, decode)
-            found.add({f"psnr_nearest_{who}": psnr(error)})
+            error = _squared_error(store, tokens[who], near, decode)
+            evaluation.add({f"psnr_nearest_{who}": psnr(error)})
     return {
-        "num_samples": len(sets["samples"]),
-        "num_held_out": len(sets["real"]),
+        "num_samples": len(tokens["samples"]),
+        "num_held_out": len(tokens["real"]),
         "num_train": store.num_windows("train"),
-        "how": HOW,
+        "how": COPYING_DEFINITIONS,
     }
 
 
-def _why_not(windows: Windows, samples: TokenStore | None) -> str | None:
+def _why_not(sets: ComparedSets, samples: TokenStore | None) -> str | None:
     """Says why samples cannot be compared with held-out windows, if they cannot."""
     if samples is None:
         return "no --samples were given"
-    if "train" not in windows.store.splits:
+    if "train" not in sets.store.splits:
         return "there is no train split to copy from"
-    if windows.split == "train":
+    if sets.split == "train":
         return "evaluate.split is train, so no window is held out"
     if (samples.info.extra.get("given") or {}).get("split") == "train":
         return "the samples began from training windows"
     return None
 
 
-def judge(found: Evaluation, samples: Nearest, real: Nearest) -> dict[str, Any]:
+def judge(evaluation: Evaluation, samples: Nearest, real: Nearest) -> dict[str, Any]:
     """Measures what tells copies from chance; the verdict is None if there are too few windows."""
     sizes = len(samples.distance), len(real.distance)
     if fisher_exact((sizes[0], 0), sizes) >= CHANCE:
         why = f"{sizes[0]} samples and {sizes[1]} held-out windows are too few"
-        found.skip(SHARES, why)
+        evaluation.skip(SHARES, why)
         return {"flagged": None}
     near = float(np.median(real.distance)) / 2
     is_copy = samples.distance <= near
@@ -239,7 +241,7 @@ def judge(found: Evaluation, samples: Nearest, real: Nearest) -> dict[str, Any]:
     chance = fisher_exact(copies, sizes)
     shares = copies[0] / sizes[0], copies[1] / sizes[1]
     z = mann_whitney(samples.distance, real.distance)
-    found.add(dict(zip(SHARES, (z, *shares), strict=True)))
+    evaluation.add(dict(zip(SHARES, (z, *shares), strict=True)))
     return {
         "flagged": chance < CHANCE and shares[0] - shares[1] >= EXCESS,
         "chance": chance,

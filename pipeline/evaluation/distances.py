@@ -1,11 +1,9 @@
-"""Sets of videos that may fairly be compared, and how far they are from one another."""
+"""How far sets of videos are from one another, and reconstructions from their videos."""
 
 import math
-import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -22,8 +20,14 @@ from pipeline.metrics import (
     wasserstein_distance,
 )
 
-DISTANCES = ("motion", "frechet", "kernel", "motion_distance")
+DISTANCE_KEYS = ("motion", "frechet", "kernel", "motion_distance")
 """What `distances` returns."""
+PSNR_KEYS = ("psnr", "psnr_mean_frame", "psnr_moving", "psnr_moving_mean_frame")
+FLICKER_KEYS = ("flicker_real", "flicker_reconstructions")
+RECONSTRUCTION_KEYS = (*PSNR_KEYS, *FLICKER_KEYS, "ssim")
+"""What `ReconstructionErrors.summary` returns, with `lpips` where there is a network for it."""
+STRETCHES, MIN_LATENT_FRAMES = 4, 2
+"""Into how many stretches long videos are cut, and how many latent frames each has at least."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,16 @@ class VideoSet:
     """Mean change from a frame to the next, in grey levels."""
     stretches: Float[np.ndarray, "S N P"]
     """Pooled features of stretches of each video, from its start to its end; S 0 if it is short."""
+
+    @staticmethod
+    def of(
+        features: Float[np.ndarray, "B D t h w"], videos: UInt8[np.ndarray, "B T H W C"]
+    ) -> "VideoSet":
+        """Keeps of videos, and of the features that a network has of them, what is compared."""
+        pooled = pool_features(features)
+        parts = [pool_features(features[:, :, part]) for part in stretches_of(features.shape[2])]
+        stretches = np.stack(parts) if parts else np.empty((0, *pooled.shape))
+        return VideoSet(pooled, frame_change(videos), stretches)
 
     @staticmethod
     def joined(parts: Sequence["VideoSet"]) -> "VideoSet":
@@ -51,29 +65,15 @@ class VideoSet:
         return VideoSet(self.features[:count], self.motion[:count], self.stretches[:, :count])
 
 
-STRETCHES, LATENT_FRAMES = 4, 2
-"""Into how many stretches long videos are cut, and how many latent frames each has at least."""
-
-
 def stretches_of(latent_frames: int) -> list[slice]:
     """Cuts a video into stretches, in latent frames; a short one into none."""
-    if latent_frames < STRETCHES * LATENT_FRAMES:
+    if latent_frames < STRETCHES * MIN_LATENT_FRAMES:
         return []
     edges = [latent_frames * number // STRETCHES for number in range(STRETCHES + 1)]
     return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
-def see(
-    features: Float[np.ndarray, "B D t h w"], videos: UInt8[np.ndarray, "B T H W C"]
-) -> VideoSet:
-    """Keeps what `distances` needs of videos and of the features that a network has of them."""
-    pooled = pool_features(features)
-    parts = [pool_features(features[:, :, part]) for part in stretches_of(features.shape[2])]
-    stretches = np.stack(parts) if parts else np.empty((0, *pooled.shape))
-    return VideoSet(pooled, frame_change(videos), stretches)
-
-
-def along(reference: VideoSet, other: VideoSet) -> list[float]:
+def frechet_along(reference: VideoSet, other: VideoSet) -> list[float]:
     """Returns the Fréchet distance of each stretch of videos from the same stretch of others."""
     pairs = zip(reference.stretches, other.stretches, strict=True)
     return [frechet_distance(x, y) for x, y in pairs]
@@ -130,89 +130,25 @@ class ReconstructionErrors:
         self.moving_mean_frame.append(float(variance[moves].mean()))
         if len(video) > 1:
             rests = variance <= np.quantile(variance, STILL)
-            real, made = (
+            real, reconstructed = (
                 np.abs(np.diff(x[:, rests].astype(np.int16), axis=0)).mean()
                 for x in (video, reconstruction)
             )
-            self.flicker.append((float(real), float(made)))
+            self.flicker.append((float(real), float(reconstructed)))
         if min(video.shape[1:3]) > 2 * SSIM_RADIUS:
             self.similarity.append(ssim(video, reconstruction))
 
     def summary(self) -> dict[str, float]:
         """Returns PSNRs of mean squared errors, and means of flicker, SSIM and LPIPS."""
         errors = (self.squared, self.squared_mean_frame, self.moving, self.moving_mean_frame)
-        names = ("psnr", "psnr_mean_frame", "psnr_moving", "psnr_moving_mean_frame")
         means = {
-            name: psnr(math.fsum(values) / len(values))
-            for name, values in zip(names, errors, strict=True)
+            key: psnr(math.fsum(values) / len(values))
+            for key, values in zip(PSNR_KEYS, errors, strict=True)
         }
         if self.flicker:
-            real, made = (math.fsum(x) / len(self.flicker) for x in zip(*self.flicker, strict=True))
-            means |= {"flicker_real": real, "flicker_reconstructions": made}
+            sums = map(math.fsum, zip(*self.flicker, strict=True))
+            means |= {k: x / len(self.flicker) for k, x in zip(FLICKER_KEYS, sums, strict=True)}
         for key, values in (("ssim", self.similarity), ("lpips", self.perceptual)):
             if values:
                 means[key] = math.fsum(values) / len(values)
         return means
-
-
-def scene(video: str) -> str:
-    """Returns the name that all tiles of a scene have in common, as `mebt extract` cuts them.
-
-    Tiles may overlap; clips of other times (`-f00024`) share no frame, so they are other scenes.
-    """
-    return re.sub(r"-x\d+-y\d+((-f\d+)?(#\d+)?)$", r"\1", video)
-
-
-def two_halves(
-    videos: Sequence[str], starts: Sequence[int], *, span: int, limit: int, seed: int
-) -> tuple[list[int], list[int]]:
-    """Chooses windows for two sets that share no pixel.
-
-    `videos` names the video of each window, `starts` its first frame there, and each spans `span`
-    frames. A scene goes to one set as a whole; if there is only one, the sets are of different
-    times, and the second one is empty where that cannot be.
-
-    Each set holds up to `limit` windows: first one of every video of its half, then a second one,
-    and so on, so that any beginning of it is as varied as can be.
-    """
-    draw = random.Random(seed)
-    rows: dict[str, list[int]] = {}
-    for row, video in enumerate(videos):
-        rows.setdefault(video, []).append(row)
-    names = sorted(rows)
-    draw.shuffle(names)
-    for name in names:
-        draw.shuffle(rows[name])
-    scenes = {name: scene(name) for name in names}
-    order = list(dict.fromkeys(scenes.values()))
-    sets: list[int | None]
-    if len(order) > 1:
-        sides = {key: index % 2 for index, key in enumerate(order)}
-        sets = [sides[scenes[video]] for video in videos]
-    else:
-        sets = _cut_in_time(starts, span)
-    first, second = (
-        [
-            row
-            for turn in zip_longest(*([r for r in rows[n] if sets[r] == half] for n in names))
-            for row in turn
-            if row is not None
-        ][:limit]
-        for half in (0, 1)
-    )
-    return first, second
-
-
-def _cut_in_time(starts: Sequence[int], span: int) -> list[int | None]:
-    """Says for each window whether it ends before the best cut (0) or begins after it (1).
-
-    None is for one that lies across it. All are 0 if they overlap wherever one cuts.
-    """
-    ordered, cuts = np.sort(starts), np.unique(starts)
-    before = np.searchsorted(ordered, cuts - span, side="right")
-    after = len(ordered) - np.searchsorted(ordered, cuts)
-    fewer = np.minimum(before, after)
-    if not fewer.any():
-        return [0] * len(starts)
-    cut = int(cuts[fewer.argmax()])
-    return [0 if start + span <= cut else 1 if start >= cut else None for start in starts]

@@ -1,4 +1,4 @@
-"""FVD and KVD: how far apart videos are for the I3D network, over runs and along the video."""
+"""FVD and KVD: distances of videos' I3D features, over several repeats and along the video."""
 
 import hashlib
 import io
@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from pipeline.config import fingerprint
 from pipeline.errors import TokenStoreError
-from pipeline.evaluation.i3d import I3D, I3D_FRAMES, load_i3d
-from pipeline.evaluation.numbers import Evaluation
+from pipeline.evaluation.config import FVD_FRAMES, PROTOCOLS, EvaluateConfig
+from pipeline.evaluation.i3d import HOW_TO_GET, I3D, I3D_FRAMES, load_i3d
+from pipeline.evaluation.numbers import Evaluation, Missing
+from pipeline.evaluation.pictures import Pictures
 from pipeline.evaluation.sets import (
-    SETS,
+    COMPARED,
+    ComparedSets,
     Tokens,
     Videos,
-    Windows,
     batches,
     choose_windows,
     real_halves,
@@ -31,10 +33,8 @@ from pipeline.pixels import published_bytes
 from pipeline.storage.files import sha256_file, write_bytes
 from pipeline.store.reader import TokenStore
 
-FVD_FRAMES = 16
-"""Frames of the windows along a longer one."""
-KEYS = ("fvd", "kvd")
-HOW = {
+FVD_KEYS = ("fvd", "kvd")
+FVD_DEFINITIONS = {
     "network": "InceptionI3d, 400 logits averaged over time; frames resized to 224 bilinearly "
     "without antialiasing, -1 ... 1",
     "fvd": "squared Fréchet distance of Gaussians, unbiased covariances, float64",
@@ -47,88 +47,63 @@ Features = Float[np.ndarray, "N S K"]
 """Of each video: the whole window first, then the windows along it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """What a published number was measured on; split and stride are those of the data set."""
-
-    frames: int
-    num_videos: int
-    runs: int
-    seed: int = 0
-    hop: int = FVD_FRAMES
-
-
-PROTOCOLS = {
-    "mebt-16f": Protocol(frames=16, num_videos=2048, runs=10),
-    "mebt-128f": Protocol(frames=128, num_videos=512, runs=5),
-}
-
-
 @dataclass(frozen=True)
-class Runs:
-    """Several comparisons of equal size."""
+class Repeats:
+    """Comparisons of equal size, each with real windows and samples of its own."""
 
     store: TokenStore
     samples: TokenStore | None
     split: str
     count: int
-    """Windows of each set in each run."""
+    """Windows of each set in each repeat."""
     seeds: tuple[int, ...]
 
-    def __iter__(self) -> Iterator[Windows]:
-        """Draws real windows for each run; no two runs share a sample."""
-        for run, seed in enumerate(self.seeds):
+    def __iter__(self) -> Iterator[ComparedSets]:
+        """Draws real windows for each repeat; no two share a sample."""
+        for number, seed in enumerate(self.seeds):
             yield choose_windows(
                 self.store,
                 self.samples,
                 split=self.split,
                 limit=self.count,
                 seed=seed,
-                first_sample=run * self.count,
+                first_sample=number * self.count,
             )
 
 
-def plan_runs(
-    store: TokenStore,
-    samples: TokenStore | None,
-    *,
-    split: str,
-    num_videos: int,
-    runs: int,
-    seed: int,
-    protocol: str | None = None,
-) -> Runs:
-    """Finds out how many windows each run can have, at most `num_videos`.
+def plan_repeats(store: TokenStore, samples: TokenStore | None, config: EvaluateConfig) -> Repeats:
+    """Finds out how many windows each repeat can have, at most `num_videos`.
 
     Raises TokenStoreError if a named protocol asks for more than there are: nothing is repeated.
     """
-    seeds = tuple(range(seed, seed + runs))
-    halves = [real_halves(store, split, limit=num_videos, seed=one) for one in seeds]
+    split, limit = config.split, config.num_videos
+    seeds = tuple(range(config.seed, config.seed + config.runs))
+    halves = [real_halves(store, split, limit=limit, seed=seed) for seed in seeds]
     real = min(len(half) for pair in halves for half in pair)
     drawn = None if samples is None else samples.num_windows(samples.splits[0])
-    if protocol is not None:
-        _check_protocol(protocol, store, samples, split, real)
-    counts = (num_videos, real, num_videos if drawn is None else drawn // runs)
-    return Runs(store, samples, split, min(counts), seeds)
+    if config.protocol is not None:
+        _check_protocol(config.protocol, store, samples, split, real)
+    count = min(limit, real, limit if drawn is None else drawn // config.runs)
+    return Repeats(store, samples, split, count, seeds)
 
 
 def _check_protocol(
     name: str, store: TokenStore, samples: TokenStore | None, split: str, real: int
 ) -> None:
-    wanted = PROTOCOLS[name]
+    asked = PROTOCOLS[name]
     otherwise = "or set evaluate.protocol to null"
-    if store.info.frames != wanted.frames:
+    if store.info.frames != asked.frames:
         raise TokenStoreError(
-            f"protocol {name} compares windows of {wanted.frames} frames, but those of "
+            f"protocol {name} compares windows of {asked.frames} frames, but those of "
             f"{store.root} have {store.info.frames}; set tokenize.frames, {otherwise}."
         )
-    if real < wanted.num_videos:
+    if real < asked.num_videos:
         raise TokenStoreError(
-            f"protocol {name} needs two sets of {wanted.num_videos} real windows that share no "
+            f"protocol {name} needs two sets of {asked.num_videos} real windows that share no "
             f"pixel, but split {split!r} of {store.root} has sets of {real} only; lower "
             f"tokenize.hop, choose another evaluate.split, {otherwise}."
         )
-    needed = wanted.num_videos * wanted.runs
+    needed = asked.num_videos * asked.runs
     if samples is None:
         return
     if samples.grid[0] != store.grid[0]:
@@ -139,8 +114,8 @@ def _check_protocol(
     drawn = samples.num_windows(samples.splits[0])
     if drawn < needed:
         raise TokenStoreError(
-            f"protocol {name} needs {needed} samples ({wanted.num_videos} for each of "
-            f"{wanted.runs} runs), but there are {drawn}; set sample.num_samples, {otherwise}."
+            f"protocol {name} needs {needed} samples ({asked.num_videos} for each of "
+            f"{asked.runs} runs), but there are {drawn}; set sample.num_samples, {otherwise}."
         )
 
 
@@ -152,9 +127,9 @@ def window_starts(num_frames: int, hop: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Turns videos into features, and keeps those of real ones."""
+    """Turns videos into features, and caches those of real ones."""
 
-    features: Callable[[Videos], Float[np.ndarray, "B K"]]
+    logits: Callable[[Videos], Float[np.ndarray, "B K"]]
     identity: str
     """Hash of its weights."""
     truncate: bool
@@ -164,30 +139,34 @@ class Network:
     cache: Path | None = None
     """Folder of features of real windows."""
 
-    def see(self, videos: Videos, starts: list[int]) -> Features:
+    def features(self, videos: Videos, starts: list[int]) -> Features:
         """Returns the features of whole windows and of those along them."""
         clips = [videos, *(videos[:, start : start + FVD_FRAMES] for start in starts)]
-        return np.stack([self.features(clip) for clip in clips], axis=1)
+        return np.stack([self.logits(clip) for clip in clips], axis=1)
 
-    def kept(self, key: object, make: Callable[[], Features]) -> Features:
+    def cached(self, key: object, make: Callable[[], Features]) -> Features:
         """Returns what `make` does, from the cache if it is there and undamaged."""
         if self.cache is None:
             return make()
         name = fingerprint({"key": key, "i3d": self.identity, "truncated": self.truncate})
         path = self.cache / f"{name}.features"
-        found = _read_features(path, name)
-        if found is None:
-            found = make()
+        features = _read_features(path, name)
+        if features is None:
+            features = make()
             buffer = io.BytesIO()
-            np.save(buffer, found, allow_pickle=False)
+            np.save(buffer, features, allow_pickle=False)
             write_bytes(path, _digest(name, buffer.getvalue()) + buffer.getvalue())
-        return found
+        return features
 
 
-def open_i3d(path: Path, *, cache: Path | None, truncate: bool, device: str) -> Network:
+def open_i3d(
+    path: Path | None, *, cache: Path | None, truncate: bool, device: str
+) -> Network | Missing:
     """Opens published weights of I3D. Raises CheckpointError if the file holds anything else."""
+    if path is None:
+        return Missing(f"needs the I3D network, and no --i3d was given: {HOW_TO_GET}")
     return Network(
-        features=partial(_i3d_features, load_i3d(path, device)),
+        logits=partial(_i3d_logits, load_i3d(path, device)),
         identity=sha256_file(path),
         truncate=truncate,
         min_frames=I3D_FRAMES,
@@ -195,9 +174,9 @@ def open_i3d(path: Path, *, cache: Path | None, truncate: bool, device: str) -> 
     )
 
 
-def _i3d_features(model: I3D, videos: Videos) -> Float[np.ndarray, "B K"]:
-    features: np.ndarray = model.features(torch.from_numpy(videos)).numpy()
-    return features
+def _i3d_logits(model: I3D, videos: Videos) -> Float[np.ndarray, "B K"]:
+    logits: np.ndarray = model.features(torch.from_numpy(videos)).numpy()
+    return logits
 
 
 def _digest(name: str, data: bytes) -> bytes:
@@ -205,7 +184,7 @@ def _digest(name: str, data: bytes) -> bytes:
 
 
 def _read_features(path: Path, name: str) -> Features | None:
-    """Reads a file of the cache; one that is damaged or of another key is as good as none."""
+    """Reads a file of the cache; one that is damaged or of another key is ignored."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -218,110 +197,113 @@ def _read_features(path: Path, name: str) -> Features | None:
 
 
 def measure_fvd(
-    found: Evaluation,
-    runs: Runs,
-    network: Network,
-    *,
-    read: Callable[[str, int], UInt8[np.ndarray, "T H W 3"]],
-    decode: Callable[[Tokens], Videos],
-    batch_size: int,
-    hop: int,
-) -> None:
-    """Measures each set of videos against real ones; mean and spread over the runs.
+    evaluation: Evaluation,
+    repeats: Repeats,
+    network: Network | Missing,
+    pictures: Pictures | Missing,
+    config: EvaluateConfig,
+) -> dict[str, Any]:
+    """Measures each set of videos against real ones; returns the protocol.
 
-    Holds one batch of pictures at a time. `read` and `decode` are those of `measure_pictures`, but
-    `decode` rounds as the network is to see it.
+    Numbers are means over the repeats, with their spread. Holds one batch of pictures at a time.
     """
-    frames = runs.store.info.frames
+    if isinstance(network, Missing):
+        evaluation.skip(FVD_KEYS, network.why)
+        return {}
+    if isinstance(pictures, Missing):
+        evaluation.skip(FVD_KEYS, pictures.why)
+        return {}
+    protocol = _protocol(repeats, network, config)
+    frames = repeats.store.info.frames
     assert frames, "tokens made from frames know their window"
     if frames < network.min_frames:
         why = f"I3D needs windows of at least {network.min_frames} frames, these have {frames}"
-        found.skip(KEYS, why)
-        return
-    if runs.samples is None:
-        found.skip([f"{key}_samples" for key in KEYS], "no --samples were given")
-    if runs.count < 2:
-        why = f"needs 2 windows on each side in every run, but there are {runs.count}"
-        found.skip([f"{key}_{who}" for key in KEYS for who in SETS], why)
-        return
-    starts = window_starts(frames, hop)
+        evaluation.skip(FVD_KEYS, why)
+        return protocol
+    if repeats.samples is None:
+        evaluation.skip([f"{key}_samples" for key in FVD_KEYS], "no --samples were given")
+    if repeats.count < 2:
+        why = f"needs 2 windows on each side in every run, but there are {repeats.count}"
+        evaluation.skip([f"{key}_{who}" for key in FVD_KEYS for who in COMPARED], why)
+        return protocol
+    starts = window_starts(frames, config.fvd_hop)
     values: dict[str, list[float]] = {}
-    for windows in runs:
-        sets = _features_of(windows, network, starts, read, decode, batch_size)
-        for key, value in _distances(sets, starts):
+    for sets in repeats:
+        features = _features_of(sets, network, pictures, starts, config.batch_size)
+        for key, value in _distances(features, starts):
             values.setdefault(key, []).append(value)
-    found.add({key: statistics.fmean(several) for key, several in values.items()})
-    if len(runs.seeds) > 1:
-        found.add({f"{key}_std": statistics.stdev(several) for key, several in values.items()})
+    evaluation.add({key: statistics.fmean(several) for key, several in values.items()})
+    if len(repeats.seeds) > 1:
+        evaluation.add({f"{key}_std": statistics.stdev(several) for key, several in values.items()})
+    return protocol
 
 
 def _features_of(
-    windows: Windows,
+    sets: ComparedSets,
     network: Network,
+    pictures: Pictures,
     starts: list[int],
-    read: Callable[[str, int], UInt8[np.ndarray, "T H W 3"]],
-    decode: Callable[[Tokens], Videos],
     batch_size: int,
 ) -> dict[str, Features]:
-    plan = windows.store.plan(windows.split)
+    """Returns the features of the reference and of what is compared with it."""
 
-    def see(who: str, count: int, videos: Callable[[slice], Videos]) -> Features:
+    def features_of(who: str, count: int, videos: Callable[[slice], Videos]) -> Features:
         parts = batches(count, batch_size, f"FVD, {who}")
-        return np.concatenate([network.see(videos(part), starts) for part in parts])
+        return np.concatenate([network.features(videos(part), starts) for part in parts])
 
     def real(places: list[dict[str, Any]], part: slice) -> Videos:
-        videos = np.stack([read(place["video"], place["first_frame"]) for place in places[part]])
+        videos = pictures.real(sets.split, places[part])
         return published_bytes(videos) if network.truncate else videos
 
-    def made(tokens: Tokens, part: slice) -> Videos:
-        return decode(tokens[part])
+    def decoded(tokens: Tokens, part: slice) -> Videos:
+        return pictures.decode(tokens[part], truncate=network.truncate)
 
-    sets = {}
-    for who, rows in zip(("reference", "real"), windows.rows, strict=True):
-        places = plan.take(rows).select(["video", "first_frame"]).to_pylist()
+    features = {}
+    for who, rows in zip(("reference", "real"), sets.rows, strict=True):
+        places = sets.places(rows)
         key = {
             "version": 1,
-            "tokens": windows.store.fingerprint,
-            "source": windows.store.info.source,
-            "split": windows.split,
+            "tokens": sets.store.fingerprint,
+            "source": sets.store.info.source,
+            "split": sets.split,
             "windows": [[place["video"], place["first_frame"]] for place in places],
             "starts": starts,
         }
-        make = partial(see, f"{who} videos", len(places), partial(real, places))
-        sets[who] = network.kept(key, make)
-    tokens = {"reconstructions": windows.real}
-    if windows.samples is not None:
-        tokens["samples"] = windows.samples
+        make = partial(features_of, f"{who} videos", len(places), partial(real, places))
+        features[who] = network.cached(key, make)
+    tokens = {"reconstructions": sets.real}
+    if sets.samples is not None:
+        tokens["samples"] = sets.samples
     for who, grids in tokens.items():
-        sets[who] = see(who, len(grids), partial(made, grids))
-    return sets
+        features[who] = features_of(who, len(grids), partial(decoded, grids))
+    return features
 
 
-def _distances(sets: dict[str, Features], starts: list[int]) -> Iterator[tuple[str, float]]:
-    reference = sets["reference"]
-    for who in (who for who in SETS if who in sets):
-        features = sets[who]
-        yield f"fvd_{who}", frechet_distance(reference[:, 0], features[:, 0])
-        yield f"kvd_{who}", kernel_distance(reference[:, 0], features[:, 0])
+def _distances(features: dict[str, Features], starts: list[int]) -> Iterator[tuple[str, float]]:
+    reference = features["reference"]
+    for who in (who for who in COMPARED if who in features):
+        others = features[who]
+        yield f"fvd_{who}", frechet_distance(reference[:, 0], others[:, 0])
+        yield f"kvd_{who}", kernel_distance(reference[:, 0], others[:, 0])
         for index, start in enumerate(starts, start=1):
-            value = frechet_distance(reference[:, index], features[:, index])
+            value = frechet_distance(reference[:, index], others[:, index])
             yield f"fvd_{who}_at_{start}", value
 
 
-def fvd_protocol(runs: Runs, network: Network, *, name: str | None, hop: int) -> dict[str, Any]:
+def _protocol(repeats: Repeats, network: Network, config: EvaluateConfig) -> dict[str, Any]:
     """Says what FVD and KVD were made of."""
-    info = runs.store.info
+    info = repeats.store.info
     return {
-        "protocol": name,
-        "split": runs.split,
+        "protocol": config.protocol,
+        "split": repeats.split,
         "frames": info.frames,
         "stride": info.stride,
         "size": info.size,
-        "num_videos": runs.count,
-        "runs": len(runs.seeds),
-        "seeds": list(runs.seeds),
-        "hop": hop,
+        "num_videos": repeats.count,
+        "runs": len(repeats.seeds),
+        "seeds": list(repeats.seeds),
+        "hop": config.fvd_hop,
         "rounding": "truncated to bytes, as published" if network.truncate else "to the nearest",
         "i3d_sha256": network.identity,
-        "how": HOW,
+        "how": FVD_DEFINITIONS,
     }

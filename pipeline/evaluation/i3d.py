@@ -191,19 +191,21 @@ def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(start): tensor for name, tensor in tensors.items()}
 
 
-def _check(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _check(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
-    if missing := sorted(expected.keys() - counters - found.keys()):
-        theirs = f"its {len(found)} tensors begin with {min(found)!r}" if found else "it has none"
+    if missing := sorted(expected.keys() - counters - tensors.keys()):
+        theirs = (
+            f"its {len(tensors)} tensors begin with {min(tensors)!r}" if tensors else "it has none"
+        )
         raise CheckpointError(
             f"{path} is no I3D: it lacks {len(missing)} of {len(expected)} tensors, the first is "
             f"{missing[0]!r}; {theirs}. To compute FVD, {HOW_TO_GET}."
         )
-    if unknown := sorted(found.keys() - expected.keys()):
+    if unknown := sorted(tensors.keys() - expected.keys()):
         raise CheckpointError(
             f"{path} holds {unknown[0]!r}, which I3D does not have. To compute FVD, {HOW_TO_GET}."
         )
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
                 f"{path}: tensor {name!r} has shape {list(tensor.shape)}, but that of I3D has "

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-HOW = {
+METRIC_DEFINITIONS = {
     "sets": "equally many windows each; the two sets of real windows share no pixel",
     "pixels": "RGB, 8 bits, as decoded from tokens; never from lossy video",
     "psnr": "of the mean squared error over all windows, frames, pixels and channels",
@@ -20,6 +20,13 @@ HOW = {
     "inception_score": "not offered: it needs a C3D network trained on UCF-101 and says nothing "
     "about other videos",
 }
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What was not given; what needs it is not measured."""
+
+    why: str
 
 
 @dataclass

@@ -1,49 +1,33 @@
-"""Real windows, their reconstructions and samples -> numbers, and why some could not be made."""
+"""Chooses which windows are compared: two sets of real ones that share no pixel, and samples."""
 
-import math
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+import random
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
 from pipeline.errors import TokenStoreError
-from pipeline.evaluation.distances import (
-    DISTANCES,
-    ReconstructionErrors,
-    VideoSet,
-    along,
-    distances,
-    scene,
-    see,
-    stretches_of,
-    two_halves,
-)
-from pipeline.evaluation.numbers import HOW, Evaluation
-from pipeline.metrics import (
-    codebook_use,
-    frequency_loss,
-    token_counts,
-    total_variation,
-)
+from pipeline.evaluation.numbers import METRIC_DEFINITIONS
 from pipeline.store.reader import TokenStore, read_rows
+from pipeline.store.same_tokens import TokensOf, check_same_tokens
+from pipeline.store.window import Window
 
 Tokens = Int[np.ndarray, "N t h w"]
+Clip = UInt8[np.ndarray, "T H W 3"]
 Videos = UInt8[np.ndarray, "B T H W 3"]
 
-SETS = ("real", "reconstructions", "samples")
-"""What is held against real videos; ends of the names of numbers."""
-RECONSTRUCTION = (
-    *("psnr", "psnr_mean_frame", "psnr_moving", "psnr_moving_mean_frame"),
-    *("flicker_real", "flicker_reconstructions", "ssim"),
-)
+COMPARED = ("real", "reconstructions", "samples")
+"""Sets of windows that are held against the reference; ends of the names of numbers."""
 
 
 @dataclass(frozen=True)
-class Windows:
+class ComparedSets:
     """Real windows as the reference, and what is held against them."""
 
     store: TokenStore
@@ -72,12 +56,18 @@ class Windows:
         """Returns the tokens of all real windows."""
         return np.concatenate([self.reference, self.real])
 
+    def places(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns of which video windows of the split are, and at which frame they begin."""
+        plan = self.store.plan(self.split).select(["video", "first_frame"])
+        places: list[dict[str, Any]] = plan.take(np.asarray(rows, dtype=np.int64)).to_pylist()
+        return places
+
     def too_few(self, needed: int) -> str:
         """Says why a number cannot be made."""
-        found = f"{len(self.reference)} and {len(self.real)} real ones that share no pixel"
+        counts = f"{len(self.reference)} and {len(self.real)} real ones that share no pixel"
         if self.samples is not None:
-            found += f", {len(self.samples)} samples"
-        return f"needs {needed} windows on each side, but there are {found}"
+            counts += f", {len(self.samples)} samples"
+        return f"needs {needed} windows on each side, but there are {counts}"
 
     def _how_apart(self, videos: Collection[str]) -> str:
         if not self.rows[1]:
@@ -104,16 +94,21 @@ class Windows:
                 "grid": list(self.store.grid),
             },
             "samples": self.samples_from,
-            "how": HOW,
+            "how": METRIC_DEFINITIONS,
         }
+
+
+def batches(count: int, size: int, what: str) -> Iterator[slice]:
+    """Cuts `count` into slices of at most `size`, with a progress bar on a terminal."""
+    for start in tqdm(range(0, count, size), desc=what, unit="batch", disable=None, leave=False):
+        yield slice(start, min(start + size, count))
 
 
 def real_halves(
     store: TokenStore, split: str, *, limit: int, seed: int
 ) -> tuple[list[int], list[int]]:
     """Chooses rows of a split for two sets that share no pixel: see `two_halves`."""
-    plan, info = store.plan(split), store.info
-    span = ((info.frames or 1) - 1) * (info.stride or 1) + 1
+    plan, span = store.plan(split), Window.of(store.info).span
     videos, starts = (plan[column].to_pylist() for column in ("video", "first_frame"))
     return two_halves(videos, starts, span=span, limit=limit, seed=seed)
 
@@ -126,7 +121,7 @@ def choose_windows(
     limit: int,
     seed: int,
     first_sample: int = 0,
-) -> Windows:
+) -> ComparedSets:
     """Draws two sets of real windows that share no pixel, and takes samples from the first on.
 
     Raises TokenStoreError if there is no such split, or if the samples are not of these tokens.
@@ -139,34 +134,28 @@ def choose_windows(
     if samples is not None:
         _check_comparable(store, samples)
     rows = real_halves(store, split, limit=limit, seed=seed)
-    drawn = None
+    cut = None
     if samples is not None:
-        drawn = samples.read(samples.splits[0], first_sample, first_sample + limit)
-        drawn = one_window_each(drawn, store.grid[0], first_sample, window_places(store, samples))
-    return Windows(
+        whole = samples.read(samples.splits[0], first_sample, first_sample + limit)
+        cut = one_window_each(whole, store.grid[0], first_sample, window_places(store, samples))
+    return ComparedSets(
         store,
         split,
         rows,
         reference=read_rows(store, split, rows[0]),
         real=read_rows(store, split, rows[1]),
-        samples=drawn,
+        samples=cut,
         samples_from=None if samples is None else _how_cut(store, samples),
     )
 
 
 def _check_comparable(store: TokenStore, samples: TokenStore) -> None:
     """Raises TokenStoreError unless windows of the samples can be held against those of a store."""
-    grid = store.grid if samples.grid[1:] != store.grid[1:] else samples.grid  # Length: see below.
-    for what, theirs, ours in (
-        ("tokenizer", samples.info.tokenizer, store.info.tokenizer),
-        ("codebook size", samples.codebook_size, store.codebook_size),
-        ("grid", samples.grid, grid),
-    ):
-        if theirs != ours:
-            raise TokenStoreError(
-                f"{samples.root} has {what} {theirs}, but {store.root} has {ours}. Give the tokens "
-                "that the samples' model was trained on."
-            )
+    theirs, ours = TokensOf.store(samples), TokensOf.store(store)
+    if samples.grid[1:] == store.grid[1:]:  # Longer ones are cut, shorter ones named below.
+        ours = replace(ours, grid=samples.grid)
+    advice = "Give the tokens that the samples' model was trained on."
+    check_same_tokens(theirs, ours, advice)
     if samples.grid[0] < store.grid[0]:
         raise TokenStoreError(
             f"{samples.root} has samples of {_length(samples)}, shorter than the windows of "
@@ -206,105 +195,64 @@ def one_window_each(samples: Tokens, length: int, first: int, places: int) -> To
     return np.stack([row[start : start + length] for row, start in rows]) if starts else samples
 
 
-def measure_tokens(found: Evaluation, windows: Windows) -> None:
-    """Measures how the codebook is used, and compares token histograms."""
-    size, known = windows.store.codebook_size, windows.known
-    use = codebook_use(known)
-    found.add(
-        {
-            "codebook_use": use.share,
-            "codebook_dead": use.dead,
-            "codebook_perplexity": use.perplexity,
-            "bits_per_token": use.bits,
-            "token_loss_uniform": math.log(size),
-            "token_loss_frequency": frequency_loss(known, token_counts(windows.held_out(), size)),
-        }
-    )
-    if windows.samples is None:
-        found.skip(["token_distance_samples"], "no --samples were given")
-    if windows.count < 1:
-        found.skip(["token_distance_real", "token_distance_samples"], windows.too_few(1))
-        return
-    reference = token_counts(windows.reference[: windows.count], size)
-    for who, tokens in (("real", windows.real), ("samples", windows.samples)):
-        if tokens is not None:
-            counts = token_counts(tokens[: windows.count], size)
-            found.add({f"token_distance_{who}": total_variation(reference, counts)})
+def scene(video: str) -> str:
+    """Returns the name that all tiles of a scene have in common, as `mebt extract` cuts them.
 
-
-def skip_pictures(found: Evaluation, why: str) -> None:
-    """Names every number that `measure_pictures` would have made."""
-    found.skip(RECONSTRUCTION, why)
-    found.skip([f"{key}_{who}" for key in DISTANCES for who in SETS], why)
-
-
-def measure_pictures(
-    found: Evaluation,
-    windows: Windows,
-    *,
-    read: Callable[[str, int], UInt8[np.ndarray, "T H W 3"]],
-    decode: Callable[[Tokens], Videos],
-    features: Callable[[Videos], Float[np.ndarray, "B D t h w"]],
-    perceptual: Callable[[Videos, Videos], Float[np.ndarray, " B"]] | None = None,
-    batch_size: int,
-) -> None:
-    """Measures reconstructions against their videos, and each set of videos against real ones.
-
-    `read` returns the window of a video that starts at a frame; `perceptual` the mean LPIPS of the
-    frames of each video. Holds one batch of pictures at a time, whatever the number of windows.
+    Tiles may overlap; clips of other times (`-f00024`) share no frame, so they are other scenes.
     """
-    plan = windows.store.plan(windows.split)
-    seen: dict[str, list[VideoSet]] = {}
-    errors = ReconstructionErrors()
+    return re.sub(r"-x\d+-y\d+((-f\d+)?(#\d+)?)$", r"\1", video)
 
-    def look_at(who: str, videos: Videos) -> None:
-        seen.setdefault(who, []).append(see(features(videos), videos))
 
-    real = {"reference": windows.reference, "real": windows.real}
-    for rows, (who, tokens) in zip(windows.rows, real.items(), strict=True):
-        for part in batches(len(rows), batch_size, f"{who} videos"):
-            places = plan.take(rows[part]).to_pylist()
-            videos = np.stack([read(place["video"], place["first_frame"]) for place in places])
-            decoded = decode(tokens[part])
-            for video, reconstruction in zip(videos, decoded, strict=True):
-                errors.add(video, reconstruction)
-            if perceptual is not None:
-                errors.perceptual += perceptual(videos, decoded).tolist()
-            look_at(who, videos)
-            if who == "real":
-                look_at("reconstructions", decoded)
-    if windows.samples is None:
-        found.skip([f"{key}_samples" for key in DISTANCES], "no --samples were given")
+def two_halves(
+    videos: Sequence[str], starts: Sequence[int], *, span: int, limit: int, seed: int
+) -> tuple[list[int], list[int]]:
+    """Chooses windows for two sets that share no pixel.
+
+    `videos` names the video of each window, `starts` its first frame there, and each spans `span`
+    frames. A scene goes to one set as a whole; if there is only one, the sets are of different
+    times, and the second one is empty where that cannot be.
+
+    Each set holds up to `limit` windows: first one of every video of its half, then a second one,
+    and so on, so that any beginning of it is as varied as can be.
+    """
+    draw = random.Random(seed)
+    rows: dict[str, list[int]] = {}
+    for row, video in enumerate(videos):
+        rows.setdefault(video, []).append(row)
+    names = sorted(rows)
+    draw.shuffle(names)
+    for name in names:
+        draw.shuffle(rows[name])
+    scenes = {name: scene(name) for name in names}
+    order = list(dict.fromkeys(scenes.values()))
+    sets: list[int | None]
+    if len(order) > 1:
+        sides = {key: index % 2 for index, key in enumerate(order)}
+        sets = [sides[scenes[video]] for video in videos]
     else:
-        for part in batches(windows.count, batch_size, "samples"):
-            look_at("samples", decode(windows.samples[part]))
-    found.add(errors.summary())
-    if not errors.flicker:
-        found.skip(["flicker_real", "flicker_reconstructions"], "windows have a single frame")
-    if not errors.similarity:
-        found.skip(["ssim"], "the frames are smaller than its window")
-    if windows.count < 2:
-        found.skip([f"{key}_{who}" for key in DISTANCES for who in SETS], windows.too_few(2))
-        return
-    sets = {who: VideoSet.joined(rows).first(windows.count) for who, rows in seen.items()}
-    reference = sets.pop("reference")
-    for who, others in sets.items():
-        measured = distances(reference, others)
-        found.add({f"{key}_{who}": value for key, value in measured.items()})
-        parts = stretches_of(windows.store.grid[0])
-        starts = [_first_frame(windows.store, part.start) for part in parts]
-        course = zip(starts, along(reference, others), strict=True)
-        found.add({f"frechet_{who}_at_{start}": value for start, value in course})
+        sets = _cut_in_time(starts, span)
+    first, second = (
+        [
+            row
+            for turn in zip_longest(*([r for r in rows[n] if sets[r] == half] for n in names))
+            for row in turn
+            if row is not None
+        ][:limit]
+        for half in (0, 1)
+    )
+    return first, second
 
 
-def _first_frame(store: TokenStore, latent: int) -> int:
-    """Returns the first frame of a window's latent frame, of which a causal first one has one."""
-    alone = int(store.info.causal)
-    each = ((store.info.frames or 0) - alone) // max(1, store.grid[0] - alone)
-    return max(0, alone + (latent - alone) * each)
+def _cut_in_time(starts: Sequence[int], span: int) -> list[int | None]:
+    """Says for each window whether it ends before the best cut (0) or begins after it (1).
 
-
-def batches(count: int, size: int, what: str) -> Iterator[slice]:
-    """Cuts `count` into slices of at most `size`, with a progress bar on a terminal."""
-    for start in tqdm(range(0, count, size), desc=what, unit="batch", disable=None, leave=False):
-        yield slice(start, min(start + size, count))
+    None is for one that lies across it. All are 0 if they overlap wherever one cuts.
+    """
+    ordered, cuts = np.sort(starts), np.unique(starts)
+    before = np.searchsorted(ordered, cuts - span, side="right")
+    after = len(ordered) - np.searchsorted(ordered, cuts)
+    fewer = np.minimum(before, after)
+    if not fewer.any():
+        return [0] * len(starts)
+    cut = int(cuts[fewer.argmax()])
+    return [0 if start + span <= cut else 1 if start >= cut else None for start in starts]

@@ -9,7 +9,6 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -334,17 +333,3 @@ def read_rows(store: TokenStore, split: str, rows: Sequence[int]) -> NDArray[np.
         if inside.any():
             tokens[inside] = store.read_shard(split, shard)[wanted[inside] - start]
     return tokens
-
-
-def check_tokenizer(store: TokenStore, path: Path, identity: str) -> None:
-    """Raises TokenStoreError unless the tokenizer at `path` made the tokens."""
-    if store.info.tokenizer is None:
-        raise TokenStoreError(
-            f"{store.root} was imported: which tokenizer made its tokens is not known, so they "
-            "cannot be turned into pictures here. Decode them where they came from."
-        )
-    if store.info.tokenizer != identity:
-        raise TokenStoreError(
-            f"{store.root} was encoded with tokenizer {store.info.tokenizer}, but {path} is "
-            f"{identity}. Give the tokenizer that made the tokens."
-        )

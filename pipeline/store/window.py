@@ -21,6 +21,11 @@ class Window:
     causal: bool
     """Whether the first latent frame is of one frame."""
 
+    @property
+    def span(self) -> int:
+        """Frames of the video from the first to the last, both included; 1 if not known."""
+        return ((self.frames or 1) - 1) * (self.stride or 1) + 1
+
     @classmethod
     def of(cls, info: StoreInfo) -> "Window":
         """Returns that of a store."""

@@ -11,11 +11,10 @@ from PIL import Image
 from mebt import MeBT, MeBTConfig, load_model, save_model
 from pipeline.config import build
 from pipeline.errors import CheckpointError, ConfigError, FrameError, TokenStoreError
-from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.copying import KEYS, PIXELS
-from pipeline.evaluation.distances import DISTANCES
-from pipeline.evaluation.fvd import PROTOCOLS, Protocol
-from pipeline.evaluation.sets import RECONSTRUCTION, SETS, choose_windows, real_halves
+from pipeline.evaluation.config import PROTOCOLS, EvaluateConfig, Protocol
+from pipeline.evaluation.copying import COPYING_KEYS, PIXELS
+from pipeline.evaluation.distances import DISTANCE_KEYS, RECONSTRUCTION_KEYS
+from pipeline.evaluation.sets import COMPARED, choose_windows, real_halves
 from pipeline.frames.scan import scan_frames
 from pipeline.pixels import to_bytes, to_model
 from pipeline.report.meanings import AT_MASK, MEANINGS
@@ -23,7 +22,7 @@ from pipeline.report.meanings import DISTANCES as SHOWN_AS_BARS
 from pipeline.storage.files import sha256_file
 from pipeline.windows.plan import WindowReader
 from stages.__main__ import cli
-from stages.evaluate import evaluate
+from stages.evaluate import Artefacts, evaluate
 from tests.memory_store import MemoryStore
 from tests.stages.foreign_files import published_lpips
 from tests.stages.project import WINDOW, K, Project, make_project
@@ -31,9 +30,9 @@ from tokenizer import VQGAN, load_tokenizer, save_tokenizer
 from tokenizer.perceptual import LPIPS, load_lpips
 
 CONFIG = EvaluateConfig(num_videos=7, batch_size=3, mask_ratios=(0.25, 1.0))
-OF_PICTURES = {*RECONSTRUCTION, *(f"{key}_{who}" for key in DISTANCES for who in SETS)}
+OF_PICTURES = {*RECONSTRUCTION_KEYS, *(f"{key}_{who}" for key in DISTANCE_KEYS for who in COMPARED)}
 OF_MODEL = {f"token_{kind}_mask_{p}" for kind in ("loss", "accuracy") for p in (25, 100)}
-OF_SAMPLES = {"token_distance_samples", *KEYS} - {*PIXELS}
+OF_SAMPLES = {"token_distance_samples", *COPYING_KEYS} - {*PIXELS}
 """What is measured of the samples' tokens."""
 OF_PAIRS, EQUAL = PIXELS
 """What is measured of nearest pairs; held-out windows have the very tokens of training windows, as
@@ -56,8 +55,9 @@ def project(made, monkeypatch) -> Project:
 
 
 def measure(project, *names, config=CONFIG, **replaced):
-    given = {**(project.paths(*names) if names else {}), **replaced}
-    return evaluate(project.root / "tokens", config, **given)
+    rounding = replaced.pop("published_rounding", False)
+    given = Artefacts(**{**(project.paths(*names) if names else {}), **replaced})
+    return evaluate(project.root / "tokens", given, config, published_rounding=rounding)
 
 
 def everything(project, **replaced):
@@ -74,7 +74,7 @@ def test_all_numbers_are_made_of_all_artefacts(project):
 
 
 def test_every_number_can_be_explained(project):
-    bars = {f"{key}_{who}" for key in SHOWN_AS_BARS for who in SETS}
+    bars = {f"{key}_{who}" for key in SHOWN_AS_BARS for who in COMPARED}
     for key in [*everything(project).metrics, "lpips"]:
         assert key in MEANINGS or key in bars or AT_MASK.fullmatch(key)
 
@@ -171,14 +171,18 @@ def test_a_model_of_another_grid_is_refused(project, tmp_path):
         layers=("encode", "decode"), width=4, num_heads=1, codebook_size=K, grid=(2, 4, 5)
     )
     save_model(tmp_path / "model.safetensors", MeBT(config))
-    with pytest.raises(CheckpointError, match=r"grid \(2, 4, 5\) of 13 tokens, but .* \(2, 4, 4\)"):
+    with pytest.raises(
+        TokenStoreError, match=r"has grid \(2, 4, 5\), but .* has \(2, 4, 4\)\. Give"
+    ):
         everything(project, run=tmp_path)
 
 
 def test_a_model_of_another_tokenizer_is_refused(project, tmp_path):
     model = load_model(project.paths()["run"] / "model.safetensors")
     save_model(tmp_path / "model.safetensors", model, extra={"tokenizer": "ee" * 32})
-    with pytest.raises(CheckpointError, match=r"was trained on tokens of tokenizer eeee"):
+    with pytest.raises(
+        TokenStoreError, match=r"model.safetensors has tokenizer eeee.*, but .* has"
+    ):
         everything(project, run=tmp_path)
 
 
@@ -226,7 +230,7 @@ def glance(project, monkeypatch, tmp_path) -> Glance:
     return model
 
 
-OF_I3D = {f"{key}_{who}" for key in ("fvd", "kvd") for who in SETS}
+OF_I3D = {f"{key}_{who}" for key in ("fvd", "kvd") for who in COMPARED}
 
 
 def test_i3d_adds_distances_of_every_set(project, glance, tmp_path):

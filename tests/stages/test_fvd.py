@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.evaluation.sets import SETS
+from pipeline.evaluation.sets import COMPARED
 from tests.conftest import GOLDEN
 from tests.golden_checks.i3d import made_by
 from tests.stages.small import Flow
@@ -25,7 +25,7 @@ def test_fvd_of_a_whole_flow(flow: Flow) -> None:
     values = ("--set", "evaluate.num_videos=2", "--set", "evaluate.batch_size=1")
     flow.ok("evaluate", *samples, *values)
     found = json.loads(metrics.read_text())
-    expected = {f"{key}_{who}" for key in ("fvd", "kvd") for who in SETS}
+    expected = {f"{key}_{who}" for key in ("fvd", "kvd") for who in COMPARED}
     assert expected <= found["metrics"].keys()
     assert all(math.isfinite(found["metrics"][key]) for key in expected)
     assert found["metrics"]["fvd_real"] > 0

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.evaluation.copying import (
-    KEYS,
+    COPYING_KEYS,
     PIXELS,
     SHARES,
     Content,
@@ -24,7 +24,7 @@ from pipeline.evaluation.copying import (
     verdict,
 )
 from pipeline.evaluation.numbers import Evaluation
-from pipeline.evaluation.sets import Tokens, Windows, choose_windows
+from pipeline.evaluation.sets import ComparedSets, Tokens, choose_windows
 from tests.memory_store import MemoryStore
 
 K, GRID = 11, (4, 3, 5)
@@ -77,7 +77,7 @@ def world(name: str, seed: int = 0, *, train: int = TRAIN, test: int = TEST) -> 
     return store_of({"train": WORLDS[name](train, rng), "test": WORLDS[name](test, rng)})
 
 
-def choose(store: MemoryStore, samples: MemoryStore | None, split: str = "test") -> Windows:
+def choose(store: MemoryStore, samples: MemoryStore | None, split: str = "test") -> ComparedSets:
     return choose_windows(store, samples, split=split, limit=SAMPLES, seed=0)
 
 
@@ -251,7 +251,7 @@ def test_all_numbers_and_pairs_are_those_of_the_windows():
     tokens = np.concatenate([store.tokens["train"][[9, 9, 4]], busy(27, rng)])
     tokens[2, 0, 0, 0] = (tokens[2, 0, 0, 0] + 1) % K
     found = measure(store, tokens)
-    assert set(found.metrics) == set(KEYS) - set(PIXELS)
+    assert set(found.metrics) == set(COPYING_KEYS) - set(PIXELS)
     assert found.protocol["num_samples"] == SAMPLES
     assert found.protocol["num_held_out"] == TEST
     assert found.protocol["num_train"] == TRAIN
@@ -327,5 +327,5 @@ def test_what_cannot_be_compared_is_named(splits, split, given, why):
     samples = None if given is None else store_of({"samples": tokens}, extra=given)
     found = Evaluation()
     protocol = measure_copying(found, choose(store, samples, split), samples, decode=None)
-    assert found.not_computed == dict.fromkeys(KEYS, why)
+    assert found.not_computed == dict.fromkeys(COPYING_KEYS, why)
     assert (protocol, found.metrics, found.copying, verdict({})) == ({}, {}, {}, "")

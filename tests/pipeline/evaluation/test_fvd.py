@@ -7,17 +7,12 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import TokenStoreError
-from pipeline.evaluation.fvd import (
-    PROTOCOLS,
-    Network,
-    Protocol,
-    fvd_protocol,
-    measure_fvd,
-    plan_runs,
-    window_starts,
-)
-from pipeline.evaluation.numbers import Evaluation
-from pipeline.evaluation.sets import SETS
+from pipeline.evaluation.config import PROTOCOLS, EvaluateConfig, Protocol
+from pipeline.evaluation.fvd import Network, measure_fvd, open_i3d, plan_repeats, window_starts
+from pipeline.evaluation.numbers import Evaluation, Missing
+from pipeline.evaluation.pictures import Pictures
+from pipeline.evaluation.sets import COMPARED
+from pipeline.pixels import to_model
 from tests.memory_store import MemoryStore
 
 GRID, K, SIZE = (1, 1, 1), 200, 2
@@ -45,7 +40,7 @@ class Eyes:
 
 
 def network(eyes=None, **given):
-    return Network(**{"features": eyes or Eyes(), "identity": "i3d", "truncate": False, **given})
+    return Network(**{"logits": eyes or Eyes(), "identity": "i3d", "truncate": False, **given})
 
 
 def pixels(level, frames):
@@ -54,26 +49,31 @@ def pixels(level, frames):
     return np.broadcast_to(ramp[:, None, None, None], (frames, SIZE, SIZE, 3)).astype(np.uint8)
 
 
-def measure(store, samples=None, *, num_videos=6, runs=1, seed=0, hop=16, darker=0, **given):
+def pictures_of(store, darker=0):
+    """Stands for frames, and a tokenizer that makes them darker."""
     frames = store.info.frames
-    planned = plan_runs(store, samples, split="test", num_videos=num_videos, runs=runs, seed=seed)
-
-    def read(video, first_frame):
-        return pixels(int(store.tokens["test"][int(video[1:])].item()), frames)
 
     def decode(tokens):
-        return np.stack([pixels(int(token) - darker, frames) for token in tokens.flatten()])
+        levels = (int(token) - darker for token in tokens.flatten())
+        return to_model(np.stack([pixels(level, frames) for level in levels]))
 
-    found = Evaluation()
-    measure_fvd(
-        found,
-        planned,
-        given.pop("network", None) or network(**given),
-        read=read,
-        decode=decode,
-        batch_size=4,
-        hop=hop,
+    return Pictures(
+        read=lambda split, video, _: pixels(
+            int(store.tokens[split][int(video[1:])].item()), frames
+        ),
+        decoder=decode,
+        encoder=to_model,
+        lpips=Missing("no LPIPS"),
+        device="cpu",
     )
+
+
+def measure(store, samples=None, *, num_videos=6, runs=1, seed=0, hop=16, darker=0, **given):
+    config = EvaluateConfig(num_videos=num_videos, runs=runs, seed=seed, fvd_hop=hop, batch_size=4)
+    planned = plan_repeats(store, samples, config)
+    found = Evaluation()
+    seeing = given.pop("network", None) or network(**given)
+    measure_fvd(found, planned, seeing, pictures_of(store, darker), config)
     return found, planned
 
 
@@ -84,19 +84,19 @@ def moments(levels):
 def test_fvd_is_the_distance_of_bell_curves_by_hand():
     store, samples = store_of(range(20, 40)), store_of(np.arange(90, 120))
     found, planned = measure(store, samples, darker=2)
-    (windows,) = planned
-    (a, s), (b, t) = (moments(w.flatten().tolist()) for w in (windows.reference, windows.real))
+    (sets,) = planned
+    (a, s), (b, t) = (moments(w.flatten().tolist()) for w in (sets.reference, sets.real))
     expected = {"real": (b, t), "reconstructions": (b - 2, t), "samples": moments(range(88, 94))}
     for who, (mean, spread) in expected.items():
         assert found.metrics[f"fvd_{who}"] == pytest.approx((a - mean) ** 2 + (s - spread) ** 2)
-    assert set(found.metrics) == {f"{key}_{who}" for key in ("fvd", "kvd") for who in SETS}
+    assert set(found.metrics) == {f"{key}_{who}" for key in ("fvd", "kvd") for who in COMPARED}
     assert not found.not_computed
 
 
 def test_kvd_is_the_unbiased_estimate_by_hand():
     found, planned = measure(store_of([3, 5, 8, 9]), num_videos=2)
-    (windows,) = planned
-    (a, b), (c, d) = (w.flatten().tolist() for w in (windows.reference, windows.real))
+    (sets,) = planned
+    (a, b), (c, d) = (w.flatten().tolist() for w in (sets.reference, sets.real))
     between = statistics.fmean((x * y + 1) ** 3 for x in (a, b) for y in (c, d))
     expected = (a * b + 1) ** 3 + (c * d + 1) ** 3 - 2 * between
     assert found.metrics["kvd_real"] == pytest.approx(expected)
@@ -105,13 +105,13 @@ def test_kvd_is_the_unbiased_estimate_by_hand():
 def test_runs_share_neither_seeds_nor_samples_and_give_mean_and_spread():
     store, samples = store_of(range(20, 60)), store_of(np.arange(60, 78))
     found, planned = measure(store, samples, runs=3)
-    windows = list(planned)
-    assert [w.samples.flatten().tolist() for w in windows] == [
+    repeats = list(planned)
+    assert [sets.samples.flatten().tolist() for sets in repeats] == [
         list(range(first, first + 6)) for first in (60, 66, 72)
     ]
-    assert len({tuple(w.rows[0]) for w in windows}) == 3
+    assert len({tuple(sets.rows[0]) for sets in repeats}) == 3
     single = []
-    for run, one in enumerate(windows):
+    for run, one in enumerate(repeats):
         own, _ = measure(store, store_of(one.samples), seed=run)
         single.append(own.metrics)
     for key, value in single[0].items():
@@ -123,7 +123,7 @@ def test_runs_share_neither_seeds_nor_samples_and_give_mean_and_spread():
 def test_fewer_samples_make_every_run_smaller_and_none_is_repeated():
     _, planned = measure(store_of(range(40)), store_of(range(100, 111)), runs=3)
     assert planned.count == 3
-    drawn = np.concatenate([windows.samples.flatten() for windows in planned])
+    drawn = np.concatenate([sets.samples.flatten() for sets in planned])
     assert len(set(drawn.tolist())) == 9
 
 
@@ -137,7 +137,7 @@ def test_too_few_windows_are_not_computed_and_say_so():
 
 def test_without_samples_floor_and_ceiling_remain():
     found, _ = measure(store_of(range(40)))
-    floor_and_ceiling = {f"{key}_{who}" for key in ("fvd", "kvd") for who in SETS[:2]}
+    floor_and_ceiling = {f"{key}_{who}" for key in ("fvd", "kvd") for who in COMPARED[:2]}
     assert set(found.metrics) == floor_and_ceiling
     assert set(found.not_computed) == {"fvd_samples", "kvd_samples"}
 
@@ -160,12 +160,12 @@ def test_windows_along_a_video_include_the_last(frames, hop, starts):
 
 def test_fvd_along_the_video_looks_at_its_own_frames_only():
     found, planned = measure(store_of(range(20, 40), frames=32), store_of([50] * 6, frames=32))
-    (windows,) = planned
-    mean, spread = moments(windows.reference.flatten().tolist())
+    (sets,) = planned
+    mean, spread = moments(sets.reference.flatten().tolist())
     # Both sets get one level brighter in the second half: no difference between the halves.
     for key in ("fvd_samples", "fvd_samples_at_0", "fvd_samples_at_16"):
         assert found.metrics[key] == pytest.approx((50 - mean) ** 2 + spread**2)
-    seen = network().see(pixels(10, 40)[None], [0, 16, 24])
+    seen = network().features(pixels(10, 40)[None], [0, 16, 24])
     assert seen.shape == (1, 4, 1)
     assert seen.flatten().tolist() == pytest.approx([10.8, 10.0, 11.0, 11.5])
 
@@ -223,10 +223,7 @@ def small(monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "mebt-16f", Protocol(frames=16, num_videos=5, runs=2))
 
 
-def planned_as_named(store, samples=None):
-    return plan_runs(
-        store, samples, split="test", num_videos=5, runs=2, seed=0, protocol="mebt-16f"
-    )
+NAMED = EvaluateConfig(num_videos=5, runs=2, protocol="mebt-16f", batch_size=4)
 
 
 def test_a_named_protocol_is_what_was_published():
@@ -237,12 +234,27 @@ def test_a_named_protocol_is_what_was_published():
 
 
 def test_a_named_protocol_has_what_it_asks_for(small):
-    runs = planned_as_named(store_of(range(10), frames=16), store_of(range(10)))
-    assert (runs.count, len(runs.seeds)) == (5, 2)
-    said = fvd_protocol(runs, network(), name="mebt-16f", hop=16)
+    store = store_of(range(10), frames=16)
+    repeats = plan_repeats(store, store_of(range(10)), NAMED)
+    assert (repeats.count, len(repeats.seeds)) == (5, 2)
+    said = measure_fvd(Evaluation(), repeats, network(), pictures_of(store), NAMED)
     assert said["protocol"] == "mebt-16f"
     assert (said["num_videos"], said["runs"], said["seeds"]) == (5, 2, [0, 1])
     assert (said["split"], said["stride"], said["rounding"]) == ("test", 1, "to the nearest")
+
+
+def test_what_is_missing_says_why():
+    store, config = store_of(range(10)), EvaluateConfig(num_videos=4)
+    repeats, gone = plan_repeats(store, None, config), Missing("it was not given")
+    i3d = open_i3d(None, cache=None, truncate=False, device="cpu")
+    for seeing, pictures, why in (
+        (i3d, pictures_of(store), "needs the I3D network, and no --i3d was given: give i3d_"),
+        (network(), gone, gone.why),
+    ):
+        found = Evaluation()
+        assert measure_fvd(found, repeats, seeing, pictures, config) == {}
+        assert set(found.not_computed) == {"fvd", "kvd"}
+        assert found.not_computed["fvd"].startswith(why)
 
 
 @pytest.mark.parametrize(
@@ -255,5 +267,5 @@ def test_a_named_protocol_has_what_it_asks_for(small):
 )
 def test_a_named_protocol_never_makes_do_with_less(small, windows, frames, samples, message):
     with pytest.raises(TokenStoreError, match=message) as error:
-        planned_as_named(store_of(range(windows), frames=frames), store_of(range(samples)))
+        plan_repeats(store_of(range(windows), frames=frames), store_of(range(samples)), NAMED)
     assert "\n" not in str(error.value)

@@ -1,79 +1,24 @@
-import json
-import math
+from itertools import product
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from pipeline.errors import TokenStoreError
-from pipeline.evaluation.distances import DISTANCES
-from pipeline.evaluation.numbers import Evaluation
-from pipeline.evaluation.sets import (
-    RECONSTRUCTION,
-    SETS,
-    choose_windows,
-    measure_pictures,
-    measure_tokens,
-    skip_pictures,
-)
-from tests.memory_store import MemoryStore
-
-K, GRID = 11, (2, 3, 5)
-FRAMES, SIZE = 4, 12
-
-
-def store_of(tokens, videos=None, **given):
-    info = {"codebook_size": K, "grid": GRID, "tokenizer": "aa", "source": ""}
-    window = {"frames": FRAMES, "stride": 1, "size": SIZE}
-    plans = {
-        split: pa.table({"video": names, "first_frame": list(range(len(names)))})
-        for split, names in (videos or {}).items()
-    }
-    return MemoryStore(tokens, plans, **{**info, **window, **given})
-
-
-def draw(count, *, seed=0, tokens=K):
-    return np.random.default_rng(seed).integers(0, tokens, (count, *GRID), dtype=np.uint16)
+from pipeline.evaluation.sets import two_halves
+from pipeline.video.tiles import ExtractConfig, tiles
+from tests.pipeline.evaluation.small import choose, draw, small_store, store_of
 
 
 @pytest.fixture
 def store():
-    videos = [f"v{i % 8}" for i in range(24)]
-    return store_of({"train": draw(30), "test": draw(24, seed=1)}, {"test": videos})
-
-
-def choose(store, samples=None, *, split="test", limit=6):
-    return choose_windows(store, samples, split=split, limit=limit, seed=0)
-
-
-def pixels(tokens):
-    """Decodes tokens to the picture that `read` gives, a little darker."""
-    level = tokens.reshape(len(tokens), -1)[:, :FRAMES].astype(np.uint8) * 20
-    shape = (len(tokens), FRAMES, SIZE, SIZE, 3)
-    return np.broadcast_to(level[:, :, None, None, None], shape)
-
-
-def features(videos):
-    return np.moveaxis(videos[:, :, ::6, ::6].astype(float), -1, 1)
-
-
-def measure(store, windows, *, batch_size=4, decode=pixels):
-    def read(video, first_frame):
-        assert video == windows.store.plan("test")["video"][first_frame].as_py()
-        return pixels(windows.store.read("test", first_frame, first_frame + 1))[0] + np.uint8(3)
-
-    found = Evaluation()
-    measure_pictures(
-        found, windows, read=read, decode=decode, features=features, batch_size=batch_size
-    )
-    return found
+    return small_store()
 
 
 def test_the_two_sets_of_windows_are_the_rows_that_were_drawn(store):
-    windows = choose(store)
-    for rows, tokens in zip(windows.rows, (windows.reference, windows.real), strict=True):
+    sets = choose(store)
+    for rows, tokens in zip(sets.rows, (sets.reference, sets.real), strict=True):
         np.testing.assert_array_equal(tokens, store.tokens["test"][rows])
-    assert windows.count == 6
+    assert sets.count == 6
 
 
 def test_every_shard_is_read_at_most_once_per_set(store):
@@ -82,13 +27,13 @@ def test_every_shard_is_read_at_most_once_per_set(store):
 
 
 def test_few_samples_make_all_sets_small(store):
-    windows = choose(store, store_of({"samples": draw(4)}))
-    assert windows.count == 4
-    assert len(windows.held_out()) == 12
-    assert windows.protocol()["num_videos"] == 4
-    assert windows.protocol()["num_real_windows"] == 12
-    assert windows.protocol()["num_source_videos"] == 8
-    assert windows.protocol()["real_sets"].startswith("two, of different videos")
+    sets = choose(store, store_of({"samples": draw(4)}))
+    assert sets.count == 4
+    assert len(sets.held_out()) == 12
+    assert sets.protocol()["num_videos"] == 4
+    assert sets.protocol()["num_real_windows"] == 12
+    assert sets.protocol()["num_source_videos"] == 8
+    assert sets.protocol()["real_sets"].startswith("two, of different videos")
 
 
 def test_a_split_that_is_not_there_is_named(store):
@@ -109,120 +54,78 @@ def test_samples_of_other_tokens_are_refused(store, difference, message):
         choose(store, store_of({"samples": draw(4)}, root="samples", **difference))
 
 
-def test_token_numbers_are_those_of_the_whole_training_split(store):
-    store.tokens["train"][:] = 0
-    store.tokens["train"][-1] = 3
-    found = Evaluation()
-    measure_tokens(found, choose(store))
-    bits = -(29 * math.log2(29 / 30) + math.log2(1 / 30)) / 30
-    assert found.metrics["codebook_use"] == pytest.approx(2 / 11)
-    assert found.metrics["codebook_dead"] == 9
-    assert found.metrics["bits_per_token"] == pytest.approx(bits)
-    assert found.metrics["codebook_perplexity"] == pytest.approx(2**bits)
-    assert found.metrics["token_loss_uniform"] == pytest.approx(math.log(11))
-    assert "token_distance_samples" in found.not_computed
-
-
-def test_token_histograms_are_compared_at_equal_size(store):
-    store.tokens["test"][:] = 1
-    samples = draw(4, tokens=1)
-    samples[:, 0] = 1
-    found = Evaluation()
-    measure_tokens(found, choose(store, store_of({"samples": samples})))
-    assert found.metrics["token_distance_real"] == 0
-    assert found.metrics["token_distance_samples"] == pytest.approx(0.5)
-
-
-def test_reconstructions_are_measured_against_their_own_videos(store):
-    found = measure(store, choose(store))
-    assert found.metrics["psnr"] == pytest.approx(10 * math.log10(255**2 / 9))
-    assert found.metrics["psnr_mean_frame"] < 20
-    assert 0 < found.metrics["ssim"] <= 1
-
-
-def test_every_set_is_measured_and_named(store):
-    found = measure(store, choose(store, store_of({"samples": draw(9, seed=5)})))
-    distances = {f"{key}_{who}" for key in DISTANCES for who in SETS}
-    assert set(found.metrics) == {*RECONSTRUCTION, *distances}
-    assert not found.not_computed
-
-
-def test_reconstructions_stand_for_the_same_windows_as_the_floor(store):
-    # Decoding darkens by 3 levels only: mean features move by 3 in each channel, else nothing.
-    found = measure(store, choose(store))
-    assert found.metrics["motion_reconstructions"] == found.metrics["motion_real"]
-    assert found.metrics["motion_distance_reconstructions"] == pytest.approx(
-        found.metrics["motion_distance_real"]
-    )
-
-
-def test_samples_equal_to_the_reference_are_at_no_distance(store):
-    windows = choose(store)
-    samples = store_of({"samples": windows.reference.astype(np.uint16)})
-
-    def brighter(tokens):
-        return pixels(tokens) + np.uint8(3)
-
-    found = measure(store, choose(store, samples), decode=brighter)
-    assert found.metrics["frechet_samples"] == pytest.approx(0, abs=1e-6)
-    assert found.metrics["motion_distance_samples"] == 0
-    assert found.metrics["frechet_real"] > 1
-
-
-def test_batch_size_does_not_change_a_number(store):
-    windows = choose(store, store_of({"samples": draw(5, seed=5)}))
-    first, second = (measure(store, windows, batch_size=size).metrics for size in (1, 5))
-    assert first == pytest.approx(second, rel=1e-9)
-
-
-def test_one_sample_is_too_few_and_says_so(store):
-    found = measure(store, choose(store, store_of({"samples": draw(1)})))
-    assert set(found.metrics) == set(RECONSTRUCTION)
-    expected = "needs 2 windows on each side, but there are 6 and 6 real ones that share no pixel, "
-    assert found.not_computed["frechet_samples"] == expected + "1 samples"
-    assert {f"{key}_real" for key in DISTANCES} <= found.not_computed.keys()
-
-
-def test_one_single_video_has_no_second_half():
-    store = store_of({"test": draw(3)}, {"test": ["only"] * 3})
-    windows = choose(store)
-    found = measure(store, windows)
-    assert set(found.metrics) == set(RECONSTRUCTION)
-    assert "3 and 0 real ones that share no pixel" in found.not_computed["kernel_real"]
-    assert windows.protocol()["real_sets"] == "one only: any two windows overlap"
-    measure_tokens(found, windows)
-    assert found.not_computed["token_distance_real"].startswith("needs 1 windows on each side")
-
-
 def test_one_long_video_is_cut_in_time():
-    windows = choose(store_of({"test": draw(9)}, {"test": ["only"] * 9}))
-    assert (len(windows.reference), len(windows.real)) == (3, 3)
-    assert windows.protocol()["real_sets"] == "two, of different times of the one scene"
+    sets = choose(store_of({"test": draw(9)}, {"test": ["only"] * 9}))
+    assert (len(sets.reference), len(sets.real)) == (3, 3)
+    assert sets.protocol()["real_sets"] == "two, of different times of the one scene"
 
 
-def test_what_was_not_given_is_not_computed(store):
-    found = measure(store, choose(store))
-    assert found.not_computed["frechet_samples"] == "no --samples were given"
-    skipped = Evaluation()
-    skip_pictures(skipped, "no --frames was given")
-    pictures = {f"{key}_{who}" for key in DISTANCES for who in SETS}
-    assert set(skipped.not_computed) == {*RECONSTRUCTION, *pictures}
+def halves_of(videos, *, limit, seed):
+    return two_halves(videos, [0] * len(videos), span=16, limit=limit, seed=seed)
 
 
-def test_the_first_reason_stays():
-    found = Evaluation()
-    found.skip(["fvd"], "first")
-    found.skip(["fvd", "kvd"], "second")
-    assert found.not_computed == {"fvd": "first", "kvd": "second"}
+VIDEOS = [f"v{video}" for video in range(7) for _ in range(5)]
 
 
-def test_infinite_numbers_are_named_and_json_can_hold_the_rest():
-    found = Evaluation()
-    found.add({"psnr": math.inf, "ssim": np.float64(1), "motion": math.nan, "frechet": math.inf})
-    assert found.metrics == {"ssim": 1.0}
-    assert found.not_computed == {
-        "psnr": "is infinite: the pictures are equal",
-        "motion": "is nan: made of numbers that are not finite",
-        "frechet": "is inf: made of numbers that are not finite",
-    }
-    json.dumps(found.metrics, allow_nan=False)
+def test_halves_share_no_video():
+    halves = halves_of(VIDEOS, limit=99, seed=0)
+    first, second = ({VIDEOS[row] for row in half} for half in halves)
+    assert (len(first), len(second)) == (4, 3)
+    assert not first & second
+
+
+def test_halves_together_hold_every_window_once():
+    first, second = halves_of(VIDEOS, limit=99, seed=0)
+    assert sorted(first + second) == list(range(35))
+
+
+def test_every_video_has_its_turn_before_one_comes_again():
+    first, _ = halves_of(VIDEOS, limit=99, seed=0)
+    for turn in range(5):
+        assert len({VIDEOS[row] for row in first[4 * turn : 4 * turn + 4]}) == 4
+
+
+def test_a_smaller_limit_keeps_the_beginning():
+    whole, part = (halves_of(VIDEOS, limit=limit, seed=3) for limit in (99, 6))
+    assert part == (whole[0][:6], whole[1][:6])
+
+
+def test_the_seed_draws_the_halves():
+    assert halves_of(VIDEOS, limit=9, seed=1) == halves_of(VIDEOS, limit=9, seed=1)
+    assert halves_of(VIDEOS, limit=9, seed=1) != halves_of(VIDEOS, limit=9, seed=2)
+
+
+def overlap(one, two):
+    """Says whether two windows (source, box, first frame) of 16 frames share a pixel."""
+    (scene_1, box_1, start_1), (scene_2, box_2, start_2) = one, two
+    far_apart = any(box_1[i] >= box_2[i + 2] or box_2[i] >= box_1[i + 2] for i in (0, 1))
+    return scene_1 == scene_2 and abs(start_1 - start_2) < 16 and not far_apart
+
+
+@pytest.mark.parametrize("sources", [1, 2])
+@pytest.mark.parametrize("clip_frames", [24, None])
+def test_overlapping_tiles_share_no_pixel_with_the_other_half(sources, clip_frames):
+    boxes = tiles(60, 40, ExtractConfig(tile=20, tile_hop=10, clip_frames=clip_frames))
+    videos, starts, windows = [], [], []
+    for source, (suffix, box), first in product("ab"[:sources], boxes.items(), range(0, 81, 8)):
+        clip = first // clip_frames * clip_frames if clip_frames else 0
+        if clip_frames and first + 16 > clip + clip_frames:
+            continue  # A window stays inside its clip.
+        videos.append(f"test/{source}{suffix}" + (f"-f{clip:05d}" if clip_frames else ""))
+        starts.append(first - clip)
+        windows.append((source, box, first))
+    first, second = two_halves(videos, starts, span=16, limit=999, seed=0)
+    for one, two in product(first, second):
+        assert not overlap(windows[one], windows[two])
+    assert min(len(first), len(second)) >= len(videos) / 4
+
+
+def test_windows_of_one_video_are_of_different_times():
+    first, second = two_halves(["v"] * 50, range(50), span=16, limit=99, seed=0)
+    assert (len(first), len(second)) == (17, 18)  # The others lie across the cut.
+    assert max(first) + 16 <= min(second)
+
+
+def test_windows_that_all_overlap_leave_the_second_half_empty():
+    first, second = two_halves(["a", "a", "a"], [0, 1, 2], span=4, limit=2, seed=0)
+    assert (len(first), second) == (2, [])

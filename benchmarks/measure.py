@@ -33,7 +33,7 @@ from benchmarks.work import Case, Setting
 from pipeline.tuning import KEPT, environment, tune_process
 
 ROOT = Path(__file__).parent.parent
-MOST_ROUNDS, MOST_SECONDS = 5, 20.0
+MAX_ROUNDS, MAX_SECONDS = 5, 20.0
 """The best of so many rounds counts; no new one begins after so many seconds."""
 
 
@@ -42,7 +42,7 @@ def best_seconds(
 ) -> float:
     """Returns the fewest seconds of several rounds, of which there may have been a first."""
     times = list(first)
-    while len(times) < MOST_ROUNDS and sum(times) < MOST_SECONDS:
+    while len(times) < MAX_ROUNDS and sum(times) < MAX_SECONDS:
         times.append(seconds_of(action, device))
     return min(times)
 

@@ -10,7 +10,7 @@ Arguments = ParamSpec("Arguments")
 
 
 @contextmanager
-def behind(
+def background_writer(
     write: Callable[Arguments, None], *, at_most: int
 ) -> Iterator[Callable[Arguments, None]]:
     """Yields what calls `write` in a thread: in order, and at most so many calls behind.

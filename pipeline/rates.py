@@ -10,7 +10,7 @@ RECORD = "extract.json"
 """What `mebt extract` writes beside the frames that it made."""
 UNKNOWN = 8.0
 """What videos play at whose rate nobody knows."""
-LARGEST = 1_000_000
+MAX_FPS = 1_000_000
 """A rate of frames that is not believed any more."""
 SLOWEST, FASTEST = 0.1, 1000.0
 """What videos may play at."""
@@ -36,9 +36,9 @@ def recorded_rate(frames: Place) -> float | None:
     if fps is None:
         return None
     is_number = isinstance(fps, int | float) and not isinstance(fps, bool)
-    if not is_number or not 0 < fps < LARGEST:
+    if not is_number or not 0 < fps < MAX_FPS:
         raise FrameError(
-            f"{place}: fps is {fps!r}, but must be a number above 0 and below {LARGEST:,}; set "
+            f"{place}: fps is {fps!r}, but must be a number above 0 and below {MAX_FPS:,}; set "
             "tokenize.fps, or make the frames again with `mebt extract`."
         )
     return float(fps)

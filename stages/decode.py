@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.background import behind
+from pipeline.background import background_writer
 from pipeline.config import load_section
 from pipeline.device import send
 from pipeline.errors import user_errors
@@ -87,7 +87,7 @@ def decode(
         written = sum(files.missing(row, exact=exact) for row in rows)
         with (
             progress("decode", len(rows), "video") as advance,
-            behind(files.writer(fps, exact=exact), at_most=config.batch_size) as write,
+            background_writer(files.writer(fps, exact=exact), at_most=config.batch_size) as write,
         ):
             for row, frames in _decoded(store, split, count, rows, model, config):
                 write(row, frames)

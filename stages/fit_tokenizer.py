@@ -40,8 +40,7 @@ from stages.tokenizer_task import (
     tokenizer_task,
 )
 from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer
-
-RESULT = "tokenizer.safetensors"
+from tokenizer.weights import TOKENIZER_FILE
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def fit_tokenizer(
     held_out = WindowSource(plan, "test" if plan.num_windows("test") else "train", reader)
     begin = None if init is None else open_init(init, shape)
     perceptual = open_lpips(lpips, config, windows.size, str(fabric.device))
-    result, listed = out / RESULT, list_frames(videos, frames)
+    result, listed = out / TOKENIZER_FILE, list_frames(videos, frames)
     made_from = _made_from(shape, windows, source_of(listed), begin, lpips)
     task = tokenizer_task(
         *(train, held_out, shape, config, fabric, perceptual, result), made_from["source"]

@@ -12,6 +12,7 @@ from mebt import MeBTConfig, SampleConfig
 from pipeline.errors import CheckpointError, ConfigError, TokenStoreError
 from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore
+from pipeline.store.same_tokens import TokensOf, check_same_tokens
 from pipeline.store.window import Window
 from stages.options import choose_split
 
@@ -96,11 +97,6 @@ def check_given(
         )
     if not given.is_draft and not config.keep:
         raise ConfigError("--given has no effect if sample.keep names no latent frame of it.")
-    info = given.store.info
-    for what, theirs, ours in (
-        ("tokenizer", info.tokenizer, tokenizer),
-        ("codebook size", info.codebook_size, model.codebook_size),
-        ("grid", info.grid, model.grid),
-    ):
-        if theirs != ours:
-            raise TokenStoreError(f"{given.store.root} has {what} {theirs}, but {path} has {ours}.")
+    ours = TokensOf(path, tokenizer, model.codebook_size, model.grid)
+    advice = "Give tokens of what the model was trained on."
+    check_same_tokens(TokensOf.store(given.store), ours, advice)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mebt import MeBT, save_model, weights_identity
 from mebt import published as published_mebt
+from mebt.weights import MODEL_FILE
 from pipeline.errors import ConfigError, user_errors
 from pipeline.published.adamw import AdamWState, read_adamw
 from pipeline.published.conversion import assemble, check_fit, count_reasons
@@ -19,12 +20,11 @@ from pipeline.published.mebt_checkpoint import (
     read_mebt,
 )
 from pipeline.storage.files import replacing
-from pipeline.training.checkpoint import optimizer_tensors, save_checkpoint
+from pipeline.training.checkpoint import CHECKPOINTS, optimizer_tensors, save_checkpoint
 from stages.options import FILE, OUT
 from tokenizer import VQGAN, identity, save_tokenizer
 from tokenizer import published as published_vqgan
-
-MODEL, TOKENIZER, CHECKPOINTS = "model.safetensors", "tokenizer.safetensors", "checkpoints"
+from tokenizer.weights import TOKENIZER_FILE
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def _write(out: Path, imported: ImportedModel) -> None:
     }
     with user_errors(), replacing(out) as folder:
         folder.mkdir()
-        save_tokenizer(folder / TOKENIZER, imported.tokenizer, extra={"steps": "", **source})
-        save_model(folder / MODEL, model, extra=extra)
+        save_tokenizer(folder / TOKENIZER_FILE, imported.tokenizer, extra={"steps": "", **source})
+        save_model(folder / MODEL_FILE, model, extra=extra)
         if state:
             save_checkpoint(folder / CHECKPOINTS, checkpoint.step, state, {}, keep=1)
 
@@ -156,8 +156,8 @@ def _training_state(checkpoint: Path, model: MeBT, adamw: AdamWState) -> dict[st
 def _check_out(out: Path, *, overwrite: bool) -> None:
     if out.is_file():
         raise ConfigError(f"--out {out} is a file; name a folder for the run.")
-    there = sorted(file.name for file in out.iterdir()) if out.exists() else []
-    if others := [name for name in there if name not in (MODEL, TOKENIZER, CHECKPOINTS, ".lock")]:
+    there = [file.name for file in out.iterdir()] if out.exists() else []
+    if others := sorted({*there} - {MODEL_FILE, TOKENIZER_FILE, CHECKPOINTS, ".lock"}):
         raise ConfigError(
             f"{out} holds {others[0]!r}, which is not of an import; choose another --out."
         )
@@ -217,8 +217,8 @@ def command(
             "in proportion to the published 4x8x8. If it is wrong, give --downsample.",
             err=True,
         )
-    click.echo(f"{out / TOKENIZER}: identity {identity(imported.tokenizer)}")
-    click.echo(f"{out / MODEL}: identity {weights_identity(out / MODEL)}")
+    click.echo(f"{out / TOKENIZER_FILE}: identity {identity(imported.tokenizer)}")
+    click.echo(f"{out / MODEL_FILE}: identity {weights_identity(out / MODEL_FILE)}")
 
 
 def _lines(imported: ImportedModel) -> list[str]:

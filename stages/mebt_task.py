@@ -34,11 +34,12 @@ from mebt.optim import OptimizerKind, make_optimizer
 from mebt.weights import MODEL_FILE, read_config
 from pipeline.config import Precision, as_dict
 from pipeline.device import send
-from pipeline.errors import CheckpointError, TokenStoreError, user_errors
+from pipeline.errors import CheckpointError, user_errors
 from pipeline.seeds import step_seed
 from pipeline.storage.files import replacing
 from pipeline.store.batches import Balance, Batches
 from pipeline.store.reader import TokenStore, read_rows, spread_rows
+from pipeline.store.same_tokens import TokensOf, check_same_tokens
 from pipeline.store.window import Window
 from pipeline.training.folder import last_state
 from pipeline.training.fsdp import shard
@@ -115,8 +116,7 @@ def mebt_task(
 ) -> Task:
     """Makes what the loop trains: MeBT on the train split of a token store."""
     stream = Batches(
-        store,
-        "train",
+        *(store, "train"),
         batch_size=config.batch_size,
         seed=config.seed,
         memory_gb=config.memory_gb,
@@ -198,7 +198,7 @@ def _export(
 
 
 def beginning(
-    init: Path, model: MeBTConfig, tokenizer: str | None, config: TrainConfig
+    init: Path, model: MeBTConfig, store: TokenStore, config: TrainConfig
 ) -> dict[str, Any]:
     """Returns the record of what a run begins with: a run's last checkpoint, or a model file.
 
@@ -213,11 +213,9 @@ def beginning(
     for key, ours in as_dict(model).items():
         if theirs[key] != ours and not key.endswith("dropout"):
             raise CheckpointError(f"{weights} has {key} {theirs[key]}, but this run has {ours}.")
-    made_for = metadata.get("tokenizer") or None
-    if made_for and tokenizer and made_for != tokenizer:
-        raise TokenStoreError(
-            f"{weights} was made for tokenizer {made_for}, but the tokens are of {tokenizer}."
-        )
+    made_for = TokensOf(weights, metadata.get("tokenizer") or None, model.codebook_size, model.grid)
+    advice = "Give the tokens that it was trained on."
+    check_same_tokens(made_for, TokensOf.store(store), advice, unknown_fits=True)
     if weights == init:
         return {"step": 0, "sha256": weights_identity(init)}
     return last_state(init, weights, max_steps=config.max_steps, optimizer=config.optimizer)

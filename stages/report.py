@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from mebt import model_metadata, weights_identity
+from mebt.weights import MODEL_FILE
 from pipeline.config import load_params
 from pipeline.errors import PipelineError, TokenStoreError, user_errors
 from pipeline.pixels import to_bytes
@@ -123,7 +124,7 @@ def _open_tokenizer(path: Path, store: TokenStore) -> VQGAN:
 def _check_previews(run: Path, store: TokenStore) -> None:
     """Raises TokenStoreError if previews are of another tokenizer than the store's."""
     with user_errors():
-        tokenizer = model_metadata(run / "model.safetensors").get("tokenizer")
+        tokenizer = model_metadata(run / MODEL_FILE).get("tokenizer")
     if tokenizer != store.info.tokenizer:
         raise TokenStoreError(
             f"{run} has previews of tokenizer {tokenizer}, but {store.root} has tokens of "
@@ -179,7 +180,7 @@ def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
 
 
 def _model_artefact(run: Path, num_previews: int) -> Artefact:
-    path = run / "model.safetensors"
+    path = run / MODEL_FILE
     with user_errors():
         metadata = model_metadata(path)
     with safe_open(path, framework="pt") as file:  # Shapes only: a model may be large.

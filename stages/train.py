@@ -68,7 +68,7 @@ def train(
     model_config = _model_config(shape, store)
     made_from = _made_from(shape, store)
     if init:
-        made_from["init"] = beginning(init, model_config, store.info.tokenizer, config)
+        made_from["init"] = beginning(init, model_config, store, config)
     show = decoder(tokenizer, store, fabric.device) if tokenizer else None
     task = mebt_task(store, model_config, config, fabric, out / MODEL_FILE)
     with open_run(fabric, out, config, made_from, overwrite=overwrite):

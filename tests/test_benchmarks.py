@@ -34,7 +34,7 @@ ALL_CASES = [*CASES, *(case for cases in GROWTH.values() for case in cases)]
 
 @pytest.fixture(autouse=True)
 def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "MOST_ROUNDS", 1)
+    monkeypatch.setattr(measure, "MAX_ROUNDS", 1)
     monkeypatch.setattr(batches, "ROUNDS", 1)
 
 

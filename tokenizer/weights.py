@@ -14,6 +14,8 @@ from tokenizer.config import VQGANConfig
 from tokenizer.vqgan import VQGAN
 from weights.file import Format, load_tensors, no_config, read_header, save
 
+TOKENIZER_FILE = "tokenizer.safetensors"
+"""What a tokenizer's file is called in the folder of its run."""
 FORMAT = Format("mebt-tokenizer-1", what="a tokenizer", command="mebt fit-tokenizer")
 TRAINING_ONLY = ("counts", "sums", "initialized", "num_batches_tracked")
 """Last part of the names of tensors that encoding and decoding never read."""

@@ -21,7 +21,7 @@ FrameFile = str | TarFrame
 """An image: a path, or a place inside a tar."""
 TOGETHER = 1 << 24
 """Most bytes of neighbouring images that are read together, unless one has more."""
-LARGEST_SIDE = 4096
+MAX_SIDE = 4096
 """Side in pixels beyond which a wanted size is not believed: a frame would be 50 MB."""
 BACKGROUND = (0, 0, 0)
 """What is seen through transparent pixels, of images and of videos: black."""

@@ -22,9 +22,9 @@ from pipeline.storage.places import Place, open_storage
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 SPLITS = ("train", "test")
-LONGEST_NAME, LONGEST_PATH = 255, 4095
+MAX_NAME, MAX_PATH = 255, 4095
 """Bytes of a name and of a path that a system can find."""
-MOST_SAID = 5
+MAX_SAID = 5
 """Ways of numbering frames that are told apart."""
 REQUESTS = 8
 """Tars that are looked into at once: a bucket takes its time to answer."""
@@ -144,7 +144,7 @@ def _listed(root: Path, split: str) -> tuple[list[Path], list[Rejected]]:
         sizes = [len(os.fsencode(part)) for part in path.parts]
         if not path.is_absolute() and ".." in path.parts:
             rejected.append(_reject(line, "leads out of the folder of its list"))
-        elif max(sizes, default=0) > LONGEST_NAME or sum(sizes) > LONGEST_PATH or "\0" in line:
+        elif max(sizes, default=0) > MAX_NAME or sum(sizes) > MAX_PATH or "\0" in line:
             rejected.append(_reject(line, "no file can have such a name"))
         else:
             paths.append(root / path)
@@ -341,6 +341,6 @@ def describe_frames(videos: Sequence[Video], *, as_stored: bool) -> list[str]:
         f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {numbering}"
         for numbering, names in numbered.items()
     ]
-    if len(said) > MOST_SAID:
-        said[MOST_SAID:] = [f"{len(said) - MOST_SAID} more videos are numbered in other ways"]
+    if len(said) > MAX_SAID:
+        said[MAX_SAID:] = [f"{len(said) - MAX_SAID} more videos are numbered in other ways"]
     return said + look_at_first([video.frames[0] for video in videos], as_stored=as_stored)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CheckpointError
-from pipeline.rates import LARGEST
+from pipeline.rates import MAX_FPS
 from pipeline.store.layout import StoreInfo
 
 
@@ -44,7 +44,7 @@ class Window:
             fps = float(metadata.get("fps") or 0)
         except ValueError as error:
             raise CheckpointError(f"{path}: of its window it says: {error}.") from None
-        if min(counts.values()) < 0 or not 0 <= fps < LARGEST:
+        if min(counts.values()) < 0 or not 0 <= fps < MAX_FPS:
             raise CheckpointError(f"{path}: its window is impossible: {counts}, fps {fps}.")
         known = {key: count or None for key, count in counts.items()}
         return cls(**known, fps=fps or None, causal=bool(metadata.get("causal")))

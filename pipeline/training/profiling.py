@@ -12,7 +12,7 @@ from pipeline.storage.files import make_folder, replacing, write_text
 WARM_UP, RECORDED = 3, 3
 """Steps that are left out, and steps that are recorded then."""
 TRACE, TABLE = "trace.json", "table.txt"
-MOST_ROWS = 40
+MAX_ROWS = 40
 PART = "step: "
 """Begins the names of a step's parts."""
 
@@ -39,7 +39,7 @@ def profiled(folder: Path | None) -> Iterator[Callable[[], None]]:
             for part in averages
             if part.key.startswith(PART)
         )
-        table = averages.table(sort_by=order, row_limit=MOST_ROWS)
+        table = averages.table(sort_by=order, row_limit=MAX_ROWS)
         write_text(folder / TABLE, f"{parts}\n{table}\n")
 
     steps = schedule(wait=WARM_UP - 1, warmup=1, active=RECORDED, repeat=1)

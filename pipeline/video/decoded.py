@@ -21,8 +21,8 @@ from pipeline.video.writer import shown_every, write_mp4, write_sheet
 
 RECORD = "decode.json"
 EXACT = "frames.zarr"
-MOST_ON_SHEET = 4096
-LARGEST_SHEET = {"webp": 16383, "gif": 65535}
+MAX_ON_SHEET = 4096
+MAX_SHEET = {"webp": 16383, "gif": 65535}
 """Longest side in pixels that the format can hold."""
 
 
@@ -51,9 +51,9 @@ class DecodeConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        if self.sheet_videos > MOST_ON_SHEET:
+        if self.sheet_videos > MAX_ON_SHEET:
             raise ValueError(
-                f"sheet_videos must be at most {MOST_ON_SHEET}, got {self.sheet_videos}."
+                f"sheet_videos must be at most {MAX_ON_SHEET}, got {self.sheet_videos}."
             )
         if self.columns is not None and self.columns > self.sheet_videos:
             raise ValueError(
@@ -87,10 +87,10 @@ class Outputs:
         rows = math.ceil(self.on_sheet / self.columns)
         longest = max(self.columns * (width + 2), rows * (height + 2))  # With a frame around each.
         kind = self.sheet.suffix[1:]
-        if longest > LARGEST_SHEET[kind]:
+        if longest > MAX_SHEET[kind]:
             raise ConfigError(
                 f"{rows} rows of {self.columns} videos make a sheet of {longest} pixels, but "
-                f"{kind} holds {LARGEST_SHEET[kind]}; lower decode.sheet_videos, or set "
+                f"{kind} holds {MAX_SHEET[kind]}; lower decode.sheet_videos, or set "
                 "decode.columns."
             )
 

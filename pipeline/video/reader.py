@@ -21,7 +21,7 @@ from pipeline.video.footage import UNKNOWN_LENGTH, About, Footage, open_video, r
 
 MISSING_FRAMES, MISSING_SECONDS = 5, 0.25
 """A video may end this much earlier than declared; what is larger counts."""
-LARGEST_ASPECT = 3.0
+MAX_ASPECT = 3.0
 """Width by height of the widest pixel that is believed, or the inverse: half D1 at 16:9 has 2.9."""
 NEARLY_SQUARE = 0.01
 """Pixels this close to square are left alone: to resize them would blur more than it mends."""
@@ -245,7 +245,7 @@ def _upright(footage: Footage, frame: av.VideoFrame, about: About) -> list[str]:
         words.append(f"crop={width}:{height}:{left}:{top}:exact=1")
         about.notes["cropped"] = f"cropped to {width}x{height}, as the file says"
     aspect = float(footage.stream.sample_aspect_ratio or 1)
-    if not 1 / LARGEST_ASPECT <= aspect <= LARGEST_ASPECT:
+    if not 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
         about.notes["aspect"] = f"says that pixels are {aspect:.3g} times as wide as high: ignored"
     elif abs(aspect - 1) > NEARLY_SQUARE:
         words += [f"scale=round(iw*{aspect}):ih", "setsar=1"]

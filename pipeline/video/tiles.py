@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.frames.images import LARGEST_SIDE, Frame
+from pipeline.frames.images import MAX_SIDE, Frame
 
 MOTION_LEVELS = 24
 """A pixel moves if its darkest and brightest value in a clip are further apart than this."""
@@ -53,8 +53,8 @@ class ExtractConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        if self.size > LARGEST_SIDE:
-            raise ValueError(f"size must be at most {LARGEST_SIDE}, got {self.size}.")
+        if self.size > MAX_SIDE:
+            raise ValueError(f"size must be at most {MAX_SIDE}, got {self.size}.")
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise ValueError(f"fps must be above 0 and finite, got {self.fps}.")
         if self.seed < 0:

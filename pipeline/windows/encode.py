@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.background import behind
+from pipeline.background import background_writer
 from pipeline.device import send
 from pipeline.errors import PipelineError
 from pipeline.frames.damage import decode as decode_frames
@@ -130,7 +130,7 @@ def _tokens_if_they_fit(encode: Encode, pixels: NDArray[np.uint8]) -> NDArray[np
     return None
 
 
-class FittingEncoder:
+class BackoffEncoder:
     """Encodes at most so many windows at once, and halves the number when memory runs out."""
 
     def __init__(self, encode: Encode, at_once: int) -> None:
@@ -197,8 +197,8 @@ def encode_shards(
         cut_pieces(plans[r.split].slice(r.start, len(r.new)).filter(r.new), videos, info)
         for r in rows
     )
-    fitting = FittingEncoder(encode, batch_size)
-    with decoders(workers) as pool, behind(writer.write_shard, at_most=1) as write:
+    fitting = BackoffEncoder(encode, batch_size)
+    with decoders(workers) as pool, background_writer(writer.write_shard, at_most=1) as write:
         windows = decode_ahead(
             pool,
             pieces,
@@ -246,7 +246,7 @@ def _encode_new(
     rows: _Rows,
     tokens: NDArray[np.int64],
     windows: Iterator[NDArray[np.uint8] | None],
-    encode: FittingEncoder,
+    encode: BackoffEncoder,
     batch_size: int,
     advance: Callable[[int], None],
     done: Encoded,

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from pipeline.config import TokenizerPrecision
 from pipeline.errors import FrameError
-from pipeline.frames.images import LARGEST_SIDE, FrameFile, read_frames
+from pipeline.frames.images import MAX_SIDE, FrameFile, read_frames
 from pipeline.frames.scan import Rejected, Video
 from pipeline.rates import check_rate
 from pipeline.store.layout import PLAN_SCHEMA
 
-MOST_SHARD_WINDOWS = 1 << 16
+MAX_SHARD_WINDOWS = 1 << 16
 """A shard is held in memory as a whole."""
 
 
@@ -56,7 +56,7 @@ class TokenizeConfig:
         for name in fields:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name, most in (("size", LARGEST_SIDE), ("shard_windows", MOST_SHARD_WINDOWS)):
+        for name, most in (("size", MAX_SIDE), ("shard_windows", MAX_SHARD_WINDOWS)):
             if getattr(self, name) > most:
                 raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}.")
         check_rate(self.fps)

@@ -19,7 +19,7 @@ from pipeline.windows.plan import Plan, TokenizeConfig
 
 LOOKED_AT = 64
 """Frames that a process decodes in one go."""
-MOST_WORKERS = 8
+MAX_WORKERS = 8
 SHOWN = 3
 """Damaged frames that one line names."""
 
@@ -67,7 +67,7 @@ def damaged_frames(
         for first in range(0, len(video.frames), LOOKED_AT)
     ][part::parts]
     # Nothing else is at work now; few frames are sooner done than a process is started.
-    workers = min(len(pieces) // 4, MOST_WORKERS, max(1, (os.cpu_count() or 1) // parts))
+    workers = min(len(pieces) // 4, MAX_WORKERS, max(1, (os.cpu_count() or 1) // parts))
     check = partial(look, size=config.size, as_stored=config.as_stored)
     found: list[str] = []
     with (

@@ -84,7 +84,7 @@ def by_going_on(trial: Trial, run: Path, file: Path) -> None:
         if f"{file} is missing: a new log begins at step" in ended.said:
             wanted = wanted | {"log": found["log"]}
         same(found, wanted, file)
-        if int(re.findall(r": (\d+) steps", ended.said)[0]) > MOST_REDONE:
+        if int(re.findall(r": (\d+) steps", ended.said)[0]) > MAX_REDONE:
             raise DataLostError(f"{file} was damaged, and steps that were done are done again")
 
 
@@ -132,7 +132,7 @@ def by_making_again(trial: Trial, out: Path, file: Path) -> None:
         must_be_undisturbed(trial, stage, out)
 
 
-MOST_REDONE = 4
+MAX_REDONE = 4
 """Steps that a run does when it goes on for two more, from the older one of its checkpoints."""
 STATE = "checkpoints/*/state.safetensors"
 META = "checkpoints/*/meta.json"

@@ -14,7 +14,7 @@ from tests.faults.kills import finish, keep_finished
 from tests.faults.trial import Trial, kind
 from tests.faults.world import OUT
 
-LARGEST_FILE = {"extract": 400, "decode": 3000}
+MAX_FILE = {"extract": 400, "decode": 3000}
 """Bytes that about the largest file of a stage has; 20,000 for the others."""
 
 
@@ -43,7 +43,7 @@ def too_large(trial: Trial) -> None:
     out = trial.folder / OUT[stage]
     done: set[str] = set()
     for _ in range(2):
-        most = trial.draw.randint(300, LARGEST_FILE.get(stage, 20_000))
+        most = trial.draw.randint(300, MAX_FILE.get(stage, 20_000))
         ended = trial.run(*trial.world.words(stage, out=out), arms=[FileSizeLimit(most)])
         trial.faults += trial.refusal(ended, os.strerror(errno.EFBIG))
         done = keep_finished(stage, out, done)

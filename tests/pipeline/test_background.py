@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from pipeline.background import behind
+from pipeline.background import background_writer
 
 
 def test_all_is_written_in_order() -> None:
     written: list[int] = []
-    with behind(written.append, at_most=3) as write:
+    with background_writer(written.append, at_most=3) as write:
         for number in range(20):
             write(number)
     assert written == list(range(20))
@@ -23,7 +23,7 @@ def test_the_caller_goes_on_but_not_too_far() -> None:
         assert may_write.acquire(timeout=10)
         written.append(number)
 
-    with behind(slowly, at_most=2) as write:
+    with background_writer(slowly, at_most=2) as write:
         write(0)
         write(1)
         assert written == []
@@ -41,7 +41,10 @@ def test_what_a_call_raises_is_raised(calls: int) -> None:
         seen.append(number)
         raise OSError(f"no space for {number}")
 
-    with pytest.raises(OSError, match="no space for 0"), behind(fail, at_most=1) as write:
+    with (
+        pytest.raises(OSError, match="no space for 0"),
+        background_writer(fail, at_most=1) as write,
+    ):
         for number in range(calls):
             write(number)
     assert len(seen) <= 2
@@ -56,7 +59,7 @@ def test_after_an_error_elsewhere_nothing_more_is_begun() -> None:
         assert may_end.wait(10)
         written.append(number)
 
-    with pytest.raises(KeyError), behind(slowly, at_most=5) as write:
+    with pytest.raises(KeyError), background_writer(slowly, at_most=5) as write:
         for number in range(4):
             write(number)
         assert begun.wait(10)

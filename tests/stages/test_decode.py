@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.pixels import to_bytes
 from pipeline.store.reader import TokenStore
 from pipeline.store.writer import create_store
-from pipeline.video.decoded import EXACT, LARGEST_SHEET
+from pipeline.video.decoded import EXACT, MAX_SHEET
 from stages.__main__ import cli
 from tests.stages.small import Flow, content
 from tokenizer import VQGAN, load_tokenizer
@@ -124,7 +124,7 @@ def test_a_gif_sheet(flow: Flow) -> None:
 def test_a_sheet_that_its_format_cannot_hold_is_refused_at_once(
     flow: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LARGEST_SHEET, "webp", 40)
+    monkeypatch.setitem(MAX_SHEET, "webp", 40)
     line = flow.refused("decode", "--set", "decode.columns=3")
     assert "2 rows of 3 videos make a sheet of 54 pixels, but webp holds 40" in line
     flow.ok("decode", "--set", "decode.columns=2")

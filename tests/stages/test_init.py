@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_no_beginning(flow: Flow, published: Any) -> None:
     make_tokenizer(flow.root / "tokenizer.safetensors", seed=5)
     flow.ok("tokenize", "--overwrite")
     more = ("--init", str(flow.root / "other"), "--set", "train.max_steps=8")
-    assert "was made for tokenizer" in flow.refused("train", *more, out="new")
+    assert "model.safetensors has tokenizer" in flow.refused("train", *more, out="new")
 
 
 def lightning() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.frames.workers import decoders
 from pipeline.store.layout import StoreInfo
 from pipeline.video.synthetic import moving_shapes
 from pipeline.windows import encode
-from pipeline.windows.encode import FittingEncoder, cut_pieces, decode_ahead
+from pipeline.windows.encode import BackoffEncoder, cut_pieces, decode_ahead
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 
 ROOT = Path(__file__).parents[3]
@@ -171,7 +171,7 @@ def test_a_batch_that_does_not_fit_is_halved(
         return pixels[:, 0, 0, 0, :1].astype(np.int64)
 
     pixels = np.arange(13, dtype=np.uint8).reshape(13, 1, 1, 1, 1)
-    fitting = FittingEncoder(encode, 13)
+    fitting = BackoffEncoder(encode, 13)
     assert fitting(pixels).ravel().tolist() == list(range(13))
     assert tried == [13, 6, 3, 3, 3, 3, 1]
     assert "out of memory with 13 windows; going on with 6" in capsys.readouterr().err
@@ -188,6 +188,6 @@ def test_what_is_no_lack_of_memory_is_no_reason_to_go_on() -> None:
 
     pixels = np.zeros((4, 16, 8, 8, 3), np.uint8)
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        FittingEncoder(wrong, 4)(pixels)
+        BackoffEncoder(wrong, 4)(pixels)
     with pytest.raises(PipelineError, match="one window of 16x8x8 "):
-        FittingEncoder(never, 4)(pixels)
+        BackoffEncoder(never, 4)(pixels)

@@ -226,3 +226,17 @@ def test_the_slurm_job_of_the_readme_asks_to_go_on_after_75_only(tmp_path: Path,
     assert subprocess.run(["bash", "-c", job], env=path, check=False).returncode == code
     asked = tmp_path / "asked"
     assert (asked.read_text() if asked.exists() else "") == ("requeue 42\n" if code == 75 else "")
+
+
+def test_the_container_is_of_the_python_and_the_targets_that_there_are() -> None:
+    lines = (ROOT / "Dockerfile").read_text("utf-8").splitlines()
+    (version,) = re.findall(r"\(Python (\d+\.\d+)\)", (ROOT / "constraints.txt").read_text("utf-8"))
+    assert f"FROM python:{version}-slim" in lines
+    makefile = (ROOT / "Makefile").read_text("utf-8").replace("$(VENV)", ".venv")
+    assert "RUN make .venv/.demo" in lines and "DEMO := .venv/.demo" in makefile
+    assert 'CMD ["make", "demo"]' in lines and re.search(r"^demo: \$\(DEMO\)", makefile, re.M)
+    kept_out = (ROOT / ".dockerignore").read_text("utf-8").split()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not [f for f in tracked.stdout.split() if f.split("/")[0] in kept_out or f in kept_out]

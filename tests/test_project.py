@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -151,22 +152,49 @@ def test_dvc_stages_depend_on_the_code_they_run(flow: Path) -> None:
     assert code_deps.rewritten(flow) == flow.read_text(), "run `python -m tests.code_deps`"
 
 
-def test_a_wheel_holds_every_file_of_the_code(tmp_path: Path) -> None:
-    left_out = shutil.ignore_patterns("__pycache__")
-    files = set()
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of the code as it stands here."""
+    folder = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path / name)
+        shutil.copy(ROOT / name, folder / name)
     for name in code_deps.CODE:
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=left_out)
-        files |= {file for file in (tmp_path / name).rglob("*") if file.is_file()}
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", ".")
     command = [sys.executable, "-m", "pip", "wheel", *options, "."]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_a_wheel_holds_every_file_of_the_code(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert packed == {str(file.relative_to(tmp_path)) for file in files}
+    files = {file for name in code_deps.CODE for file in (ROOT / name).rglob("*") if file.is_file()}
+    kept = {str(f.relative_to(ROOT)) for f in files if "__pycache__" not in f.parts}
+    assert packed == kept
     assert {"pipeline/report/report.html.j2", "pipeline/report/style.css"} <= packed
+
+
+@pytest.mark.slow
+def test_a_wheel_draws_videos_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    tokenizer = ("--tokenizer", f"{ROOT}/models/fish-64.safetensors")
+    few = ("--set", "sample.num_samples=1", "--set", "sample.draft_steps=2")
+    for command in (
+        ("-c", "import stages; assert 'installed' in stages.__file__"),
+        ("-m", "stages", "--help"),
+        ("-m", "stages", "init"),
+        ("-m", "stages", "sample", "--run", f"{ROOT}/models/fish", "--out", "tokens", *few),
+        ("-m", "stages", "decode", "--tokens", "tokens", "--out", "videos", *tokenizer),
+    ):
+        ours = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+        arguments = [sys.executable, *command]
+        result = subprocess.run(arguments, cwd=empty, env=ours, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    assert (empty / "videos" / "sheet.webp").stat().st_size > 1000
 
 
 def test_training_values_are_no_dependency_of_tokenization() -> None:

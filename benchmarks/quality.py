@@ -197,8 +197,9 @@ def main() -> None:
     for name in [options.world] if options.world else WORLDS:
         for seed in range(options.seeds):
             keep = options.keep and options.keep / name
-            rows.append(try_once(name, seed, sections, METHODS, keep))
-            show(rows[-1])
+            row = try_once(name, seed, sections, METHODS, keep)
+            rows.append({"set": options.set, **row})
+            show(row)
     out = options.out or (RESULTS if whole else None)
     if out:
         out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

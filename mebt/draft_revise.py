@@ -114,9 +114,9 @@ def token_probabilities(
         probs = usable.softmax(-1)
     if top_p is not None and top_p < 1:
         ranked, order = probs.sort(dim=-1, descending=True)
-        before = ranked.cumsum(-1) - ranked
+        before = ranked.cumsum(-1) - ranked  # The mass of all likelier ones: 0 for the first.
         dropped = torch.zeros_like(probs, dtype=torch.bool)
-        dropped.scatter_(-1, order, before >= top_p)
+        dropped.scatter_(-1, order, before >= top_p)  # Back into the order of the codebook.
         probs = probs.masked_fill(dropped, 0)
         probs = probs / probs.sum(-1, keepdim=True)
     return probs
@@ -160,6 +160,7 @@ def rank(
     scores: Float[Tensor, "B Nt"], exponential: Float[Tensor, "B Nt"], *, temperature: float
 ) -> Int[Tensor, "B Nt"]:
     """Orders positions from the surest on; temperature 0 goes by score alone."""
+    # An exponential race: at temperature 1, who comes first is drawn in proportion to the scores.
     noisy = scores / scores.sum(1, keepdim=True) / exponential**temperature
     return noisy.argsort(dim=1, descending=True)
 
@@ -183,6 +184,7 @@ class Canvas:
     def given(tokens: Int[Tensor, "B N"], kept: Int[Tensor, "B Nc"]) -> "Canvas":
         """Makes windows that keep the tokens at `kept` and leave all other positions open."""
         is_kept = torch.zeros_like(tokens, dtype=torch.bool).scatter_(1, kept, True)
+        # Stable: open positions (0) come first, in their own order, and kept ones (1) behind.
         order = is_kept.int().argsort(dim=1, stable=True)
         return Canvas(tokens, kept, order[:, : tokens.shape[1] - kept.shape[1]])
 
@@ -290,7 +292,7 @@ def remask(
     total, tokens = canvas.targets.shape[1], canvas.tokens
     for step in range(num_steps if total else 0):
         count = num_masked(schedule, step / num_steps, total)
-        order = canvas.targets.gather(1, noise.permutations(total))
+        order = canvas.targets.gather(1, noise.permutations(total))  # [B Nt]
         masked, known = order[:, :count], order[:, count:]
         context = torch.cat([canvas.context, known], dim=1)
         logits = predict(tokens.gather(1, context), context, masked)

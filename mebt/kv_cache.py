@@ -160,7 +160,7 @@ class CachedPredictor:
         is_new = self.tokens.gather(1, positions) != tokens
         count = int(is_new.sum(1).max())
         # Windows differ in how many are new to them: some compute a few once more.
-        chosen = is_new.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+        chosen = is_new.int().argsort(dim=1, descending=True, stable=True)[:, :count]  # [B count]
         tokens, positions, slots = (x.gather(1, chosen) for x in (tokens, positions, slots))
         self.tokens.scatter_(1, positions, tokens)
         context = self.model.embed_context(tokens, positions)
@@ -170,7 +170,7 @@ class CachedPredictor:
             assert isinstance(block, Block)
             keys, values = self.keys_values(block, context)
             if index not in self.cache:
-                empty = (*self.tokens.shape, keys.shape[-1])
+                empty = (*self.tokens.shape, keys.shape[-1])  # [B N D], by slot
                 self.cache[index] = (keys.new_empty(empty), values.new_empty(empty))
             for kept, new in zip(self.cache[index], (keys, values), strict=True):
                 kept[rows, slots] = new
@@ -180,7 +180,7 @@ class CachedPredictor:
         assert self.slots is not None
         count = positions.shape[1]
         slots = self.slots.gather(1, positions)
-        is_behind = slots >= count
+        is_behind = slots >= count  # [B Nc]: in the context, but its slot is not among the first.
         most = int(is_behind.sum(1).max())
         if not most:
             return slots
@@ -192,7 +192,7 @@ class CachedPredictor:
         )
         behind, needed = slots.gather(1, behind), is_behind.gather(1, behind)
         first = torch.where(needed, first, behind)  # Rows differ in how many: the rest stay.
-        holders = self.slots.argsort(dim=1)
+        holders = self.slots.argsort(dim=1)  # Inverse: the position that has each slot [B N].
         pairs = [(first, behind), (behind, first)]
         moved = [(holders.gather(1, source), target) for source, target in pairs]
         for position, target in moved:

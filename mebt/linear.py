@@ -153,6 +153,7 @@ class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         x, weight = ctx.saved_tensors
+        # d(x) = gelu'(x) * (grad @ weight), written over what it is made of.
         of_layer = _of_layer(grad, F.gelu(x))  # What is as large as `x` exists one at a time.
         of_made = _of_input(grad, weight)
         torch.ops.aten.gelu_backward(of_made, x, grad_input=of_made)

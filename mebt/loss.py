@@ -84,7 +84,7 @@ def _of_logits(
     logits: Float[Tensor, "R K"], tokens: Int[Tensor, "R 1"], label_smoothing: float
 ) -> tuple[Tensor, Tensor, Float[Tensor, "R K"]]:
     """Returns the summed loss, how many tokens are the likeliest, and the gradient, in place."""
-    largest, likeliest = logits.max(1, keepdim=True)
+    largest, likeliest = logits.max(1, keepdim=True)  # [R 1]
     logits -= largest
     of_target = logits.gather(1, tokens)
     if label_smoothing:  # A share of the probability is spread over all tokens.
@@ -92,6 +92,7 @@ def _of_logits(
     probs = logits.exp_()
     sums = probs.sum(1, keepdim=True)
     probs /= sums
+    # The gradient of cross-entropy is softmax(logits) - target, a one-hot that may be smoothed.
     ones = torch.full_like(sums, label_smoothing - 1)
     grad = probs.scatter_add_(1, tokens, ones)
     if label_smoothing:

@@ -66,10 +66,11 @@ def split_positions(
     if frames is not None:
         start, length = (count * tokens_per_frame for count in frames)
         inside = (order >= start) & (order < start + length)
-        order = order[inside].reshape(len(order), length)
+        order = order[inside].reshape(len(order), length)  # Every row has as many inside.
     total = order.shape[1]
     masked = min(max(num_masked, 1), total)
     targets = masked if budget is None else min(budget, masked)
+    # With a budget, positions in between are neither context nor targets.
     return MaskSplit(order[:, : total - masked], order[:, total - targets :], masked, total)
 
 

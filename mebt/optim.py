@@ -104,7 +104,8 @@ class MuonAdamW(torch.optim.Optimizer):
                 self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
         momenta = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
         torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)
-        ahead = torch.stack(torch._foreach_lerp(grads, momenta, MOMENTUM))  # Nesterov's.
+        # Nesterov's: the momentum as it will be after this gradient once more. [M R C]
+        ahead = torch.stack(torch._foreach_lerp(grads, momenta, MOMENTUM))
         tall, wide = matrices[0].shape
         size = MUON_RATE * lr * 0.2 * math.sqrt(max(tall, wide))
         torch._foreach_mul_(matrices, 1 - MUON_RATE * lr * weight_decay)
@@ -123,6 +124,7 @@ def orthogonal(matrices: Float[Tensor, "M R C"]) -> Float[Tensor, "M R C"]:
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     a, b, c = NEWTON_SCHULZ
     for _ in range(NEWTON_SCHULZ_STEPS):
-        square = x @ x.mT
+        square = x @ x.mT  # [M R R] with R <= C: the smaller of both products.
+        # a x + (b S + c S S) x: odd in x, so that singular vectors stay as they are.
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.mT if is_tall else x

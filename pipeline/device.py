@@ -1,4 +1,4 @@
-"""Help for GPUs that commands share: transfers that nobody waits for, and compiled layers."""
+"""Asynchronous copies to a GPU, and torch.compile with one clear error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""How this process asks the system for memory, and how its threads wait for one another."""
+"""Tunes glibc's malloc, huge pages, and how threads wait for one another."""
 
 import ctypes
 import os

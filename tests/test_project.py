@@ -268,3 +268,9 @@ def test_the_container_is_of_the_python_and_the_targets_that_there_are() -> None
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert not [f for f in tracked.stdout.split() if f.split("/")[0] in kept_out or f in kept_out]
+
+
+def test_a_shell_completes_names_of_commands() -> None:
+    typed = {"_MEBT_COMPLETE": "bash_complete", "COMP_WORDS": "mebt tok", "COMP_CWORD": "1"}
+    result = CliRunner().invoke(cli, prog_name="mebt", env=typed)
+    assert result.output.split() == ["plain,tokenize", "plain,tokens"]

@@ -89,11 +89,12 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def nearest(self, rows: Float[Tensor, "R D"]) -> Int[Tensor, " R"]:
         """Returns the token of the nearest vector, in float32; of equally near ones the first."""
-        norms = self.embeddings.square().sum(1)
+        # |x - e|² = |x|² - 2 x·e + |e|², in the memory of the products.
+        norms = self.embeddings.square().sum(1)  # [K]
         tokens = []
         with _float32(rows.device.type):  # In half precision many vectors would be as near.
             for part in torch.split(rows, max(1, CHUNK_ENTRIES // len(self.embeddings))):
-                products = 2 * part @ self.embeddings.t()
+                products = 2 * part @ self.embeddings.t()  # [few K]
                 distances = torch.sub(part.square().sum(1, keepdim=True), products, out=products)
                 tokens.append(distances.add_(norms).argmin(1))
         return torch.cat(tokens)
@@ -114,13 +115,14 @@ class Codebook(nn.Module):
     def update(self, rows: Float[Tensor, "R D"], tokens: Int[Tensor, " R"]) -> None:
         """Moves each vector towards the mean of the outputs that chose it, on all ranks alike."""
         counts = torch.bincount(tokens, minlength=len(self.counts)).to(rows.dtype)
-        sums = torch.zeros_like(self.sums).index_add_(0, tokens, rows)
+        sums = torch.zeros_like(self.sums).index_add_(0, tokens, rows)  # [K D]
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         self.counts.mul_(DECAY).add_(counts, alpha=1 - DECAY)
         self.sums.mul_(DECAY).add_(sums, alpha=1 - DECAY)
         total = self.counts.sum()
+        # Laplace smoothing: a vector that nothing chose does not divide by zero.
         smoothed = (self.counts + LAPLACE) / (total + len(self.counts) * LAPLACE) * total
         self.embeddings.copy_(self.sums / smoothed[:, None])
 
@@ -162,6 +164,7 @@ class Codebook(nn.Module):
         b, _, t, h, w = features.shape
         chosen = rearrange(found, "(b t h w) d -> b d t h w", b=b, t=t, h=h, w=w)
         commitment = COMMITMENT_WEIGHT * F.mse_loss(features, chosen)
+        # Forward it is `chosen`; backward the gradient goes to `features` as it is.
         straight_through = (chosen - features).detach() + features
         perplexity = perplexity_of(tokens, len(self.counts))
         if self.training:

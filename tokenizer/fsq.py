@@ -48,7 +48,7 @@ class FSQ(nn.Module):
 
     def embed(self, tokens: Int[Tensor, "B t h w"]) -> Float[Tensor, "B D t h w"]:
         """Returns the vectors of tokens, with entries in -1 … 1."""
-        digits = tokens[..., None] // self.place_values % self.levels
+        digits = tokens[..., None] // self.place_values % self.levels  # [B t h w D]
         return rearrange(self._entries(digits), "b t h w d -> b d t h w")
 
     def forward(
@@ -65,6 +65,7 @@ class FSQ(nn.Module):
         """
         bounded = torch.tanh(rearrange(features, "b d t h w -> b t h w d"))
         digits = self._digits(bounded.detach())
+        # Forward the rounded entries; backward as if nothing had been rounded.
         straight_through = (self._entries(digits) - bounded).detach() + bounded
         tokens = self._tokens(digits)
         return Quantized(

@@ -23,7 +23,7 @@ def _pads(kernel: Triple, strides: Triple, *, causal: bool) -> list[int]:
     """
     pads = []
     for size, stride in zip(reversed(kernel), reversed(strides), strict=True):
-        total = size - stride
+        total = size - stride  # Then (n + total - size) // stride + 1 is n / stride.
         pads += [total - total // 2, total // 2]
     return [*pads[:4], 0, 0] if causal else pads
 
@@ -50,7 +50,7 @@ def _after(
 
 
 def _only_computed(x: Tensor) -> bool:
-    """Says whether to lay out and compute `x` as is fastest on a CPU; training gained nothing."""
+    """True on a CPU without gradients; training did not get faster by it."""
     return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
@@ -112,7 +112,7 @@ class Stem(Conv3d):
         """Convolves; as flat pictures, each with its neighbours in time as further channels."""
         if not _only_computed(x):
             return super().forward(x, past)
-        padded = self.padded(x, past).unfold(2, self.kernel_size[0], 1)
+        padded = self.padded(x, past).unfold(2, self.kernel_size[0], 1)  # [B C T pH pW kernel]
         pictures = rearrange(padded, "b c t h w k -> (b t) (c k) h w")
         weight = rearrange(self.weight, "d c k h w -> d (c k) h w")
         pictures = pictures.contiguous(memory_format=torch.channels_last)
@@ -151,6 +151,7 @@ class Upsample3d(nn.ConvTranspose3d):
         if self.causal:
             before = kernel // stride - 1
             x = _after(self, x, past, copies=before, kept=before)
+        # A transposed convolution cuts off `padding` at both ends: pads make up for it in advance.
         video = super().forward(F.pad(x, self.pads, "replicate"))
         # The first latent frame is of one frame: those before it are none of the video.
         return video[:, :, stride - 1 :] if self.causal and begins else video
@@ -173,7 +174,7 @@ def make_norm(config: VQGANConfig, channels: int) -> nn.Module:
 
 
 def activate(x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
-    """Returns the SiLU of what nobody else needs; in its place, unless there will be gradients."""
+    """SiLU; in place when there are no gradients: the input is lost."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 

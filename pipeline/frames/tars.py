@@ -1,4 +1,4 @@
-"""Clips in WebDataset tars: each clip one sample, its images in order, and who they are.
+"""Clips in WebDataset tars: one sample per clip: its images in order, and a JSON.
 
 A sample is `KEY.json`, which says {"split": …, "frames": [names in a frame folder]}, and one
 `KEY.00000.png` and so on for each frame. Keys are a split and numbers, unique over all tars of one

@@ -1,4 +1,4 @@
-"""A run's folder: made, locked, and told from that of another run."""
+"""Creates and locks a run's folder; refuses one of another run."""
 
 import sys
 from collections.abc import Iterator, Mapping

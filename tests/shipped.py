@@ -13,7 +13,7 @@ from pipeline.params.schema import NAME
 from stages.import_config import import_config
 from stages.init import init
 from stages.sections import complete
-from tests.stages.published_yaml import EXPERIMENTS
+from tests.helpers.published_yaml import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "demo/params.yaml"

@@ -18,7 +18,7 @@ from pipeline.config import load_section
 from pipeline.video.synthetic import moving_shapes
 from pipeline.video.writer import write_mp4
 from stages.mebt_task import TrainConfig
-from tests.stages.small import content
+from tests.helpers.small import content
 
 ROOT = Path(__file__).parent.parent
 SMALL = {

@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 
 from mebt import MeBT, MeBTConfig, SampleConfig
 from tests.golden_checks.sampling import check_pieces, check_runs
-from tests.mebt.slow_sampler import How, Ids, SlowSampler
-from tests.stages.foreign_files import mebt_state, vqgan_model
+from tests.helpers.foreign_files import mebt_state, vqgan_model
+from tests.helpers.slow_sampler import How, Ids, SlowSampler
 
 GRID, K, BATCH = (3, 5, 7), 11, 2
 FRAME, COUNT = 5 * 7, 3 * 5 * 7

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.__main__ import cli
-from tests.stages.foreign_files import (
+from tests.helpers.foreign_files import (
     lightning_state,
     mebt_model,
     mebt_state,
@@ -29,7 +29,7 @@ from tests.stages.foreign_files import (
     write_mebt,
     write_vqgan,
 )
-from tests.stages.published_yaml import EXPERIMENTS
+from tests.helpers.published_yaml import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

@@ -8,7 +8,7 @@ from tests.faults.arms import Interruption, JumpingClock, Unprivileged
 from tests.faults.kills import keep_finished, must_be_undisturbed
 from tests.faults.trial import DataLostError, Trial, UnclearError, kind
 from tests.faults.world import OUT
-from tests.stages.small import content
+from tests.helpers.small import content
 
 BUSY = "is being written by another process"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.faults.kills import must_be_undisturbed
 from tests.faults.trial import DataLostError, Trial, WrongDataError, kind
 from tests.faults.world import LONGER, OUT, result
-from tests.stages.small import content
+from tests.helpers.small import content
 
 
 @dataclass(frozen=True)

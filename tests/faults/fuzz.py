@@ -18,7 +18,7 @@ from pipeline.store.reader import TokenStore
 from tests.faults.arms import MemoryLimit
 from tests.faults.hostile import ENOUGH, header_of, rewrite, safetensors
 from tests.faults.trial import Trial, UnclearError, kind
-from tests.stages.small import fork, has_ended
+from tests.helpers.small import fork, has_ended
 from tests.test_project import owner
 from tokenizer import VQGANConfig, load_tokenizer
 

@@ -19,7 +19,7 @@ from tests.faults.trial import (
     kind,
 )
 from tests.faults.world import OUT, finished, result
-from tests.stages.small import fork, has_ended
+from tests.helpers.small import fork, has_ended
 
 
 def keep_finished(stage: str, out: Path, before: set[str]) -> set[str]:
@@ -76,7 +76,7 @@ for stage in OUT:
 
 @dataclass(frozen=True)
 class Phases:
-    """Tokenizes on several processes again and again, as `tests.stages.ranks` does."""
+    """Tokenizes on several processes again and again, as `tests.helpers.ranks` does."""
 
     folder: Path
     phases: tuple[str, ...]
@@ -84,7 +84,7 @@ class Phases:
 
     def __call__(self, arguments: list[str], environment: dict[str, str]) -> None:
         """Writes the exit codes of each phase's processes to `codes.json`."""
-        from tests.stages.ranks import run_phase
+        from tests.helpers.ranks import run_phase
 
         descriptor = os.open(self.said, os.O_WRONLY | os.O_CREAT)
         os.dup2(descriptor, 1)

@@ -25,7 +25,7 @@ from tests.faults.trial import (
     WrongDataError,
 )
 from tests.faults.world import World
-from tests.stages.small import fork, has_ended
+from tests.helpers.small import fork, has_ended
 
 SHORT = (
     *("kill -9: train", "kill -9: decode", "two writers at once", "flip a file", "swap a file"),

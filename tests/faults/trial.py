@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.faults.arms import Arm, Armed
 from tests.faults.world import World
-from tests.stages.small import fork, has_ended
+from tests.helpers.small import fork, has_ended
 
 PATIENCE = 300.0
 """Seconds after which a command is taken to hang."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from tests.faults.arms import Arm, Armed, Tally
-from tests.stages.small import Flow, content, fork, has_ended, make_tokenizer
+from tests.helpers.small import Flow, content, fork, has_ended, make_tokenizer
 
 MORE = {
     "tokenize": ("--set", "tokenize.batch_size=8"),

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from mebt import CachedPredictor, MeBT, MeBTConfig, SampleConfig, sample_frames
 from mebt.draft_revise import RowNoise
-from tests.mebt.slow_sampler import SlowSampler
+from tests.helpers.slow_sampler import SlowSampler
 
 GRID, K = (3, 2, 5), 13
 KINDS = {

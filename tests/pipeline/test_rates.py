@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.video.footage import About
 from pipeline.video.reader import read_video
-from tests.pipeline.film import number_of, picture, write_film
+from tests.helpers.film import number_of, picture, write_film
 
 COUNT = 48
 KINDS = {

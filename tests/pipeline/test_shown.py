@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.errors import FrameError
 from pipeline.video.footage import About, open_video
 from pipeline.video.reader import read_video
-from tests.pipeline.film import (
+from tests.helpers.film import (
     BLUE,
     GREEN,
     HEIGHT,

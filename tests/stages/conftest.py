@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.small import Flow
+from tests.helpers.small import Flow
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
-from tests.stages.small import Flow
+from tests.helpers.small import Flow
 from tokenizer import load_tokenizer
 
 SHAPE = {"levels": "[4, 3, 2]", "codebook_size": 24, "embedding_dim": 3, "causal": "true"}

@@ -19,7 +19,7 @@ from pipeline.store.reader import TokenStore
 from pipeline.store.writer import create_store
 from pipeline.video.decoded import EXACT, MAX_SHEET
 from stages.__main__ import cli
-from tests.stages.small import Flow, content
+from tests.helpers.small import Flow, content
 from tokenizer import VQGAN, load_tokenizer
 
 

@@ -23,9 +23,9 @@ from pipeline.storage.files import sha256_file
 from pipeline.windows.plan import WindowReader
 from stages.__main__ import cli
 from stages.evaluate import Artefacts, evaluate
-from tests.memory_store import MemoryStore
-from tests.stages.foreign_files import published_lpips
-from tests.stages.project import WINDOW, K, Project, make_project
+from tests.helpers.foreign_files import published_lpips
+from tests.helpers.memory_store import MemoryStore
+from tests.helpers.project import WINDOW, K, Project, make_project
 from tokenizer import VQGAN, load_tokenizer, save_tokenizer
 from tokenizer.perceptual import LPIPS, load_lpips
 

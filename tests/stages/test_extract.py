@@ -27,8 +27,8 @@ from pipeline.video.synthetic import moving_shapes, synthetic_videos
 from pipeline.video.tiles import ExtractConfig
 from pipeline.video.writer import write_mp4
 from stages.__main__ import cli
-from tests.pipeline.film import BLUE, GREEN, RED, WHITE, corners, picture, write_film
-from tests.stages.small import Flow, content
+from tests.helpers.film import BLUE, GREEN, RED, WHITE, corners, picture, write_film
+from tests.helpers.small import Flow, content
 
 CONFIG = ExtractConfig(size=16, test_share=0.25)
 

@@ -9,8 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stages.tokenizer_task import FitTokenizerConfig
-from tests.stages.foreign_files import published_lpips
-from tests.stages.small import Flow, make_tokenizer
+from tests.helpers.foreign_files import published_lpips
+from tests.helpers.small import Flow, make_tokenizer
 from tests.stages.test_train import RESULTS, assert_same_run, last_state
 from tokenizer import identity, load_tokenizer
 from tokenizer.perceptual import LPIPS

@@ -9,7 +9,7 @@ import torch
 from pipeline.evaluation.sets import COMPARED
 from tests.conftest import GOLDEN
 from tests.golden_checks.i3d import made_by
-from tests.stages.small import Flow
+from tests.helpers.small import Flow
 
 FRAMES = 10
 """I3D needs 9, the tokenizer an even number."""

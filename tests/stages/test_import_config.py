@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from pipeline.config import as_dict, load_params, load_section
 from stages.__main__ import cli
 from stages.sample import SampleStageConfig
-from tests.stages.published_yaml import EXPERIMENTS
+from tests.helpers.published_yaml import EXPERIMENTS
 from tests.test_project import ROOT
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mebt import load_model, model_metadata
 from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
-from tests.stages.foreign_files import (
+from tests.helpers.foreign_files import (
     ARGS,
     CONFIG,
     equal_weights,
@@ -32,7 +32,7 @@ from tests.stages.foreign_files import (
     write_old_vqgan,
     write_vqgan,
 )
-from tests.stages.small import write_params
+from tests.helpers.small import write_params
 from tokenizer import identity, load_tokenizer, tokenizer_metadata
 
 OUTPUTS = {"import-tokenizer": "out.safetensors", "import-model": "out"}

@@ -18,7 +18,7 @@ from pipeline.store.batches import Batches
 from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
 from stages.mebt_task import MASK_DRAW, ORDER_DRAW
-from tests.stages.foreign_files import (
+from tests.helpers.foreign_files import (
     CONFIG,
     TRANSFORMER,
     lightning_state,
@@ -28,7 +28,7 @@ from tests.stages.foreign_files import (
     vqgan_model,
     write_mebt,
 )
-from tests.stages.small import PARAMS, Flow, make_tokenizer
+from tests.helpers.small import PARAMS, Flow, make_tokenizer
 from tests.stages.test_train import assert_same_run, last_state
 from tokenizer import load_tokenizer
 

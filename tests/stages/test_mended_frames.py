@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.store.reader import TokenStore
-from tests.stages.small import Flow, content
+from tests.helpers.small import Flow, content
 from tests.stages.test_train import RESULTS, assert_same_run
 from tokenizer import VQGAN
 

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from stages.__main__ import cli
-from tests.stages.small import Flow, content
+from tests.helpers.small import Flow, content
 
 
 @pytest.mark.parametrize(

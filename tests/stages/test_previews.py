@@ -15,7 +15,7 @@ from pipeline.storage.files import read_json, write_json
 from pipeline.store.reader import TokenStore
 from pipeline.training.previews import read_previews
 from stages.previews import SAMPLES
-from tests.stages.small import Flow, content, make_tokenizer, run_command
+from tests.helpers.small import Flow, content, make_tokenizer, run_command
 from tests.stages.test_processes import SAME, srun
 from tests.stages.test_train import assert_same_run
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.training import checkpoint
-from tests.stages.small import ROOT, Flow, run_command
+from tests.helpers.small import ROOT, Flow, run_command
 from tests.stages.test_train import SMOOTH
 
 Run = Callable[[list[str], dict[str, str]], None]

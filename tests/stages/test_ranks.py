@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from stages.__main__ import cli
-from tests.stages.small import Flow
+from tests.helpers.small import Flow
 
 
 def run_rank(rank: int, port: int, arguments: list[str], output: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.storage.files import remove, write_json
 from pipeline.training.previews import write_previews
 from stages.__main__ import cli
 from stages.report import collect, read_log
-from tests.stages.project import Project, make_project
+from tests.helpers.project import Project, make_project
 from tokenizer import VQGAN, load_tokenizer, save_tokenizer
 
 

@@ -18,7 +18,7 @@ from pipeline.storage.bucket import Bucket
 from pipeline.storage.tars import Member, add, new_tar, read_members, read_samples
 from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
-from tests.stages.small import Flow, content
+from tests.helpers.small import Flow, content
 from tests.stages.test_mended_frames import change_videos
 
 URL = "s3://tokens/some/store"

@@ -17,7 +17,7 @@ from pipeline.pixels import to_bytes
 from pipeline.store.reader import TokenStore
 from stages import sample
 from stages.__main__ import cli
-from tests.stages.small import Flow, content
+from tests.helpers.small import Flow, content
 from tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from pipeline.store.reader import TokenStore, read_rows
 from pipeline.windows.of_tokens import window_reader
 from pipeline.windows.plan import TokenizeConfig, WindowReader
 from stages.__main__ import cli
-from tests.stages.small import PARAMS, ROOT, Flow, content, make_tokenizer
+from tests.helpers.small import PARAMS, ROOT, Flow, content, make_tokenizer
 from tokenizer import VQGAN, load_tokenizer
 
 
@@ -83,7 +83,7 @@ def test_any_processes_killed_and_resumed_make_the_same_bytes(flow: Flow) -> Non
     phases = "2@1,3@3!0,1@5,2@7!1,3"
     words = flow.arguments("tokenize", "--set", "tokenize.batch_size=2", out="many")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.stages.ranks", str(flow.root / "many"), phases, *words],
+        [sys.executable, "-m", "tests.helpers.ranks", str(flow.root / "many"), phases, *words],
         cwd=ROOT,
         capture_output=True,
         text=True,

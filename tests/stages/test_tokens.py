@@ -20,7 +20,7 @@ from pipeline.storage.tars import add, new_tar
 from pipeline.store.layout import PART_SCHEMA
 from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
-from tests.stages.small import Flow, content, make_tokenizer
+from tests.helpers.small import Flow, content, make_tokenizer
 from tokenizer import VQGAN
 
 

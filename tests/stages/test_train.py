@@ -26,7 +26,7 @@ from pipeline.store.batches import Batches
 from pipeline.store.reader import TokenStore
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.source import WindowSource
-from tests.stages.small import ROOT, Flow, content, make_tokenizer
+from tests.helpers.small import ROOT, Flow, content, make_tokenizer
 from tokenizer import load_tokenizer
 from tokenizer.objective import measure_reconstruction
 

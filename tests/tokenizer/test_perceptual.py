@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import GOLDEN
-from tests.stages.foreign_files import published_lpips
+from tests.helpers.foreign_files import published_lpips
 from tokenizer.perceptual import FRAMES_AT_ONCE, LPIPS, SMALLEST, load_lpips
 
 SMALL_STAGES = ((3, 1), (4, 2), (5, 1), (6, 1), (7, 1))

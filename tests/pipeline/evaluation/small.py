@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.evaluation.sets import ComparedSets, choose_windows
-from tests.memory_store import MemoryStore
+from tests.helpers.memory_store import MemoryStore
 
 K, GRID = 11, (2, 3, 5)
 FRAMES, SIZE = 4, 12

@@ -25,7 +25,7 @@ from pipeline.evaluation.copying import (
 )
 from pipeline.evaluation.numbers import Evaluation
 from pipeline.evaluation.sets import ComparedSets, Tokens, choose_windows
-from tests.memory_store import MemoryStore
+from tests.helpers.memory_store import MemoryStore
 
 K, GRID = 11, (4, 3, 5)
 TRAIN, TEST, SAMPLES = 60, 40, 30

@@ -13,7 +13,7 @@ from pipeline.evaluation.numbers import Evaluation, Missing
 from pipeline.evaluation.pictures import Pictures
 from pipeline.evaluation.sets import COMPARED
 from pipeline.pixels import to_model
-from tests.memory_store import MemoryStore
+from tests.helpers.memory_store import MemoryStore
 
 GRID, K, SIZE = (1, 1, 1), 200, 2
 

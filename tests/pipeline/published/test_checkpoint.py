@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.errors import CheckpointError
 from pipeline.published.checkpoint import load_content, state_tensors
-from tests.stages.foreign_files import PicklerOf2017, write_of_2017
+from tests.helpers.foreign_files import PicklerOf2017, write_of_2017
 
 
 def test_parameters_pickled_as_in_2017_are_read(tmp_path: Path) -> None:

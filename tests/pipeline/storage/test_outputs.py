@@ -10,7 +10,7 @@ from pipeline.storage import places
 from pipeline.storage.files import remove, write_json, write_text
 from pipeline.storage.outputs import list_differences, prepare_output
 from pipeline.storage.places import Folder
-from tests.stages.small import content
+from tests.helpers.small import content
 
 
 def test_differences_are_named_with_both_values() -> None:

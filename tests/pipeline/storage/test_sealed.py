@@ -13,8 +13,8 @@ from pipeline.errors import TokenStoreError
 from pipeline.storage.places import Folder
 from pipeline.storage.sealed import from_parquet, to_parquet
 from pipeline.store.reader import TokenStore
+from tests.helpers.small import content
 from tests.pipeline.store.test_update import BEFORE, lists, make
-from tests.stages.small import content
 
 FILES = (
     *("store.json", "plan.parquet", "frames.parquet", "train.zarr/zarr.json"),

@@ -12,7 +12,7 @@ from pipeline.store.batches import Batches
 from pipeline.store.layout import StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
 from pipeline.store.writer import create_store
-from tests.memory_store import MemoryStore
+from tests.helpers.memory_store import MemoryStore
 
 GRID = (1, 2, 2)
 

@@ -16,7 +16,7 @@ from pipeline.errors import TokenStoreError
 from pipeline.store.layout import MAX_COMPRESSION, StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
 from pipeline.store.writer import create_store
-from tests.stages.small import content
+from tests.helpers.small import content
 
 
 def make(root: Path, tokens: np.ndarray, codebook_size: int, *, shard: int, chunk: int) -> Path:

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import TokenStoreError
 from pipeline.store.same_tokens import TokensOf, check_same_tokens, check_tokenizer
-from tests.memory_store import MemoryStore
+from tests.helpers.memory_store import MemoryStore
 
 OURS = TokensOf("tokens", "aa", 11, (2, 3, 5))
 

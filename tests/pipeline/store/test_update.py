@@ -22,7 +22,7 @@ from pipeline.store.reader import TokenStore
 from pipeline.store.update import Known, prepare_store, switch
 from pipeline.store.writer import StoreWriter
 from pipeline.windows.plan import TokenizeConfig, plan_windows
-from tests.stages.small import content
+from tests.helpers.small import content
 
 WINDOW = TokenizeConfig(frames=3, stride=2, hop=2, size=16, shard_windows=4, chunk_windows=2)
 

@@ -11,7 +11,7 @@ from pipeline.storage.files import write_text
 from pipeline.storage.sealed import to_parquet
 from pipeline.training.folder import prepare_run
 from pipeline.training.task import LoopConfig
-from tests.stages.small import content
+from tests.helpers.small import content
 
 
 def test_what_may_change_in_a_run(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pipeline.frames.scan import scan_frames
 from pipeline.pixels import to_model
 from pipeline.video.synthetic import moving_shapes
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
-from tests.memory_store import MemoryStore
+from tests.helpers.memory_store import MemoryStore
 from tokenizer import VQGAN, VQGANConfig, identity, save_tokenizer
 
 K, GRID = 13, (2, 4, 4)

@@ -1,6 +1,6 @@
 """Runs `mebt` again and again on several processes that know of one another, and kills them.
 
-    python -m tests.stages.ranks FOLDER PHASES WORDS...
+    python -m tests.helpers.ranks FOLDER PHASES WORDS...
 
 A phase such as `3`, `2@5` or `2@5!0` says on how many processes, and that after so many finished
 shards all of them, or only the one named, are killed. One of those is finished in that phase: who

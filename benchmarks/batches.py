@@ -75,7 +75,7 @@ def main() -> None:
                 store, "train", batch_size=options.batch_size, seed=0, memory_gb=memory_gb
             )
             for step in range(options.windows // options.batch_size):
-                stream.read(step)
+                stream.tokens(step)
 
         kept = Batches(store, "train", batch_size=options.batch_size, seed=0)
         epoch(0, kept)

@@ -46,7 +46,7 @@ def dealing(setting: Setting) -> Work:
 
     def run() -> None:
         for step in range(count // 64):
-            stream.read(step)
+            stream.tokens(step)
 
     stored, given = np.dtype(np.uint16).itemsize, np.dtype(np.int64).itemsize
     return Work(run=run, bytes=count * config.num_tokens * (stored + given), first=run)
@@ -91,7 +91,7 @@ def training_steps(setting: Setting) -> Steps:
     stream = Batches(store, "train", batch_size=BATCH, seed=0)
 
     def read() -> tuple[Tensor, Tensor]:
-        tokens, order = stream.read(step), orders(config, BATCH)
+        tokens, order = stream.tokens(step), orders(config, BATCH)
         return send(tokens, setting.device), send(order, setting.device)
 
     def read_and_encode() -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ def main(drawn_by_model: Path, out: Path) -> None:
     window = TokenizeConfig(frames=info.frames, stride=info.stride, size=info.size)
     reader = WindowReader(scan_frames(DEMO / "frames").videos, window)
     places = plan.take(rows).to_pylist()
-    real = np.stack([reader.read("test", p["video"], p["first_frame"]) for p in places])
+    real = np.stack([reader.pixels("test", p["video"], p["first_frame"]) for p in places])
     with torch.inference_mode():
         decoded, drawn = (
             to_bytes(tokenizer.decode(torch.from_numpy(ids)))

@@ -148,6 +148,8 @@ class CachedPredictor:
                 case "dense":
                     both = self.attend(block, both, self.keys_values(block, both))
                     context, targets = both[:, :num_context], both[:, num_context:]
+                case _:
+                    raise AssertionError(f"nothing is said of what {layer} reads")
         return LazyLogits(model, len(targets), targets, last, self.attend)
 
     def _update_cache(self, tokens: Tensor, positions: Tensor) -> None:

@@ -253,6 +253,8 @@ class MeBT(nn.Module):
                     both = torch.cat([context, targets], dim=1)
                     both = block(both, both)
                     context, targets = both[:, :num_context], both[:, num_context:]
+                case _:
+                    raise AssertionError(f"nothing is said of what {layer} reads")
         targets = self.norm(targets)
         if target_tokens is not None:
             return summed_cross_entropy(targets, self.head.weight, target_tokens, label_smoothing)

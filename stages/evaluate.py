@@ -151,7 +151,7 @@ def _open_pictures(
         model = load_tokenizer(given.tokenizer, device)
     check_tokenizer(store, given.tokenizer, identity(model))
     return Pictures(
-        read=window_reader(scan_frames(given.frames).videos, given.frames, store).read,
+        read=window_reader(scan_frames(given.frames).videos, given.frames, store).pixels,
         decoder=model.decode,
         encoder=model.features,
         lpips=lpips,

@@ -31,7 +31,7 @@ class Given:
         tokens, split = self.store.fingerprint, self.split
         return {"tokens": tokens, "split": split, "drafted": self.is_draft}
 
-    def read(self, numbers: range) -> Int[Tensor, "B t h w"]:
+    def windows(self, numbers: range) -> Int[Tensor, "B t h w"]:
         """Returns the windows of these samples."""
         return torch.from_numpy(self.store.read(self.split, numbers.start, numbers.stop))
 

@@ -109,7 +109,7 @@ def _launch(
     if precision == "16-mixed":
         _check_half_precision(accelerator, where["strategy"])
     if options["strategy"] == "fsdp":
-        # Fabric's own "fsdp" is FSDP1, for GPUs only; this is FSDP2, and `shard` applies it.
+        # Fabric's own "fsdp" is FSDP1, for GPUs only; this is FSDP2, and `apply_fsdp` applies it.
         options["strategy"] = ModelParallelStrategy(lambda model, _: model)
     try:
         fabric = Fabric(accelerator=accelerator, precision=precision, **options)

@@ -42,7 +42,7 @@ from pipeline.store.reader import TokenStore, read_rows, spread_rows
 from pipeline.store.same_tokens import TokensOf, check_same_tokens
 from pipeline.store.window import Window
 from pipeline.training.folder import last_state
-from pipeline.training.fsdp import shard
+from pipeline.training.fsdp import apply_fsdp
 from pipeline.training.task import LoopConfig, Task
 from pipeline.tuning import SMALL, keep_freed
 
@@ -150,7 +150,7 @@ def _batches(
     """Returns this process's part of a step's batch, in micro-batches."""
     rank, world_size = fabric.global_rank, fabric.world_size
     share = config.batch_size // world_size
-    mine = stream.read(step, rank=rank, world_size=world_size)
+    mine = stream.tokens(step, rank=rank, world_size=world_size)
     order = draw_order(
         range(rank * share, (rank + 1) * share),
         model.num_tokens,
@@ -239,7 +239,7 @@ def new_model(
     if config.compile:
         for block in model.blocks:  # One by one: they share their code, so few are compiled.
             block.compile(dynamic=True)
-    shard(fabric, model, model.blocks)
+    apply_fsdp(fabric, model, model.blocks)
     optimizer = make_optimizer(
         model,
         learning_rate=config.learning_rate,

@@ -152,7 +152,7 @@ def _with_clips(
     split = "test" if "test" in store.splits else store.splits[0]
     contents = replace(contents, previews=preview_clips(previews, decode))
     if footage is not None:
-        read = window_reader(footage.folder.videos, footage.place, store).read
+        read = window_reader(footage.folder.videos, footage.place, store).pixels
         pairs = reconstructed_pairs(store, split, read, decode)
         contents = replace(contents, pairs=pairs, pairs_split=split)
     if drawn is not None:

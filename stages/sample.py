@@ -150,7 +150,7 @@ def _draw(
             predict.model.config.grid,
             config,
             numbers=numbers,
-            given=None if given is None else send(given.read(numbers), fabric.device),
+            given=None if given is None else send(given.windows(numbers), fabric.device),
             revise_only=given is not None and given.is_draft,
             device=fabric.device,
         )

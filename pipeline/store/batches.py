@@ -85,7 +85,7 @@ class Batches:
             left -= len(part)
         return np.concatenate(parts)
 
-    def read(self, step: int, *, rank: int = 0, world_size: int = 1) -> Int[Tensor, "B N"]:
+    def tokens(self, step: int, *, rank: int = 0, world_size: int = 1) -> Int[Tensor, "B N"]:
         """Returns this process's part of the global batch, windows flattened to N tokens."""
         if self.batch_size % world_size:
             raise ValueError(f"a batch of {self.batch_size} is not for {world_size} processes.")

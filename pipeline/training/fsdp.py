@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def shard(fabric: Fabric, model: nn.Module, layers: Iterable[nn.Module]) -> None:
+def apply_fsdp(fabric: Fabric, model: nn.Module, layers: Iterable[nn.Module]) -> None:
     """Leaves each process a slice of every parameter; a layer is whole only while it computes.
 
     Does nothing unless Fabric was launched with `--strategy fsdp`. Call it before the optimizer is

@@ -47,6 +47,6 @@ def reconstruction_psnr(
     errors = []
     for row in spread_rows(store.num_windows(split), most):
         (window,) = plan.slice(row, 1).to_pylist()
-        real = reader.read(split, window["video"], window["first_frame"])
+        real = reader.pixels(split, window["video"], window["first_frame"])
         errors.append(squared_error(real, decode(store.read(split, row, row + 1))[0]))
     return psnr(math.fsum(errors) / len(errors))

@@ -150,7 +150,7 @@ class WindowReader:
         self._cache: OrderedDict[tuple[str, str], NDArray[np.uint8]] = OrderedDict()
         self._lock = Lock()
 
-    def read(self, split: str, video: str, first: int) -> NDArray[np.uint8]:
+    def pixels(self, split: str, video: str, first: int) -> NDArray[np.uint8]:
         """Returns the window that starts at frame `first`, as [T, size, size, 3]."""
         chosen = slice(first, first + self.config.span, self.config.stride)
         frames = self.videos[split, video].frames

@@ -28,7 +28,7 @@ class WindowSource:
         """Returns the windows of these rows as float32 [B, 3, T, H, W]."""
         with ThreadPoolExecutor(4) as pool:
             windows = pool.map(
-                lambda row: self.reader.read(
+                lambda row: self.reader.pixels(
                     self.split, self.videos[row].as_py(), int(self.first[row])
                 ),
                 rows,

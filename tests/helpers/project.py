@@ -93,7 +93,7 @@ def _tokenize(frames: Path, model: VQGAN) -> MemoryStore:
     tokens = {}
     for split, plan in plans.items():
         windows = np.stack(
-            [reader.read(split, row["video"], row["first_frame"]) for row in plan.to_pylist()]
+            [reader.pixels(split, row["video"], row["first_frame"]) for row in plan.to_pylist()]
         )
         tokens[split] = model.encode(to_model(windows)).numpy().astype(np.uint8)
     return MemoryStore(

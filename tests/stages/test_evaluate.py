@@ -332,7 +332,7 @@ def test_lpips_is_that_of_every_frame(project, lpips_files):
     expected = []
     for row in (row for half in halves(project) for row in half):
         place = plan.take([row]).to_pylist()[0]
-        video = to_model(reader.read("test", place["video"], place["first_frame"])[None])
+        video = to_model(reader.pixels("test", place["video"], place["first_frame"])[None])
         decoded = to_bytes(tokenizer.decode(tokenizer.encode(video)))
         expected += [
             float(model(x[None], y[None]))

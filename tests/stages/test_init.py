@@ -43,7 +43,7 @@ def trained(model: MeBT, optimizer: torch.optim.Optimizer, tokens: Path, start: 
     stream = Batches(store, "train", batch_size=size, seed=0, memory_gb=1.0)
     model.train()
     for step in range(start, GOAL):
-        batch = stream.read(step)
+        batch = stream.tokens(step)
         seeds = {row: step_seed(0, step, ORDER_DRAW - row) for row in range(size)}
         order = draw_order(range(size), batch.shape[1], step_seed=seeds.__getitem__)
         split = draw_split(

@@ -35,7 +35,7 @@ def test_each_row_holds_the_tokens_of_the_window_that_its_plan_names(made: Flow)
         plan = store.plan(split).to_pylist()
         assert [row["row"] for row in plan] == list(range(store.num_windows(split)))
         for row in plan[:: len(plan) // 5]:
-            window = to_model(reader.read(split, row["video"], row["first_frame"]))
+            window = to_model(reader.pixels(split, row["video"], row["first_frame"]))
             expected = model.encode(window[None])
             np.testing.assert_array_equal(store.read(split, row["row"], row["row"] + 1), expected)
     assert len({tuple(x) for x in store.read("train").reshape(-1, 32).tolist()}) > 20
@@ -282,7 +282,7 @@ def test_a_store_remembers_that_frames_were_read_as_stored(flow: Flow) -> None:
     (window,) = store.plan("train").slice(5, 1).to_pylist()
     config = TokenizeConfig(**PARAMS["tokenize"], as_stored=True)
     pixels = [
-        reader.read("train", window["video"], window["first_frame"])
+        reader.pixels("train", window["video"], window["first_frame"])
         for reader in (
             WindowReader(videos, config),
             window_reader(videos, flow.root / "frames", store),

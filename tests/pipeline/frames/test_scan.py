@@ -338,7 +338,7 @@ def test_a_window_is_its_frames_whatever_is_cached(tmp_path: Path, cache_bytes: 
     ]
     assert [row["shard"] for row in rows] == [0, 0, 1, 1, 2, 2]
     for row in rows:
-        window = reader.read("train", row["video"], row["first_frame"])
+        window = reader.pixels("train", row["video"], row["first_frame"])
         factor = 2 if row["video"] == "b" else 1
         numbers = range(row["first_frame"], row["first_frame"] + 10, 3)
         assert window[:, 0, 0, 0].tolist() == [number * factor for number in numbers]

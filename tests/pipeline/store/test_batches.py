@@ -91,8 +91,8 @@ def test_any_number_of_processes_sees_the_same_batch(
             balance=balance,
         )
 
-    whole = stream().read(step)
-    parts = [stream().read(step, rank=rank, world_size=ranks) for rank in range(ranks)]
+    whole = stream().tokens(step)
+    parts = [stream().tokens(step, rank=rank, world_size=ranks) for rank in range(ranks)]
     assert [len(part) for part in parts] == [share] * ranks
     assert np.array_equal(np.concatenate(parts), whole)
     rows = stream().rows(step)
@@ -106,7 +106,7 @@ def test_any_number_of_processes_sees_the_same_batch(
 def test_a_batch_that_the_processes_cannot_share_is_refused() -> None:
     store = MemoryStore({"train": np.zeros((9, *GRID), np.uint16)}, {}, codebook_size=3, grid=GRID)
     with pytest.raises(ValueError, match="a batch of 5 is not for 2 processes"):
-        Batches(store, "train", batch_size=5, seed=0).read(0, rank=1, world_size=2)
+        Batches(store, "train", batch_size=5, seed=0).tokens(0, rank=1, world_size=2)
 
 
 @settings(deadline=None, max_examples=50)
@@ -146,7 +146,7 @@ def test_an_epoch_reads_each_shard_once_and_keeps_few(store, shards, batch_size)
     gigabytes = memory_gb(store, shards)
     stream = Batches(store, "train", batch_size=batch_size, seed=0, memory_gb=gigabytes)
     for step in range(store.num_windows("train") // batch_size):
-        stream.read(step)
+        stream.tokens(step)
         assert len(stream._shards) <= max(2, shards)
     read = [shard for _, shard in store.shards_read]
     assert len(read) == len(set(read))

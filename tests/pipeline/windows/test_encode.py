@@ -65,7 +65,7 @@ def test_windows_are_those_of_the_plan(
     with decoders(0) as pool:
         found = list(decode_ahead(pool, pieces, size=16, ahead=2, damaged=[]))
     reader = WindowReader(videos, config)
-    expected = [reader.read("train", r["video"], r["first_frame"]) for r in plan.to_pylist()]
+    expected = [reader.pixels("train", r["video"], r["first_frame"]) for r in plan.to_pylist()]
     np.testing.assert_array_equal(found, expected)
 
 

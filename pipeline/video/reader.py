@@ -115,13 +115,19 @@ def _decode(footage: Footage, threads: int, about: About) -> Iterator[av.VideoFr
     """Decodes the chosen stream. Raises FrameError when it is damaged or breaks off."""
     path, decoder = footage.path, footage.decoder(threads)
     size: tuple[int, int] | None = None
-    end, num_frames = 0.0, 0
+    end, num_frames, broken = 0.0, 0, False
     for packet in footage.container.demux():  # Sound as well: it may run on after the picture.
         end = max(end, _end(packet))
         if packet.stream.index != footage.stream.index:
             continue
-        for frame in decoder.decode(packet):
-            if frame.is_corrupt:
+        try:
+            frames = decoder.decode(packet)
+        except av.error.InvalidDataError:
+            if broken or not num_frames:
+                raise
+            broken, frames = True, []  # Of a video that breaks off, this is half a packet.
+        for frame in frames:
+            if frame.is_corrupt or broken:
                 raise FrameError(f"{path} is damaged at frame {num_frames}.")
             size = size or (frame.width, frame.height)
             if (frame.width, frame.height) != size:
@@ -132,13 +138,14 @@ def _decode(footage: Footage, threads: int, about: About) -> Iterator[av.VideoFr
             num_frames += 1
             yield frame
     declared = footage.declared_seconds()
+    slack = max(MISSING_FRAMES / footage.rate, MISSING_SECONDS)
     if declared is None:
         about.notes["length"] = UNKNOWN_LENGTH
-        return
-    slack = max(MISSING_FRAMES / footage.rate, MISSING_SECONDS)
-    if num_frames and end < declared - slack:
+    elif num_frames and end < declared - slack:
         about_all = round(num_frames * declared / end) if end else "more"
         raise FrameError(f"{path} breaks off after {num_frames} of about {about_all} frames.")
+    if broken:
+        raise FrameError(f"{path} is damaged at frame {num_frames}.")
 
 
 def _end(packet: "av.Packet[Any]") -> float:

@@ -72,8 +72,8 @@ def recorded(out: Path, key: str) -> object:
 def last_state(run: Path, weights: Path, *, max_steps: int, optimizer: str) -> dict[str, Any]:
     """Returns the record of a run's last checkpoint, for another run to begin with.
 
-    Raises PipelineError if there is none, if it is no less than `max_steps` old, or if it holds the
-    state of another optimizer; `weights` is named as what may be begun with all the same.
+    Raises PipelineError if there is none, if `max_steps` are done already, or if it holds the state
+    of another optimizer; `weights` is named as what may be begun with all the same.
     """
     step = last_step(run / CHECKPOINTS)
     if not step:

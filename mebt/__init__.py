@@ -1,7 +1,7 @@
 """Tokens <-> tokens: the memory-efficient bidirectional transformer and its sampler."""
 
 from mebt.config import MeBTConfig, MeBTShape
-from mebt.draft_revise import bootstrap, draft, draft_groups, remask, revise
+from mebt.draft_revise import bootstrap, draft, remask, revise
 from mebt.kv_cache import CachedPredictor
 from mebt.model import MeBT
 from mebt.sampling import SampleConfig, sample, sample_frames
@@ -16,7 +16,6 @@ __all__ = [
     "assemble",
     "bootstrap",
     "draft",
-    "draft_groups",
     "load_model",
     "model_metadata",
     "remask",

@@ -302,24 +302,10 @@ def remask(
     return Canvas(tokens, torch.cat([canvas.context, canvas.targets], dim=1), canvas.targets[:, :0])
 
 
-def _groups(count: int, num_groups: int) -> list[tuple[int, int]]:
+def group_edges(count: int, num_groups: int) -> list[tuple[int, int]]:
     """Cuts range(count) into groups that differ by one at most; none is empty."""
     edges = [count * i // num_groups for i in range(num_groups + 1)]
     return [(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
-
-
-def draft_groups(
-    predict: Predict, canvas: Canvas, *, num_groups: int, temperature: float, noise: Noise
-) -> Canvas:
-    """Fills the open positions in random order, a group of equal size per step."""
-    order = canvas.targets.gather(1, noise.permutations(canvas.targets.shape[1]))
-    tokens = canvas.tokens
-    for start, stop in _groups(order.shape[1], num_groups):
-        context = torch.cat([canvas.context, order[:, :start]], dim=1)
-        logits = predict(tokens.gather(1, context), context, order[:, start:])
-        drawn, _ = draw(logits, stop - start, noise, temperature=temperature)
-        tokens = tokens.scatter(1, order[:, start:stop], drawn)
-    return Canvas(tokens, torch.cat([canvas.context, order], dim=1), order[:, :0])
 
 
 def revise(
@@ -337,7 +323,7 @@ def revise(
     """
     order = canvas.targets.gather(1, noise.permutations(canvas.targets.shape[1]))
     tokens = canvas.tokens
-    for start, stop in _groups(order.shape[1], num_groups):
+    for start, stop in group_edges(order.shape[1], num_groups):
         context = torch.cat([canvas.context, order[:, stop:], order[:, :start]], dim=1)
         logits = predict(tokens.gather(1, context), context, order[:, start:stop])
         drawn, _ = draw(logits, stop - start, noise, temperature=temperature)

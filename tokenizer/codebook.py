@@ -127,18 +127,16 @@ class Codebook(nn.Module):
         self.embeddings.copy_(self.sums / smoothed[:, None])
 
     @torch.no_grad()
-    def restart(self, rows: Float[Tensor, "K D"], *, threshold: float, revive: bool) -> int:
-        """Replaces the vectors whose moving count is below `threshold` by `rows`.
+    def restart(self, rows: Float[Tensor, "K D"], *, threshold: float) -> int:
+        """Replaces the vectors whose moving count is below `threshold` by `rows`; returns how many.
 
-        With `revive` the averages start anew too, as if each new vector had been chosen once a
-        step; without, as published, the next update undoes the restart of every vector that was
-        not chosen at once. Returns how many were replaced.
+        Their averages start anew too, as if each had been chosen once a step: as published, the
+        next update undid the restart of every vector that was not chosen at once.
         """
         dead = self.counts < threshold
         self.embeddings.copy_(torch.where(dead[:, None], rows, self.embeddings))
-        if revive:
-            self.sums.copy_(torch.where(dead[:, None], rows, self.sums))
-            self.counts.masked_fill_(dead, 1)
+        self.sums.copy_(torch.where(dead[:, None], rows, self.sums))
+        self.counts.masked_fill_(dead, 1)
         return int(dead.sum())
 
     def forward(
@@ -172,7 +170,7 @@ class Codebook(nn.Module):
             if restart_threshold > 0:
                 errors = (rows - found).square().sum(1)
                 picked = self._pick(rows, generator, errors)
-                self.restart(picked, threshold=restart_threshold, revive=True)
+                self.restart(picked, threshold=restart_threshold)
         grid = rearrange(tokens, "(b t h w) -> b t h w", b=b, t=t, h=h, w=w)
         return Quantized(straight_through, grid, commitment, perplexity)
 

@@ -148,9 +148,3 @@ def convert_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
     """
     ours, ignored = sort_names(state)
     return {name: state[key] for name, key in ours.items()}, ignored
-
-
-def discriminator_state(state: Mapping[str, Tensor], which: str) -> dict[str, Tensor]:
-    """Returns the tensors of our `Discriminator`; `which` is `image` or `video`."""
-    start = rf"{which}_discriminator\.model(\d+)\."
-    return {re.sub(start, r"layers.\1.", k): v for k, v in state.items() if re.match(start, k)}

@@ -39,8 +39,12 @@ class Recorded(Codebook):
         self.call += 1
         return picked_as_recorded(rows, len(self.embeddings), permutation, noise)
 
-    def restart(self, rows: Tensor, *, threshold: float, revive: bool) -> int:
-        return super().restart(rows, threshold=threshold, revive=False)
+    def restart(self, rows: Tensor, *, threshold: float) -> int:
+        averages = self.sums.clone(), self.counts.clone()
+        replaced = super().restart(rows, threshold=threshold)
+        self.sums.copy_(averages[0])  # As published, which leaves these as they were.
+        self.counts.copy_(averages[1])
+        return replaced
 
 
 def check_codebook(case: Path) -> None:

@@ -13,7 +13,8 @@ from mebt.draft_revise import (
     bootstrap,
     choose_tokens,
     draft,
-    draft_groups,
+    draw,
+    group_edges,
     rank,
     revise,
     token_probabilities,
@@ -26,6 +27,20 @@ from tests.golden_checks.recipe import load_case
 
 FRAMES_PER_LATENT = 4
 """The published sampler counts in video frames, and has this ratio in its code."""
+
+
+def draft_groups(
+    predict: Predict, canvas: Canvas, *, num_groups: int, temperature: float, noise: "RecordedNoise"
+) -> Canvas:
+    """Fills the open positions in random order, a group of equal size per step, as published."""
+    order = canvas.targets.gather(1, noise.permutations(canvas.targets.shape[1]))
+    tokens = canvas.tokens
+    for start, stop in group_edges(order.shape[1], num_groups):
+        context = torch.cat([canvas.context, order[:, :start]], dim=1)
+        logits = predict(tokens.gather(1, context), context, order[:, start:])
+        drawn, _ = draw(logits, stop - start, noise, temperature=temperature)
+        tokens = tokens.scatter(1, order[:, start:stop], drawn)
+    return Canvas(tokens, torch.cat([canvas.context, order], dim=1), order[:, :0])
 
 
 class RecordedNoise:

@@ -1,6 +1,8 @@
 """One published training step of the VQGAN with its discriminators."""
 
 import argparse
+import re
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 
@@ -19,9 +21,15 @@ from tokenizer.losses import (
     generator_loss,
     reconstruction_loss,
 )
-from tokenizer.published import config_from_args, convert_state, discriminator_state
+from tokenizer.published import config_from_args, convert_state
 
 PUBLISHED_NAMES = {"embeddings": "embeddings", "N": "counts"}
+
+
+def discriminator_state(state: Mapping[str, Tensor], which: str) -> dict[str, Tensor]:
+    """Returns the tensors of our `Discriminator`; `which` is `image` or `video`."""
+    start = rf"{which}_discriminator\.model(\d+)\."
+    return {re.sub(start, r"layers.\1.", k): v for k, v in state.items() if re.match(start, k)}
 
 
 def starting_with(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ from mebt.draft_revise import (
     bootstrap,
     choose_tokens,
     draft,
-    draft_groups,
     remask,
     revise,
     token_probabilities,
@@ -98,7 +97,7 @@ def test_groups_need_not_divide_and_given_tokens_never_change(count, groups, kep
     positions = torch.stack([torch.randperm(count)[:kept] for _ in range(2)])
     start = Canvas.given(torch.arange(count).expand(2, -1) % K, positions)
     oracle = Oracle()
-    made = draft_groups(oracle, start, num_groups=groups, temperature=1.0, noise=noise(2))
+    made = revise(oracle, start, num_groups=groups, temperature=1.0, noise=noise(2))
     assert torch.equal(made.tokens, torch.arange(count).expand(2, -1) % K)
     assert len(oracle.calls) == min(groups, count - kept)
 

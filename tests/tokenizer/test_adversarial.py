@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.golden_checks.vqgan_training import discriminator_state
 from tokenizer import VQGAN, VQGANConfig
 from tokenizer.adversarial import AdversarialVQGAN, gan_losses
 from tokenizer.discriminator import Discriminator
@@ -15,7 +16,6 @@ from tokenizer.losses import (
     feature_matching_loss,
     generator_loss,
 )
-from tokenizer.published import discriminator_state
 
 
 @pytest.mark.parametrize(("axes", "expected"), [(2, 2_766_529), (3, 11_057_857)])

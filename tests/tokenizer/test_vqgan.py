@@ -203,7 +203,7 @@ def test_dead_vectors_are_replaced_and_stay(generator: torch.Generator) -> None:
     codebook.initialize(torch.randn(K, DIM, generator=generator))
     codebook.counts[2] = 0.05
     rows = torch.full((K, DIM), 5.0)
-    assert codebook.restart(rows, threshold=0.1, revive=True) == 1
+    assert codebook.restart(rows, threshold=0.1) == 1
     assert codebook.embeddings[2].tolist() == [5.0] * DIM
     codebook.update(torch.zeros(1, DIM), torch.zeros(1, dtype=torch.int64))
     torch.testing.assert_close(codebook.embeddings[2], torch.full((DIM,), 5.0), rtol=1e-5, atol=0)

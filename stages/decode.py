@@ -168,7 +168,7 @@ def command(
     keep_apart(out, tokens, tokenizer, params)
     config = load_section(params, "decode", DecodeConfig, overrides)
     split = choose_split(split, TokenStore(tokens).splits, tokens)
-    made = decode(
+    decoded = decode(
         tokens,
         tokenizer,
         out,
@@ -179,7 +179,9 @@ def command(
         device=device,
         overwrite=overwrite,
     )
-    for line in made.said:
+    for line in decoded.said:
         click.echo(line)
-    done = f"{made.written} written now" if made.written else "nothing to do"
-    click.echo(f"{out}: {made.total} videos; {done}; the first {made.on_sheet} on {made.sheet}")
+    done = f"{decoded.written} written now" if decoded.written else "nothing to do"
+    click.echo(
+        f"{out}: {decoded.total} videos; {done}; the first {decoded.on_sheet} on {decoded.sheet}"
+    )

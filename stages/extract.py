@@ -86,7 +86,7 @@ def command(
         raise FrameError(
             f"{videos} holds no video ({len(foreign)} other files){first_reason(foreign)}."
         )
-    made = extract(
+    extracted = extract(
         sources,
         foreign,
         out,
@@ -96,7 +96,7 @@ def command(
         known=known,
         overwrite=overwrite,
     )
-    for line in _told(made, out):
+    for line in _told(extracted, out):
         click.echo(line)
 
 

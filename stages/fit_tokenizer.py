@@ -180,7 +180,7 @@ def command(
     config = load_section(params, "fit_tokenizer", FitTokenizerConfig, overrides)
     key = "fit_tokenizer.precision"
     fabric = launch(launch.settle(key, config.precision, recorded(out, "precision")))
-    made = fit_tokenizer(
+    fitted = fit_tokenizer(
         frames,
         out,
         shape,
@@ -192,8 +192,8 @@ def command(
         verify=verify_frames,
         overwrite=overwrite,
     )
-    if made and fabric.is_global_zero:
-        for note in made.notes:
+    if fitted and fabric.is_global_zero:
+        for note in fitted.notes:
             click.echo(note)
-        done = f"{made.steps} steps" if made.steps else "nothing to do"
-        click.echo(f"{made.path}: {done}, identity {made.identity[:12]}")
+        done = f"{fitted.steps} steps" if fitted.steps else "nothing to do"
+        click.echo(f"{fitted.path}: {done}, identity {fitted.identity[:12]}")

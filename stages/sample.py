@@ -241,8 +241,10 @@ def command(
         raise click.UsageError("--split is of --given or --draft.")
     given = open_given(tokens, split, config, is_draft=draft is not None) if tokens else None
     fabric = launch(launch.settle("sample.precision", config.precision, recorded_precision(out)))
-    made = sample(run, out, config, fabric=fabric, given=given, overwrite=overwrite)
+    sampled = sample(run, out, config, fabric=fabric, given=given, overwrite=overwrite)
     if fabric.is_global_zero:
-        calls = f", {made.calls:.0f} model calls each" if made.calls else ""
-        done = f"{made.drawn} drawn now{calls}" if made.drawn else "nothing to do"
-        click.echo(f"{out}: {made.total} samples; {done}, fingerprint {made.fingerprint[:12]}")
+        calls = f", {sampled.calls:.0f} model calls each" if sampled.calls else ""
+        done = f"{sampled.drawn} drawn now{calls}" if sampled.drawn else "nothing to do"
+        click.echo(
+            f"{out}: {sampled.total} samples; {done}, fingerprint {sampled.fingerprint[:12]}"
+        )

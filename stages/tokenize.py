@@ -217,7 +217,7 @@ def command(
     if workers is None:
         nodes = getattr(fabric.strategy, "num_nodes", 1)
         workers = spare_cores(str(fabric.device), fabric.world_size // nodes)
-    made = tokenize(
+    tokenized = tokenize(
         frames,
         tokenizer,
         out,
@@ -228,21 +228,21 @@ def command(
         overwrite=overwrite,
         update=update,
     )
-    if made is None:  # The first process says it.
+    if tokenized is None:  # The first process says it.
         return
-    for note in made.notes:
+    for note in tokenized.notes:
         click.echo(note)
-    for rejected in made.rejected[:5]:
+    for rejected in tokenized.rejected[:5]:
         click.echo(f"rejected {rejected.name}: {rejected.reason}")
-    if len(made.rejected) > 5:
-        click.echo(f"rejected {len(made.rejected) - 5} more")
-    use = made.use
+    if len(tokenized.rejected) > 5:
+        click.echo(f"rejected {len(tokenized.rejected) - 5} more")
+    use = tokenized.use
     click.echo(
         f"codebook: {use.share:.1%} used, {use.dead} dead, perplexity {use.perplexity:.1f}, "
-        f"{use.bits:.2f} bits per token; reconstruction PSNR {made.psnr:.1f} dB"
+        f"{use.bits:.2f} bits per token; reconstruction PSNR {tokenized.psnr:.1f} dB"
     )
-    counts = ", ".join(f"{count:,} {split}" for split, count in made.counts.items())
-    done = f"encoded {made.encoded:,} now" if made.encoded else "nothing to do"
-    if made.taken:
-        done = f"took over {made.taken:,}, encoded {made.encoded:,} now"
+    counts = ", ".join(f"{count:,} {split}" for split, count in tokenized.counts.items())
+    done = f"encoded {tokenized.encoded:,} now" if tokenized.encoded else "nothing to do"
+    if tokenized.taken:
+        done = f"took over {tokenized.taken:,}, encoded {tokenized.encoded:,} now"
     click.echo(f"{out}: {counts} windows; {done}")

@@ -184,7 +184,7 @@ def command(
         raise ConfigError("--tokenizer has no effect if train.preview_every is 0.")
     precision = launch.settle("train.precision", config.precision, recorded(out, "precision"))
     fabric = launch(precision)
-    made = train(
+    trained = train(
         *(tokens, out, shape, config),
         fabric=fabric,
         init=init,
@@ -198,9 +198,10 @@ def command(
                 f"{out / PROFILE}: {TABLE} says where the time goes; {TRACE} opens in a browser at "
                 "chrome://tracing or ui.perfetto.dev"
             )
-        done = f"{made.steps} steps" if made.steps else "nothing to do"
-        if made.preview_share:
-            done += f" (previews: {made.preview_share:.1%} of their time)"
+        done = f"{trained.steps} steps" if trained.steps else "nothing to do"
+        if trained.preview_share:
+            done += f" (previews: {trained.preview_share:.1%} of their time)"
         click.echo(
-            f"{made.path}: {done}, {made.parameters:,} parameters, identity {made.identity[:12]}"
+            f"{trained.path}: {done}, {trained.parameters:,} parameters, "
+            f"identity {trained.identity[:12]}"
         )

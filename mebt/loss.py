@@ -30,8 +30,8 @@ def summed_cross_entropy(
 ) -> LossOutput:
     """Compares tokens with the logits `hidden @ weight.T`, in float32.
 
-    Only a few rows of logits exist at a time;
-    since those would be needed again for the gradient, it is computed along with the loss.
+    Only a few rows of logits exist at a time; since those would be needed again for the gradient,
+    it is computed along with the loss.
     """
     total, num_correct = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden.flatten(0, 1), weight, tokens.flatten(), label_smoothing, torch.is_grad_enabled()

@@ -1,9 +1,13 @@
 """Bytes of pictures <-> what models see. The only place where pixel ranges change."""
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+
+from pipeline.device import send
 
 Bytes = NDArray[np.uint8]
 
@@ -23,6 +27,16 @@ def to_bytes(video: Tensor, *, truncate: bool = False) -> Bytes:
     levels = (levels if truncate else levels.round()).to(torch.uint8)
     array: Bytes = levels.movedim(-4, -1).cpu().numpy()
     return array
+
+
+@torch.inference_mode()
+def decode_tokens(model: nn.Module, tokens: NDArray[Any], *, truncate: bool = False) -> Bytes:
+    """Returns the videos [B, T, H, W, 3] that a tokenizer makes of tokens [B, t, h, w].
+
+    `truncate` is that of `to_bytes`.
+    """
+    sent = send(torch.from_numpy(tokens), next(model.parameters()).device)
+    return to_bytes(cast(Any, model).decode(sent), truncate=truncate)
 
 
 def published_bytes(frames: Bytes) -> Bytes:

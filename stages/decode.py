@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.background import background_writer
 from pipeline.config import load_section
-from pipeline.device import send
 from pipeline.errors import user_errors
-from pipeline.pixels import to_bytes
+from pipeline.pixels import decode_tokens
 from pipeline.progress import progress
 from pipeline.rates import playing_rate
 from pipeline.storage.files import keep_apart, lock
@@ -125,10 +124,8 @@ def _decoded(
             batch = range(start, min(start + batch_size, last))
             if wanted.isdisjoint(batch):
                 continue
-            chosen = torch.from_numpy(tokens[start - first : batch.stop - first])
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                decoded = model.decode(send(chosen, device))
-            video = to_bytes(decoded.float())
+                video = decode_tokens(model, tokens[start - first : batch.stop - first])
             yield from ((row, video[row - start]) for row in batch if row in wanted)
 
 

@@ -20,6 +20,7 @@ from pipeline.evaluation.numbers import Evaluation, Missing
 from pipeline.evaluation.pictures import FrameDistances, Pictures
 from pipeline.evaluation.sets import choose_windows
 from pipeline.frames.scan import scan_frames
+from pipeline.pixels import decode_tokens
 from pipeline.published.checkpoint import load_content, state_tensors
 from pipeline.storage.files import keep_apart, sha256_file, write_json
 from pipeline.storage.places import Place
@@ -152,7 +153,7 @@ def _open_pictures(
     check_tokenizer(store, given.tokenizer, identity(model))
     return Pictures(
         read=window_reader(scan_frames(given.frames).videos, given.frames, store).pixels,
-        decoder=model.decode,
+        decode=partial(decode_tokens, model),
         encoder=model.features,
         lpips=lpips,
         device=device,

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from mebt import CachedPredictor, MeBTConfig, SampleConfig, assemble, sample_frames
 from mebt.linear import round_weights
-from pipeline.device import send
 from pipeline.errors import user_errors
-from pipeline.pixels import to_bytes
+from pipeline.pixels import decode_tokens
 from pipeline.precision import HALF, precision_of
 from pipeline.rates import playing_rate
 from pipeline.store.reader import TokenStore
@@ -57,8 +56,7 @@ def decoder(path: Path, store: TokenStore, device: torch.device) -> Callable[[Pa
 
     def show(picture: Path, tokens: Tokens) -> None:
         tokenizer.to(device)
-        grids = torch.split(torch.from_numpy(tokens), 1)
-        videos = [to_bytes(tokenizer.decode(send(grid, device)))[0] for grid in grids]
+        videos = [decode_tokens(tokenizer, grid[None])[0] for grid in tokens]
         write_sheet(picture, videos, columns=len(videos), fps=fps)
 
     return show

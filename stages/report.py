@@ -10,14 +10,13 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 from safetensors import safe_open
 
 from mebt import model_metadata, weights_identity
 from mebt.weights import MODEL_FILE
 from pipeline.config import load_params
 from pipeline.errors import PipelineError, TokenStoreError, user_errors
-from pipeline.pixels import to_bytes
+from pipeline.pixels import decode_tokens
 from pipeline.rates import playing_rate
 from pipeline.report.artefacts import (
     Artefact,
@@ -135,8 +134,7 @@ def _check_previews(run: Path, store: TokenStore) -> None:
 def _decode(model: VQGAN, tokens: np.ndarray) -> list[Clip]:
     clips: list[Clip] = []
     for start in range(0, len(tokens), DECODED_AT_ONCE):
-        part = torch.from_numpy(tokens[start : start + DECODED_AT_ONCE])
-        clips += list(to_bytes(model.decode(part)))
+        clips += list(decode_tokens(model, tokens[start : start + DECODED_AT_ONCE]))
     return clips
 
 

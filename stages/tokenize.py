@@ -1,6 +1,7 @@
 """frames -> a token store, with the frozen tokenizer."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from pipeline.frame_list import source_of
 from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import FrameFolder, Rejected, describe_frames, scan_frames
 from pipeline.metrics import CodebookUse, codebook_use
+from pipeline.pixels import decode_tokens
 from pipeline.ranks import gathered, summed
 from pipeline.rates import recorded_rate
 from pipeline.storage.files import keep_apart
@@ -20,7 +22,7 @@ from pipeline.storage.places import Place
 from pipeline.store.claims import claim_shards
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore
-from pipeline.windows.encode import decoder_of, encode_shards, encoder_of
+from pipeline.windows.encode import encode_shards, encoder_of
 from pipeline.windows.of_tokens import reconstruction_psnr
 from pipeline.windows.plan import Plan, TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.verify import refuse_damaged, verify_frames
@@ -161,7 +163,7 @@ def _measured(
         rejected=found.rejected + plan.rejected,
         notes=describe_frames(found.videos, as_stored=config.as_stored),
         use=codebook_use(counts),
-        psnr=reconstruction_psnr(store, reader, decoder_of(model), CHECKED_WINDOWS),
+        psnr=reconstruction_psnr(store, reader, partial(decode_tokens, model), CHECKED_WINDOWS),
     )
 
 

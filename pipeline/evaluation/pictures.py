@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.evaluation.numbers import Missing
-from pipeline.evaluation.sets import Clip, Tokens, Videos
-from pipeline.pixels import to_bytes, to_model
+from pipeline.evaluation.sets import Clip, Videos
+from pipeline.pixels import to_model
 
 FrameDistances = Callable[[Tensor, Tensor], Tensor]
 """LPIPS of pictures [B, 3, H, W] and as many others, a number for each pair."""
@@ -24,8 +24,8 @@ class Pictures:
 
     read: Callable[[str, str, int], Clip]
     """Returns the window of a split and a video that begins at a frame."""
-    decoder: Callable[[Tensor], Tensor]
-    """Of the tokenizer: tokens [B, t, h, w] to videos [B, 3, T, H, W]."""
+    decode: Callable[..., Videos]
+    """`pipeline.pixels.decode_tokens` of the tokenizer: tokens [B, t, h, w] to videos."""
     encoder: Callable[[Tensor], Tensor]
     """Of the tokenizer: videos to features before quantisation [B, D, t, h, w]."""
     lpips: FrameDistances | Missing
@@ -34,10 +34,6 @@ class Pictures:
     def real(self, split: str, places: Sequence[Mapping[str, Any]]) -> Videos:
         """Reads real windows: see `ComparedSets.places`."""
         return np.stack([self.read(split, at["video"], at["first_frame"]) for at in places])
-
-    def decode(self, tokens: Tokens, *, truncate: bool = False) -> Videos:
-        """Decodes tokens; `truncate` drops fractions of grey levels, as the published code does."""
-        return to_bytes(self.decoder(torch.from_numpy(tokens).to(self.device)), truncate=truncate)
 
     @torch.no_grad()
     def features(self, videos: Videos) -> Float[np.ndarray, "B D t h w"]:

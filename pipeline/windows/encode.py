@@ -22,15 +22,13 @@ from pipeline.frames.damage import decode as decode_frames
 from pipeline.frames.images import FrameFile
 from pipeline.frames.scan import Video
 from pipeline.frames.workers import decoders
-from pipeline.pixels import to_bytes, to_model
+from pipeline.pixels import to_model
 from pipeline.store.layout import StoreInfo
 from pipeline.store.update import Known
 from pipeline.store.writer import StoreWriter
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
 """Turns windows [B, T, H, W, 3] into tokens [B, t, h, w]."""
-Decode = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
-"""Turns tokens [B, t, h, w] into windows [B, T, H, W, 3]."""
 
 PIECE_BYTES = 1 << 26
 """Most that is decoded in one go, unless one window needs more: 1,300 frames of 128x128 pixels."""
@@ -107,17 +105,6 @@ def encoder_of(model: nn.Module, *, half: bool = False) -> Encode:
         return tokens
 
     return encode
-
-
-def decoder_of(model: nn.Module, *, truncate: bool = False) -> Decode:
-    """Returns `model.decode` as a function that ends in bytes, rounded or cut off: `to_bytes`."""
-
-    @torch.inference_mode()
-    def decode(tokens: NDArray[np.int64]) -> NDArray[np.uint8]:
-        sent = send(torch.from_numpy(tokens), next(model.parameters()).device)
-        return to_bytes(cast(Any, model).decode(sent), truncate=truncate)
-
-    return decode
 
 
 def _tokens_if_they_fit(encode: Encode, pixels: NDArray[np.uint8]) -> NDArray[np.int64] | None:

@@ -1,7 +1,10 @@
 """The pixels of the windows that tokens were made of."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import FrameError
 from pipeline.frame_list import difference, source_of
@@ -10,7 +13,6 @@ from pipeline.frames.scan import Video
 from pipeline.metrics import psnr, squared_error
 from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore, spread_rows
-from pipeline.windows.encode import Decode
 from pipeline.windows.plan import TokenizeConfig, WindowReader
 
 
@@ -39,7 +41,10 @@ def window_reader(videos: Sequence[Video], folder: Place, store: TokenStore) -> 
 
 
 def reconstruction_psnr(
-    store: TokenStore, reader: WindowReader, decode: Decode, most: int
+    store: TokenStore,
+    reader: WindowReader,
+    decode: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
+    most: int,
 ) -> float:
     """Returns the PSNR of windows spread over the held-out split, or of train without one."""
     split = store.splits[-1]

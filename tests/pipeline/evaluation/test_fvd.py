@@ -12,7 +12,7 @@ from pipeline.evaluation.fvd import Network, measure_fvd, open_i3d, plan_repeats
 from pipeline.evaluation.numbers import Evaluation, Missing
 from pipeline.evaluation.pictures import Pictures
 from pipeline.evaluation.sets import COMPARED
-from pipeline.pixels import to_model
+from pipeline.pixels import to_bytes, to_model
 from tests.helpers.memory_store import MemoryStore
 
 GRID, K, SIZE = (1, 1, 1), 200, 2
@@ -53,15 +53,16 @@ def pictures_of(store, darker=0):
     """Stands for frames, and a tokenizer that makes them darker."""
     frames = store.info.frames
 
-    def decode(tokens):
+    def decode(tokens, *, truncate=False):
         levels = (int(token) - darker for token in tokens.flatten())
-        return to_model(np.stack([pixels(level, frames) for level in levels]))
+        videos = np.stack([pixels(level, frames) for level in levels])
+        return to_bytes(to_model(videos), truncate=truncate)
 
     return Pictures(
         read=lambda split, video, _: pixels(
             int(store.tokens[split][int(video[1:])].item()), frames
         ),
-        decoder=decode,
+        decode=decode,
         encoder=to_model,
         lpips=Missing("no LPIPS"),
         device="cpu",

@@ -12,7 +12,7 @@ from pipeline.evaluation.measure import measure_model, measure_pictures, measure
 from pipeline.evaluation.numbers import Evaluation, Missing
 from pipeline.evaluation.pictures import Pictures
 from pipeline.evaluation.sets import COMPARED
-from pipeline.pixels import to_bytes, to_model
+from pipeline.pixels import to_bytes
 from tests.pipeline.evaluation.small import (
     FRAMES,
     SIZE,
@@ -50,7 +50,7 @@ def pictures_of(store, decode=pixels, lpips=None):
 
     return Pictures(
         read=read,
-        decoder=lambda tokens: to_model(decode(tokens.numpy()).copy()),
+        decode=lambda tokens: decode(tokens).copy(),
         encoder=lambda videos: torch.from_numpy(features(to_bytes(videos))),
         lpips=lpips or Missing("no LPIPS"),
         device="cpu",
@@ -206,7 +206,7 @@ def test_long_videos_are_measured_along_their_frames(frames, causal, starts):
 
     pictures = Pictures(
         read=lambda split, video, first: decode(store.read(split, first, first + 1))[0],
-        decoder=lambda tokens: to_model(decode(tokens.numpy()).copy()),
+        decode=lambda tokens: decode(tokens).copy(),
         encoder=lambda videos: videos,
         lpips=Missing("no LPIPS"),
         device="cpu",

@@ -3,25 +3,32 @@
 Run it from the repository's root: `python -m benchmarks.batches`. Windows are 16 frames of 128x128,
 1,024 tokens each, and random: the worst case for the store's compression. Seconds are those of the
 processor, so the store's files come from memory, and others who use the machine do not count.
+The rows take turns, round by round.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from zarr.buffer import default_buffer_prototype
 
+from pipeline.storage.places import Place
+from pipeline.store import reader
 from pipeline.store.batches import Batches
 from pipeline.store.layout import StoreInfo, numbered_plan
-from pipeline.store.reader import TokenStore
+from pipeline.store.reader import TokenStore, read_rows
+from pipeline.store.shards import Tokens, array_in_memory
 from pipeline.store.writer import create_store
 
 GRID, CODEBOOK = (4, 16, 16), 16_384
 ROUNDS = 5
 """The best of so many is shown: others may be using the machine's caches."""
+FEW = 100
 WINDOW_BYTES = int(np.prod(GRID)) * (2 + 8)
 """Read as 16 bits a token, written as 64."""
 
@@ -43,21 +50,60 @@ def make_store(
     return TokenStore(root)
 
 
-def fastest(action: Callable[[], object]) -> float:
-    """Returns the fewest seconds of one core that the action took, over all its threads."""
-    seconds = []
+def decode_by_zarr(info: StoreInfo, split: str, shard: int, data: bytes) -> Tokens:
+    """Returns the tokens of a shard as any other program reads them: through an array of zarr's."""
+    files, array = array_in_memory(info, split)
+    files[f"c/{shard}/0/0/0"] = default_buffer_prototype().buffer.from_bytes(data)
+    return np.asarray(array[slice(*info.shard_rows(split, shard))])
+
+
+@contextmanager
+def read_by_zarr() -> Iterator[None]:
+    """Lets stores be read so."""
+    own = reader.decode_shard
+    reader.decode_shard = decode_by_zarr
+    try:
+        yield
+    finally:
+        reader.decode_shard = own
+
+
+def fastest(actions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Returns the fewest seconds of one core that each took, over all its threads."""
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(ROUNDS):
-        began = time.process_time()
-        action()
-        seconds.append(time.process_time() - began)
-    return min(seconds)
+        for name, action in actions.items():
+            began = time.process_time()
+            action()
+            seconds[name].append(time.process_time() - began)
+    return {name: min(taken) for name, taken in seconds.items()}
+
+
+def fetched_share(store: TokenStore, windows: int) -> float:
+    """Returns which part of a store's shards is read for so many windows at random."""
+    rows = np.random.default_rng(0).integers(store.num_windows("train"), size=windows)
+    read, fetched = reader.read_parts, 0
+
+    def counted(place: Place, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        nonlocal fetched
+        parts = read(place, spans)
+        fetched += sum(map(len, parts))
+        return parts
+
+    reader.read_parts = counted
+    try:
+        read_rows(store, "train", rows.tolist())
+    finally:
+        reader.read_parts = read
+    return fetched / sum(store.part(*shard)["bytes"] for shard in store.info.shards())
 
 
 def memory_speed() -> float:
     """Returns the bytes a second that one core reads and writes when it copies 256 MB."""
     source = np.ones(1 << 28, dtype=np.uint8)
     target = np.zeros_like(source)
-    return 2 * source.nbytes / fastest(lambda: np.copyto(target, source))
+    (seconds,) = fastest({"copy": lambda: np.copyto(target, source)}).values()
+    return 2 * source.nbytes / seconds
 
 
 def main() -> None:
@@ -79,18 +125,29 @@ def main() -> None:
 
         kept = Batches(store, "train", batch_size=options.batch_size, seed=0)
         epoch(0, kept)
-        seconds = {
-            "tokens kept in memory": fastest(lambda: epoch(0, kept)),
-            "first epoch: shards are read, checked and decoded": fastest(lambda: epoch(4.0)),
-            "two shards in memory: so in every epoch": fastest(lambda: epoch(1e-9)),
-        }
+
+        def first_epoch_by_zarr() -> None:
+            with read_by_zarr():
+                epoch(4.0)
+
+        seconds = fastest(
+            {
+                "tokens kept in memory": lambda: epoch(0, kept),
+                "first epoch: shards are read, checked and decoded": lambda: epoch(4.0),
+                "the same, decoded by zarr": first_epoch_by_zarr,
+                "two shards in memory: so in every epoch": lambda: epoch(1e-9),
+            }
+        )
+        share = fetched_share(store, FEW)
     limit = memory_speed()
     print(f"one core copies memory at {limit / 1e9:.1f} GB/s, read and written")
     dealt = options.windows // options.batch_size * options.batch_size
     for name, taken in seconds.items():
         speed = dealt / taken
-        share = speed * WINDOW_BYTES / limit
-        print(f"{speed:10,.0f} windows/s, {share:4.0%} of that  ({name})")
+        print(f"{speed:10,.0f} windows/s, {speed * WINDOW_BYTES / limit:4.0%} of that  ({name})")
+    print(
+        f"{FEW} windows at random of {options.windows:,}: {share:.2%} of the store's bytes are read"
+    )
 
 
 if __name__ == "__main__":

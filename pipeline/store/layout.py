@@ -9,7 +9,6 @@ Those of the first versions hold none; they are told from damaged ones and still
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,17 +16,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import zarr
-from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.storage import MemoryStore
 
 from pipeline.config import as_dict, fingerprint
 from pipeline.errors import TokenStoreError
-from pipeline.storage.files import parse_json
 from pipeline.storage.places import Storage
-from pipeline.storage.sealed import BLANK, SEAL, from_parquet, is_sealed, sealed, to_parquet
+from pipeline.storage.sealed import from_parquet, to_parquet
 
 SCHEMA = 1
 INFO, PLAN, MANIFEST = "store.json", "plan.parquet", "manifest"
@@ -38,10 +31,6 @@ MAX_WINDOW_TOKENS = 1 << 24
 MAX_SHARD_BYTES = 1 << 30
 """Bytes of the tokens of one shard, which is held in memory as a whole."""
 MAX_SHARDS = 1 << 20
-MAX_COMPRESSION = 1 << 15
-"""Times that zstd can shrink bytes: a block of 128 KiB, all the same, takes 4 bytes."""
-HEADER_KEYS = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
-"""What a zarr.json must say for other readers of the array to find the same tokens."""
 
 REDO = "run the command that made the store again, it redoes what is missing or damaged"
 """How to mend a store."""
@@ -237,57 +226,3 @@ def header_name(split: str) -> str:
 def part_name(split: str, shard: int) -> str:
     """Names the manifest part that commits a shard."""
     return f"{split}-{shard:05d}.parquet"
-
-
-def _in_memory(
-    info: StoreInfo, split: str, **attributes: Any
-) -> tuple[dict[str, Buffer], "zarr.Array[Any]"]:
-    """Makes an empty array of a split's layout, in memory.
-
-    Shards are encoded and decoded there. So what is checked is what is read, what is written is
-    synced by us, and codecs that somebody else's zarr.json asks for are never run.
-    """
-    files: dict[str, Buffer] = {}
-    array = zarr.create_array(
-        MemoryStore(files),
-        shape=(info.counts[split], *info.grid),
-        chunks=(info.chunk_windows, *info.grid),
-        shards=(info.shard_windows, *info.grid),
-        dtype=info.dtype,
-        compressors=[ZstdCodec(level=1, checksum=True)],
-        fill_value=int(np.iinfo(info.dtype).max),
-        attributes=attributes,
-    )
-    return files, array
-
-
-def encode_shard(info: StoreInfo, split: str, shard: int, tokens: NDArray[Any]) -> bytes:
-    """Returns the file of a shard with these tokens [n, t, h, w]."""
-    files, array = _in_memory(info, split)
-    array[slice(*info.shard_rows(split, shard))] = tokens.astype(info.dtype)
-    return files[f"c/{shard}/0/0/0"].to_bytes()
-
-
-def decode_shard(
-    info: StoreInfo, split: str, shard: int, data: bytes
-) -> NDArray[np.unsignedinteger[Any]]:
-    """Returns the tokens [n, t, h, w] in the file of a shard."""
-    files, array = _in_memory(info, split)
-    files[f"c/{shard}/0/0/0"] = default_buffer_prototype().buffer.from_bytes(data)
-    return np.asarray(array[slice(*info.shard_rows(split, shard))])
-
-
-def array_header(info: StoreInfo, split: str) -> bytes:
-    """Returns the zarr.json of a split."""
-    files, _ = _in_memory(info, split, **{SEAL: BLANK.decode()})
-    return sealed(files["zarr.json"].to_bytes())
-
-
-def is_header(data: bytes, path: object, info: StoreInfo, split: str) -> bool:
-    """Says whether this is the zarr.json of a split; also one that another version wrote."""
-    header = parse_json(data, path, TokenStoreError, "zarr array")
-    wanted = json.loads(array_header(info, split))
-    about = header.get("attributes")
-    return all(header.get(key) == wanted[key] for key in HEADER_KEYS) and (
-        about == {} or (isinstance(about, dict) and is_sealed(data, about.get(SEAL)))
-    )

@@ -5,9 +5,8 @@
 
 import hashlib
 import json
-import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,30 +19,38 @@ from pipeline.errors import ConfigError, TokenStoreError
 from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, source_of
 from pipeline.metrics import token_counts
 from pipeline.storage.files import parse_json, to_json
-from pipeline.storage.places import Place, Storage, open_storage
+from pipeline.storage.places import Place, Storage, open_storage, read_parts
 from pipeline.storage.sealed import from_parquet
 from pipeline.store.layout import (
     INFO,
     MANIFEST,
-    MAX_COMPRESSION,
     PLAN,
     PLAN_SCHEMA,
     REDO,
     SCHEMA,
     StoreInfo,
-    decode_shard,
     hash_plan,
     header_name,
-    is_header,
     part_name,
     rate_seal,
     read_part,
     shard_name,
     store_fingerprint,
 )
+from pipeline.store.shards import (
+    Tokens,
+    chunk_span,
+    decode_chunks,
+    decode_shard,
+    index_bytes,
+    is_header,
+    read_index,
+)
 
 RECORD_KEYS = {"schema", "fingerprint", "plan", "info", "seal", "frames"}
 """What a store.json may hold; the last if its tokens were made from frames."""
+WHOLE = 4
+"""A shard is read whole if more than one in so many of its chunks are asked for."""
 
 
 class TokenStore:
@@ -167,13 +174,35 @@ class TokenStore:
             counts += token_counts(self.read_shard(split, shard), self.codebook_size)
         return counts
 
-    def read_shard(self, split: str, shard: int) -> NDArray[np.unsignedinteger[Any]]:
+    def read_shard(self, split: str, shard: int) -> Tokens:
         """Returns the tokens of one shard [n, t, h, w].
 
         Raises TokenStoreError, naming the file, if it is not what its manifest part says.
         """
         data, _ = self._read(split, shard)
-        return self._decode(split, shard, data)
+        return self._tokens(split, shard, data)
+
+    def read_windows(self, split: str, shard: int, places: NDArray[np.int64]) -> Tokens:
+        """Returns windows of one shard, numbered from 0 in it, in this order [n, t, h, w].
+
+        Of few, only the inner chunks that hold them are read, and checked by checksums of their
+        own: not by the shard's, for which all of it would have to be read.
+        """
+        info, path = self.info, self.shard_file(split, shard)
+        chunks, inside = np.unique(places // info.chunk_windows, return_inverse=True)
+        if len(chunks) * WHOLE * info.chunk_windows > info.shard_windows:
+            return self.read_shard(split, shard)[places]
+        size = self.part(split, shard)["bytes"]
+
+        def decode() -> Tokens:
+            (last,) = read_parts(path, [(size - index_bytes(info), index_bytes(info))])
+            index = read_index(info, last)
+            spans = [chunk_span(index, chunk, size) for chunk in chunks.tolist()]
+            tokens = decode_chunks(info, read_parts(path, spans))
+            found: Tokens = tokens[inside * info.chunk_windows + places % info.chunk_windows]
+            return found
+
+        return self._decode(path, decode)
 
     def _read(self, split: str, shard: int) -> tuple[bytes, dict[str, Any]]:
         """Returns the bytes of a shard, and what commits it."""
@@ -186,19 +215,20 @@ class TokenStore:
         self._compare(path, part, bytes=len(data), crc32=zlib.crc32(data), rows=stop - start)
         return data, part
 
-    def _decode(self, split: str, shard: int, data: bytes) -> NDArray[np.unsignedinteger[Any]]:
-        path, (start, stop) = self.shard_file(split, shard), self.shard_rows(split, shard)
-        claimed = math.prod((stop - start, *self.grid, self.info.dtype.itemsize))
-        if claimed > MAX_COMPRESSION * len(data):  # Before that much memory is asked for.
-            raise TokenStoreError(
-                f"{path} cannot be decoded: {len(data):,} bytes never hold {stop - start} windows "
-                f"of {self.grid} tokens; {REDO}."
-            )
+    def _tokens(self, split: str, shard: int, data: bytes) -> Tokens:
+        """Returns the tokens of a shard's bytes."""
+        path = self.shard_file(split, shard)
+        return self._decode(path, lambda: decode_shard(self.info, split, shard, data))
+
+    def _decode(self, path: Place, decode: Callable[[], Tokens]) -> Tokens:
+        """Returns what `decode` does, if all of it are tokens. Else raises TokenStoreError."""
         try:
-            tokens = decode_shard(self.info, split, shard, data)
-        except (ValueError, RuntimeError, KeyError) as error:
+            tokens = decode()
+        except FileNotFoundError:
+            raise TokenStoreError(f"{path} is missing or empty; {REDO}.") from None
+        except (ValueError, RuntimeError) as error:
             raise TokenStoreError(f"{path} cannot be decoded: {error}; {REDO}.") from None
-        if len(tokens) != stop - start or int(tokens.max()) >= self.codebook_size:
+        if int(tokens.max()) >= self.codebook_size:
             raise TokenStoreError(
                 f"{path} holds token {int(tokens.max())}, but the codebook has "
                 f"{self.codebook_size}; {REDO}."
@@ -207,17 +237,7 @@ class TokenStore:
 
     def read(self, split: str, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
         """Returns the tokens of these rows as int64 [n, t, h, w]."""
-        count = self.num_windows(split)
-        start, stop, _ = slice(start, stop).indices(count)
-        tokens = np.empty((max(0, stop - start), *self.grid), dtype=np.int64)
-        size = self.info.shard_windows
-        for shard in range(start // size, -(-stop // size) if stop > start else 0):
-            first, last = self.shard_rows(split, shard)
-            low, high = max(first, start), min(last, stop)
-            tokens[low - start : high - start] = self.read_shard(split, shard)[
-                low - first : high - first
-            ]
-        return tokens
+        return read_rows(self, split, range(*slice(start, stop).indices(self.num_windows(split))))
 
     def verify(self) -> list[str]:
         """Re-hashes every file of the store; returns what is wrong, a line each."""
@@ -261,7 +281,9 @@ class TokenStore:
         data, part = self._read(split, shard)
         digest = hashlib.sha256(data).hexdigest()
         self._compare(self.shard_file(split, shard), part, sha256=digest)
-        self._decode(split, shard, data)
+        self._decode(
+            self.shard_file(split, shard), lambda: decode_shard(self.info, split, shard, data)
+        )
 
     def fits(self, plan: pa.Table) -> bool:
         """Says whether a plan has the rows of every split, each in its shard."""
@@ -325,11 +347,9 @@ def spread_rows(total: int, most: int) -> list[int]:
 
 def read_rows(store: TokenStore, split: str, rows: Sequence[int]) -> NDArray[np.int64]:
     """Returns windows as int64 [n, t, h, w], in the order of `rows`; reads each shard once."""
-    wanted = np.asarray(rows, dtype=np.int64)
+    shards, places = np.divmod(np.asarray(rows, dtype=np.int64), store.info.shard_windows)
     tokens = np.empty((len(rows), *store.grid), dtype=np.int64)
-    for shard in range(store.num_shards(split)):
-        start, stop = store.shard_rows(split, shard)
-        inside = (wanted >= start) & (wanted < stop)
-        if inside.any():
-            tokens[inside] = store.read_shard(split, shard)[wanted[inside] - start]
+    for shard in np.unique(shards).tolist():
+        mine = shards == shard
+        tokens[mine] = store.read_windows(split, shard, places[mine])
     return tokens

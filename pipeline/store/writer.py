@@ -23,8 +23,6 @@ from pipeline.store.layout import (
     MANIFEST,
     PLAN,
     StoreInfo,
-    array_header,
-    encode_shard,
     hash_plan,
     header_name,
     part_name,
@@ -35,6 +33,7 @@ from pipeline.store.layout import (
     write_part,
 )
 from pipeline.store.reader import TokenStore
+from pipeline.store.shards import array_header, encode_shard
 
 
 class StoreWriter:

@@ -63,5 +63,8 @@ class MemoryStore:
         self.shards_read.append((split, shard))
         return self.tokens[split][slice(*self.shard_rows(split, shard))]
 
+    def read_windows(self, split: str, shard: int, places: np.ndarray) -> np.ndarray:
+        return self.read_shard(split, shard)[places]
+
     def read(self, split: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         return self.tokens[split][start:stop].astype(np.int64)

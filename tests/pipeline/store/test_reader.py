@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import TokenStoreError
-from pipeline.store.layout import MAX_COMPRESSION, StoreInfo, numbered_plan
-from pipeline.store.reader import TokenStore
+from pipeline.store.layout import StoreInfo, numbered_plan
+from pipeline.store.reader import TokenStore, read_rows
+from pipeline.store.shards import MAX_COMPRESSION
 from pipeline.store.writer import create_store
 from tests.helpers.small import content
 
@@ -54,6 +55,8 @@ def test_tokens_come_back(
         tmp_path_factory.mktemp("s"), tokens, codebook_size, shard=chunk * chunks, chunk=chunk
     )
     store = TokenStore(root)
+    rows = rng.integers(count, size=rng.integers(1, 9))
+    np.testing.assert_array_equal(read_rows(store, "train", rows.tolist()), tokens[rows])
     np.testing.assert_array_equal(store.read("train"), tokens)
     assert store.read("train").dtype == np.int64
     assert not store.verify()
@@ -157,7 +160,7 @@ def test_a_shard_of_equal_tokens_is_read_but_none_that_claims_more(tmp_path: Pat
     assert MAX_COMPRESSION / 4 < equal.nbytes / 4 / size < MAX_COMPRESSION
     store.info = dataclasses.replace(store.info, grid=(32, 64, 64))
     with pytest.raises(TokenStoreError, match=r"0/0/0 cannot be decoded: \d+ bytes never hold 64"):
-        store._decode("train", 0, bytes(size))
+        store.read_shard("train", 0)
 
 
 @pytest.mark.parametrize("name", ["plan.parquet", "manifest/train-00000.parquet"])

@@ -12,7 +12,8 @@ from pipeline.config import load_section
 from pipeline.errors import ConfigError, user_errors
 from pipeline.frame_list import source_of
 from pipeline.frames.listing import list_frames
-from pipeline.frames.scan import FrameFolder, Rejected, describe_frames, scan_frames
+from pipeline.frames.scan import FrameFolder, describe_frames, scan_frames
+from pipeline.frames.tars import Rejected
 from pipeline.metrics import CodebookUse, codebook_use
 from pipeline.pixels import decode_tokens
 from pipeline.ranks import gathered, summed

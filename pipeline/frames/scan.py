@@ -6,28 +6,29 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm import tqdm
 
 from pipeline.errors import FrameError
 from pipeline.frames.images import FrameFile, look_at_first
 from pipeline.frames.numbering import cut_runs
-from pipeline.frames.tars import SUFFIX, TarFrame, read_clips
+from pipeline.frames.tars import (
+    IMAGES,
+    SPLITS,
+    SUFFIX,
+    Rejected,
+    TarFrame,
+    list_clips,
+    reject,
+)
 from pipeline.storage.bucket import Bucket
-from pipeline.storage.files import printable, read_text
+from pipeline.storage.files import read_text
 from pipeline.storage.places import Place, open_storage
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
-SPLITS = ("train", "test")
 MAX_NAME, MAX_PATH = 255, 4095
 """Bytes of a name and of a path that a system can find."""
 MAX_SAID = 5
 """Ways of numbering frames that are told apart."""
-REQUESTS = 8
-"""Tars that are looked into at once: a bucket takes its time to answer."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,6 @@ class Video:
     """The images, in order."""
     numbering: str = ""
     """What is to be said of the numbers of its frames: steps other than 1, and jumps."""
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A file or video that is not used, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -74,9 +67,9 @@ def group_frames(
         path = Path(_file_name(str(file.path))) if isinstance(file, TarFrame) else file
         match = re.fullmatch(r"(.*?)(\d+)", path.stem, re.ASCII | re.DOTALL)
         if path.suffix.lower() not in IMAGES:
-            rejected.append(_reject(file, "no image by its extension"))
+            rejected.append(reject(file, "no image by its extension"))
         elif not match:
-            rejected.append(_reject(file, "not named [VIDEO_ID]_[FRAME_NUM].ext"))
+            rejected.append(reject(file, "not named [VIDEO_ID]_[FRAME_NUM].ext"))
         else:
             frame = file if isinstance(file, TarFrame) else str(file)
             groups.setdefault((path.parent, match[1]), []).append((int(match[2]), frame))
@@ -87,22 +80,18 @@ def group_frames(
         try:
             names = Path(_text(inside)), _text(prefix)
         except UnicodeError:
-            rejected += [_reject(frame, "its name is not UTF-8") for _, frame in members]
+            rejected += [reject(frame, "its name is not UTF-8") for _, frame in members]
             continue
         frames: dict[int, FrameFile] = {}
         for number, frame in sorted(members, key=lambda pair: (pair[0], str(pair[1]))):
             if frames.setdefault(number, frame) is not frame:
-                rejected.append(_reject(frame, f"another file has frame number {number}"))
+                rejected.append(reject(frame, f"another file has frame number {number}"))
         runs, numbering = cut_runs(list(frames))
         ordered = list(frames.values())
         for name, run in zip(_free_names(*names, len(runs), taken), runs, strict=True):
             taken.add(name)
             videos.append(Video(name, split, tuple(ordered[run.start : run.stop]), numbering))
     return videos, rejected
-
-
-def _reject(file: object, reason: str) -> Rejected:
-    return Rejected(printable(str(file)), reason)
 
 
 def _text(path: Path | str) -> str:
@@ -143,9 +132,9 @@ def _listed(root: Path, split: str) -> tuple[list[Path], list[Rejected]]:
         path = Path(os.fsdecode(line.encode(errors="surrogateescape")))
         sizes = [len(os.fsencode(part)) for part in path.parts]
         if not path.is_absolute() and ".." in path.parts:
-            rejected.append(_reject(line, "leads out of the folder of its list"))
+            rejected.append(reject(line, "leads out of the folder of its list"))
         elif max(sizes, default=0) > MAX_NAME or sum(sizes) > MAX_PATH or "\0" in line:
-            rejected.append(_reject(line, "no file can have such a name"))
+            rejected.append(reject(line, "no file can have such a name"))
         else:
             paths.append(root / path)
     return paths, rejected
@@ -198,46 +187,6 @@ def _why_unread(path: Path) -> str | None:
     return None if os.access(path, os.R_OK) else f"cannot be read: {os.strerror(errno.EACCES)}"
 
 
-def _tarred(
-    tars: Sequence[Place], *, instead: bool
-) -> tuple[dict[str, list[TarFrame]], list[Rejected]]:
-    """Lists the frames of the clips in `tars`, by split, and rejects tars without a clip.
-
-    Raises FrameError if one holds anything else, unless none of them begins with a clip and there
-    is something to read `instead`.
-    """
-    frames: dict[str, list[TarFrame]] = {}
-    rejected = []
-    wrong: FrameError | None = None
-    pool = ThreadPoolExecutor(REQUESTS)
-    try:
-        found = pool.map(_clips, tars)
-        for path, (clips, error) in tqdm(
-            zip(tars, found, strict=True), "look into tars", len(tars), leave=False, disable=None
-        ):
-            wrong = wrong or error
-            if wrong and (frames or clips or not instead):
-                raise wrong
-            if not clips:
-                rejected.append(_reject(path, str(error or "a tar that holds no clip")))
-            for split, clip in clips:
-                frames.setdefault(split, []).extend(clip)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return frames, rejected
-
-
-def _clips(tar: Place) -> tuple[list[tuple[str, list[TarFrame]]], FrameError | None]:
-    """Returns split and frames of the clips of a tar, up to what is wrong with it."""
-    clips = []
-    try:
-        for clip in read_clips(tar, SPLITS):
-            clips.append(clip)
-    except FrameError as error:
-        return clips, error
-    return clips, None
-
-
 def _objects_below(root: str) -> Iterator[tuple[str, None]]:
     """Yields the URL of every object below a place of a bucket, as `files_below` does files."""
     bucket = open_storage(root)
@@ -258,11 +207,11 @@ def _by_split(
     for path, reason in below:
         split = path.relative_to(root).parts[0] if folders else "train"
         if reason:
-            rejected.append(_reject(path, reason))
+            rejected.append(reject(path, reason))
         elif split in folders or not folders:
             files.setdefault(split, []).append(path)
         elif path.suffix.lower() in IMAGES:
-            rejected.append(_reject(path, outside))
+            rejected.append(reject(path, outside))
     return files, rejected
 
 
@@ -271,7 +220,8 @@ def scan_frames(root: Place) -> FrameFolder:
 
     With `train.txt` or `test.txt`, one path a line (absolute, or relative to the list), only what
     they name is read. Otherwise, if there are `.tar` files, the clips in these, as
-    `pipeline.frames.tars` writes them; images beside them are rejected. Otherwise each folder of
+    `pipeline.frames.tars` writes them, or the images in tars of others; images beside them are
+    rejected. Otherwise each folder of
     images is a video, in the split of the top folder it lies in (`train/`, `test/`), or in `train`
     if there are no such folders; images beside them are rejected. Tars of which none begins with a
     clip, such as the one that images were unpacked from, are rejected and the images read.
@@ -300,12 +250,12 @@ def _found(
     others = [(path, why) for path, why in below if why or _suffix(path) != SUFFIX]
     unread = [(path, why) for path, why in others if why or _suffix(path) in IMAGES]
     has_images = isinstance(root, Path) and any(why is None for _, why in unread)
-    frames, rejected = _tarred(tars, instead=has_images)
+    frames, rejected = list_clips(tars, instead=has_images)
     if isinstance(root, Path) and not frames:
         files, refused = _by_split(root, [(Path(path), why) for path, why in others])
         return files, rejected + refused
     beside = "beside tars, which are read instead" if tars else "in no tar"
-    return frames, rejected + [_reject(path, why or beside) for path, why in unread]
+    return frames, rejected + [reject(path, why or beside) for path, why in unread]
 
 
 def _suffix(path: Place) -> str:

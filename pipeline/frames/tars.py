@@ -1,13 +1,19 @@
 """Clips in WebDataset tars: one sample per clip: its images in order, and a JSON.
 
-A sample is `KEY.json`, which says {"split": …, "frames": [names in a frame folder]}, and one
+A sample of ours is `KEY.json`, that is {"split": …, "frames": [names in a frame folder]}, and one
 `KEY.00000.png` and so on for each frame. Keys are a split and numbers, unique over all tars of one
-set: names of videos may hold dots.
+set: names of videos may hold dots. In tars of others a sample is the numbered images of a video,
+`KEY.00000.jpg`, or one image, `VIDEO_00000.jpg`.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
 
 from pipeline.errors import FrameError
 from pipeline.storage.files import parse_json, printable, to_json
@@ -15,6 +21,33 @@ from pipeline.storage.places import Place
 from pipeline.storage.tars import Member, add, new_tar, read_samples
 
 SUFFIX = ".tar"
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+SPLITS = ("train", "test")
+NAME = re.compile(r"([\w-]+)\.([\w.]+)", re.ASCII)
+"""Our names of members: a key and an extension."""
+NUMBERED = re.compile(r"(?:.*\D)?(\d+)(\.\w+)", re.ASCII)
+"""An extension of one image of several: a number, and the image's own."""
+
+
+REQUESTS = 8
+"""Tars that are looked into at once: a bucket takes its time to answer."""
+
+
+class NoClipError(FrameError):
+    """A tar that others have made."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file or video that is not used, and why."""
+
+    name: str
+    reason: str
+
+
+def reject(file: object, reason: str) -> Rejected:
+    """Rejects a file under a name that can be printed."""
+    return Rejected(printable(str(file)), reason)
 
 
 @dataclass(frozen=True)
@@ -48,30 +81,93 @@ def write_clips(
             written.append(out / f"{split}-{number:05d}-{part:03d}{SUFFIX}")
             with new_tar(written[-1]) as tar:
                 count = 0
-                while mine and (not count or tar.offset < limit):
+                while mine and (not count or tar.tarstream.offset < limit):
                     frames = mine.pop(0)
                     key = f"{split}-{number:05d}-{part:03d}-{count:06d}"
-                    add(tar, f"{key}.json", to_json({"split": split, "frames": list(frames)}))
+                    add(tar, key, "json", to_json({"split": split, "frames": list(frames)}))
                     for index, frame in enumerate(frames):
-                        add(tar, f"{key}.{index:05d}{Path(frame).suffix}", folder / frame)
+                        data = (folder / frame).read_bytes()
+                        add(tar, key, f"{index:05d}{Path(frame).suffix}", data)
                     count += 1
     return written
 
 
-def read_clips(tar: Place, splits: Sequence[str]) -> Iterator[tuple[str, list[TarFrame]]]:
+def list_clips(
+    tars: Sequence[Place], *, instead: bool
+) -> tuple[dict[str, list[TarFrame]], list[Rejected]]:
+    """Lists the frames of the clips in `tars`, by split, and rejects tars without a clip.
+
+    Raises FrameError if one holds anything else, unless none of them begins with a clip and there
+    is something to read `instead`.
+    """
+    frames: dict[str, list[TarFrame]] = {}
+    rejected = []
+    wrong: FrameError | None = None
+    pool = ThreadPoolExecutor(REQUESTS)
+    try:
+        found = pool.map(partial(_clips, others=not instead), tars)
+        for path, (clips, empty, error) in tqdm(
+            zip(tars, found, strict=True), "look into tars", len(tars), leave=False, disable=None
+        ):
+            wrong = wrong or error
+            if wrong and (frames or clips or not instead):
+                raise wrong
+            if not clips:
+                rejected.append(reject(path, str(error or "a tar that holds no clip")))
+            rejected += [reject(key, "a sample without an image") for key in empty]
+            for split, clip in clips:
+                frames.setdefault(split, []).extend(clip)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return frames, rejected
+
+
+def _clips(
+    tar: Place, *, others: bool
+) -> tuple[list[tuple[str, list[TarFrame]]], list[str], FrameError | None]:
+    """Returns split and frames of the clips of a tar, up to what is wrong with it.
+
+    And of a tar that `others` have made its images, and the keys of samples without any.
+    """
+    clips = []
+    try:
+        for clip in read_clips(tar):
+            clips.append(clip)
+    except NoClipError as error:
+        if clips or not others:
+            return clips, [], error
+        try:
+            frames, empty = read_images(tar)
+        except FrameError as wrong:
+            return [], [], wrong
+        return [(split_of(tar), frames)], empty, None if frames else error
+    except FrameError as error:
+        return clips, [], error
+    return clips, [], None
+
+
+def read_clips(tar: Place) -> Iterator[tuple[str, list[TarFrame]]]:
     """Yields split and frames of every clip of a tar.
 
-    Raises FrameError, naming the place, if it is no tar of clips or would lead anywhere else.
+    Raises FrameError, naming the place, if it is no tar of clips or would lead anywhere else:
+    NoClipError if its samples are not ours.
     """
-    for sample in read_samples(tar, FrameError):
+    for _, sample in read_samples(tar, FrameError):
         about = sample.pop("json", None)
         if about is None:
             first = next(iter(sample.values()))
-            raise FrameError(f"{first} belongs to no clip: there is no .json beside it.")
+            raise NoClipError(f"{first} belongs to no clip: there is no .json beside it.")
         record = parse_json(about.read_text(FrameError), about, FrameError, "clip")
         split, names = record.get("split"), record.get("frames")
-        if not isinstance(split, str) or split not in splits or not isinstance(names, list):
-            raise FrameError(f"{about} names no split of {', '.join(splits)}, or no frames.")
+        if not {"split", "frames"} & record.keys():
+            raise NoClipError(f"{about} names neither a split nor frames, so this is no clip.")
+        for member in sample.values():
+            if not NAME.fullmatch(member.name):
+                raise FrameError(
+                    f"{member} is no name of a frame (0001.00001.png); refused."
+                )
+        if not isinstance(split, str) or split not in SPLITS or not isinstance(names, list):
+            raise FrameError(f"{about} names no split of {', '.join(SPLITS)}, or no frames.")
         if len(names) != len(sample):
             raise FrameError(f"{about} names {len(names)} frames, but there are {len(sample)}.")
         frames = []
@@ -81,3 +177,38 @@ def read_clips(tar: Place, splits: Sequence[str]) -> Iterator[tuple[str, list[Ta
                 raise FrameError(f"{about}: the frame {name!r} leads out of the folder; refused.")
             frames.append(TarFrame(member, path))
         yield split, frames
+
+
+def read_images(tar: Place) -> tuple[list[TarFrame], list[str]]:
+    """Returns the images of a tar that others have made, and keys of samples without any.
+
+    Each is named as if it lay in a folder: several of one sample in one of their own. Raises
+    FrameError for what no sample can hold.
+    """
+    frames, empty = [], []
+    for key, sample in read_samples(tar, FrameError):
+        found = frames_of(key, sample)
+        frames += found
+        if not found:
+            empty.append(f"{tar}: {key}")
+    return frames, empty
+
+
+def frames_of(key: str, sample: Mapping[str, Member]) -> list[TarFrame]:
+    """Returns the images of one sample of others."""
+    images = {ext: m for ext, m in sample.items() if PurePosixPath(f"x.{ext}").suffix in IMAGES}
+    numbered = {ext: match for ext in images if (match := NUMBERED.fullmatch(ext))}
+    if not numbered:
+        return [TarFrame(m, PurePosixPath(f"{key}.{ext}")) for ext, m in images.items()]
+    name = PurePosixPath(key).name
+    return [
+        TarFrame(images[ext], PurePosixPath(key, f"{name}_{match[1]}{match[2]}"))
+        for ext, match in numbered.items()
+    ]
+
+
+def split_of(tar: Place) -> str:
+    """Returns the split that a tar of others is for, by its folder or the begin of its name."""
+    *_, folder, name = ("", *PurePosixPath(tar).parts)
+    words = {folder, *re.split(r"[^a-z]", name)[:1]}
+    return "test" if "test" in words else "train"

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.errors import FrameError, PipelineError
 from pipeline.frames.listing import source_fingerprint
-from pipeline.frames.scan import FrameFolder, Rejected, scan_frames
+from pipeline.frames.scan import FrameFolder, scan_frames
+from pipeline.frames.tars import Rejected
 from pipeline.rates import RECORD
 from pipeline.storage.files import parse_json
 from pipeline.storage.places import Place, open_file

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.evaluation.copying import verdict
-from pipeline.frames.scan import Rejected
+from pipeline.frames.tars import Rejected
 from pipeline.report.artefacts import Artefact
 from pipeline.report.charts import number
 from pipeline.report.clips import Clip, NearestPair, Pair

@@ -1,6 +1,7 @@
 """WebDataset tars: samples of files that share a key. Written alike each time, read with suspicion.
 
-Nothing is ever unpacked: names only say what is what, and bytes are read where they lie.
+The library `webdataset` writes them and says which files make a sample. Nothing is ever unpacked:
+names only say what is what, and bytes are read where they lie.
 """
 
 import re
@@ -8,16 +9,20 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import SEEK_END, BytesIO
-from pathlib import Path
-from typing import BinaryIO
+from io import SEEK_END
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipeline.errors import PipelineError
 from pipeline.storage.files import printable, replacing
 from pipeline.storage.places import Place, open_file, read_parts
 
-NAME = re.compile(r"([\w-]+)\.([\w.]+)", re.ASCII)
-"""A key and an extension. WebDataset cuts at the first dot, so a key has none."""
+if TYPE_CHECKING:  # It imports torch, which takes seconds: where no tar is used, it is not loaded.
+    from webdataset import TarWriter
+
+RESERVED = re.compile(r"__\w+__", re.ASCII)
+"""Extensions by which webdataset keeps what it knows of a sample."""
+TEXTS = (".json", ".txt", ".cls")
 MAX_TEXT_BYTES = 1 << 26
 """Bytes of a .json or .npy beyond which it is not read."""
 
@@ -32,7 +37,7 @@ class Member:
     offset: int
     size: int
     text: bytes | None = field(default=None, repr=False, compare=False)
-    """Of a .json of few bytes, these: read as the tar is looked through."""
+    """Of a text of few bytes, these: read as the tar is looked through."""
 
     def __str__(self) -> str:
         return f"{self.tar}: {printable(self.name[:200])}"
@@ -43,7 +48,7 @@ class Member:
         return data
 
     def read_text(self, error: type[PipelineError]) -> bytes:
-        """Returns the bytes of a .json, which must be few. Raises `error` if they are not."""
+        """Returns the bytes of a text, which must be few. Raises `error` if they are not."""
         if self.text is None:
             raise error(f"{self} claims {self.size:,} bytes, too many for such a file.")
         return self.text
@@ -55,49 +60,55 @@ def read_members(members: Sequence[Member]) -> list[bytes]:
 
 
 @contextmanager
-def new_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """Yields a tar to fill, which takes its place whole at the end."""
-    with (
-        replacing(path) as temporary,
-        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
-        yield tar
+def new_tar(path: Path) -> Iterator["TarWriter"]:
+    """Yields a tar to fill, which takes its place whole at the end.
 
-
-def add(tar: tarfile.TarFile, name: str, data: bytes | Path) -> None:
-    """Adds bytes, or a file, under a name: no time, no owner, so that the same makes the same."""
-    entry = tarfile.TarInfo(name)
-    if isinstance(data, Path):
-        entry.size = data.stat().st_size
-        with data.open("rb") as file:
-            tar.addfile(entry, file)
-    else:
-        entry.size = len(data)
-        tar.addfile(entry, BytesIO(data))
-
-
-def read_samples(path: Place, error: type[PipelineError]) -> Iterator[dict[str, Member]]:
-    """Yields the samples of a tar, each as its members by extension, in their order.
-
-    Raises `error`, naming tar and member, for what no sample can hold: folders, links, devices,
-    names that lead elsewhere, members of one name, bytes beyond the end.
+    Of no time and no owner, so that the same makes the same.
     """
-    sample: dict[str, Member] = {}
-    last = None
-    for member in _members(path, error):
-        match = NAME.fullmatch(member.name)
-        if not match:
-            raise error(f"{member} is no name of a sample's file, such as 0001.png; refused.")
-        key, extension = match.groups()
-        if sample and key != last:
-            yield sample
-            sample = {}
-        if extension in sample:
-            raise error(f"{member} is there twice; refused.")
-        sample[extension] = member
-        last = key
-    if sample:
-        yield sample
+    from webdataset import TarWriter
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        nobody: dict[str, Any] = {"user": "", "group": "", "mode": 0o644, "mtime": 0}
+        with TarWriter(file, encoder=False, **nobody) as tar:
+            yield tar
+
+
+def add(tar: "TarWriter", key: str, extension: str, data: bytes) -> None:
+    """Adds a file to the sample of a key: one at a time, so that they keep their order."""
+    tar.write({"__key__": key, extension: data})
+
+
+def read_samples(
+    path: Place, error: type[PipelineError]
+) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Yields the samples of a tar, each with its key and its members by extension, in their order.
+
+    Folders and hidden files are left out, a file without an extension has that of no letter. Raises
+    `error`, naming tar and member, for what no sample can hold: links, devices, names that lead
+    elsewhere, members of one name, bytes beyond the end.
+    """
+    from webdataset.tariterators import base_plus_ext, group_by_keys
+
+    last: Member | None = None
+
+    def named() -> Iterator[dict[str, Any]]:
+        nonlocal last
+        for member in _members(path, error):
+            last, name = member, member.name
+            if RESERVED.fullmatch(name.rpartition(".")[2]):
+                raise error(f"{member} has an extension that webdataset keeps for itself; refused.")
+            if base_plus_ext(name)[0] is None:
+                name += "."
+            yield {"fname": name, "data": member, "__url__": member.tar}
+
+    try:
+        for sample in group_by_keys(named()):
+            members = {kind: part for kind, part in sample.items() if isinstance(part, Member)}
+            yield sample["__key__"], members
+    except ValueError as problem:
+        if "duplicate file name" not in str(problem):
+            raise
+        raise error(f"{last} is there twice; refused.") from None
 
 
 def _members(path: Place, error: type[PipelineError]) -> Iterator[Member]:
@@ -108,6 +119,8 @@ def _members(path: Place, error: type[PipelineError]) -> Iterator[Member]:
             position = -1
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for entry in tar:
+                    if entry.isdir() or PurePosixPath(entry.name).name.startswith("."):
+                        continue
                     _check(entry, position, end, path, error)
                     position = entry.offset_data
                     yield Member(str(path), entry.name, position, entry.size, _text(file, entry))
@@ -124,13 +137,15 @@ def _check(
     """Raises `error` unless an entry is a file whose bytes follow those of the one before."""
     shown = f"{path}: {entry.name[:200]!r}"
     if not entry.isreg() or entry.issparse():
-        raise error(f"{shown} is no plain file, but a link, folder or worse; refused.")
+        raise error(f"{shown} is no plain file, but a link or worse; refused.")
+    if {"..", ""} & set(entry.name.split("/")) or "\0" in entry.name:
+        raise error(f"{shown} leads out of the tar; refused.")
     if not after < entry.offset_data <= entry.offset_data + entry.size <= end:
         raise error(f"{shown} claims bytes that the tar does not have; refused.")
 
 
 def _text(file: BinaryIO, entry: tarfile.TarInfo) -> bytes | None:
-    if not entry.name.endswith(".json") or entry.size > MAX_TEXT_BYTES:
+    if not entry.name.lower().endswith(TEXTS) or entry.size > MAX_TEXT_BYTES:
         return None
     file.seek(entry.offset_data)
     return file.read(entry.size)

@@ -41,8 +41,8 @@ def export_tars(store: TokenStore, out: Path, *, advance: Callable[[int], None])
             with new_tar(folder / f"{split}-{shard:05d}.tar") as tar:
                 for row, tokens in zip(rows, store.read_shard(split, shard), strict=True):
                     key, array = _key(split, row["row"]), _to_npy(tokens)
-                    add(tar, f"{key}.json", to_json({**row, "crc32": zlib.crc32(array)}))
-                    add(tar, f"{key}.npy", array)
+                    add(tar, key, "json", to_json({**row, "crc32": zlib.crc32(array)}))
+                    add(tar, key, "npy", array)
             advance(len(rows))
 
 
@@ -93,7 +93,7 @@ def _restore_shard(folder: Path, writer: StoreWriter, split: str, shard: int) ->
 
 def _arrays(path: Path) -> Iterator[tuple[Member, object]]:
     """Yields each window's array, and the CRC that was written beside it, if there is one."""
-    for sample in read_samples(path, TokenStoreError):
+    for _, sample in read_samples(path, TokenStoreError):
         if "npy" not in sample:
             raise TokenStoreError(f"{next(iter(sample.values()))} has no .npy beside it.")
         about = sample.get("json")

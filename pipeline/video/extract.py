@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from pipeline.config import as_dict, fingerprint
 from pipeline.errors import FrameError
-from pipeline.frames.scan import SPLITS, Rejected
-from pipeline.frames.tars import Clip, write_clips
+from pipeline.frames.tars import SPLITS, Clip, Rejected, write_clips
 from pipeline.progress import progress
 from pipeline.rates import RECORD
 from pipeline.storage.files import lock, read_json, remove, write_json, write_text

@@ -11,7 +11,8 @@ from threading import Lock
 from typing import Any
 
 from pipeline.errors import FrameError
-from pipeline.frames.scan import SPLITS, Rejected, files_below
+from pipeline.frames.scan import files_below
+from pipeline.frames.tars import SPLITS, Rejected
 from pipeline.progress import progress
 from pipeline.storage.files import printable
 from pipeline.video.clips import Source

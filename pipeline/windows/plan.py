@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pipeline.config import TokenizerPrecision
 from pipeline.errors import FrameError
 from pipeline.frames.images import MAX_SIDE, FrameFile, read_frames
-from pipeline.frames.scan import Rejected, Video
+from pipeline.frames.scan import Video
+from pipeline.frames.tars import Rejected
 from pipeline.rates import check_rate
 from pipeline.store.layout import PLAN_SCHEMA
 

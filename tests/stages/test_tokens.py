@@ -115,7 +115,7 @@ def _changed(path: Path, change: Callable[[list[tuple[str, bytes]]], list]) -> N
         files = [(entry.name, tar.extractfile(entry).read()) for entry in tar]
     with new_tar(path) as tar:
         for name, data in change(files):
-            add(tar, name, data)
+            add(tar, *name.split(".", 1), data)
 
 
 def _last_token(name: str, data: bytes, token: bytes) -> bytes:
@@ -128,7 +128,7 @@ def _last_token(name: str, data: bytes, token: bytes) -> bytes:
         (lambda files: files[:-2], "holds 15 windows, not 16"),
         (lambda files: [*files, *files[:2]], "000000016.npy is not the next of 16 rows from 16"),
         (lambda files: files[2:], "000000017.npy is not the next of 16 rows from 16"),
-        (lambda files: [("../x.npy", b"")], "too short|is no name"),
+        (lambda files: [("../x.npy", b"")], "too short|leads out of the tar"),
         (lambda files: [(n, d[:-1]) for n, d in files], "is no array of uint16"),
         (lambda files: [(n, d.replace(b"<u2", b"|O2")) for n, d in files], "is no array of uint16"),
         (lambda files: [(n, d.replace(b"(2, 4, 4)", b"(4, 4, 2)")) for n, d in files], "no array"),

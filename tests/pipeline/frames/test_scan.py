@@ -12,7 +12,8 @@ from PIL import Image
 from pipeline.errors import FrameError
 from pipeline.frames.images import crop_resize, read_frames
 from pipeline.frames.listing import source_fingerprint
-from pipeline.frames.scan import Rejected, Video, describe_frames, scan_frames
+from pipeline.frames.scan import Video, describe_frames, scan_frames
+from pipeline.frames.tars import Rejected
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation.copying import SHARES
-from pipeline.frames.scan import Rejected
+from pipeline.frames.tars import Rejected
 from pipeline.report.artefacts import Artefact
 from pipeline.report.clips import NearestPair, Pair
 from pipeline.report.curves import by_mask_ratio

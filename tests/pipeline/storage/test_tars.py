@@ -22,9 +22,9 @@ ABOUT = {"split": "train", "frames": ["train/a/a_0.png", "train/a/a_1.png"]}
 
 def clip(path: Path, about: object = None, key: str = "0001", frames: int = 2) -> Path:
     with new_tar(path) as tar:
-        add(tar, f"{key}.json", json.dumps(about or ABOUT).encode())
+        add(tar, key, "json", json.dumps(about or ABOUT).encode())
         for number in range(frames):
-            add(tar, f"{key}.{number:05d}.png", PNG.getvalue())
+            add(tar, key, f"{number:05d}.png", PNG.getvalue())
     return path
 
 
@@ -77,7 +77,8 @@ def test_images_beside_the_tar_that_they_were_unpacked_from_are_read(
 ) -> None:
     with tarfile.open(tmp_path / "dataset.tar", "w") as tar:
         if inside:
-            add(tar, inside, PNG.getvalue())
+            made = entry(inside, size=len(PNG.getvalue()))
+            tar.addfile(made, io.BytesIO(PNG.getvalue()))
     for number in range(2):
         path = tmp_path / "train" / "v" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,8 +88,7 @@ def test_images_beside_the_tar_that_they_were_unpacked_from_are_read(
     assert found.num_files == 3
     (rejected,) = found.rejected
     assert rejected.name == str(tmp_path / "dataset.tar")
-    reasons = {"v/0.png": "v/0.png is no name of", "0001.png": "no .json beside it"}
-    assert reasons.get(inside or "", "holds no clip") in rejected.reason
+    assert ("no .json beside it" if inside else "holds no clip") in rejected.reason
 
 
 def test_a_tar_that_begins_with_a_clip_is_not_given_up_for_images(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_tar_that_begins_with_a_clip_is_not_given_up_for_images(tmp_path: Path
     )
     bad = entry("../0002.png").tobuf(tarfile.GNU_FORMAT)
     (tmp_path / "x.tar").write_bytes(clips + bad + bytes(1024))
-    with pytest.raises(FrameError, match=r"0002\.png is no name of a sample"):
+    with pytest.raises(FrameError, match=r"0002\.png' leads out of the tar"):
         scan_frames(tmp_path)
     clip(tmp_path / "x.tar")
     (tmp_path / "a.tar").write_bytes(b"no tar" * 100)
@@ -129,13 +129,13 @@ def test_a_clip_that_lies_is_refused_by_name(tmp_path: Path, about: object, mess
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (entry("../../0001.png"), r"\.\./\.\./0001\.png is no name"),
-        (entry("/etc/0001.png"), r"/etc/0001\.png is no name"),
-        (entry("train/0001.png"), "is no name of a sample's file"),
-        (entry("0001"), "is no name of a sample's file"),
+        (entry("../../0001.png"), r"\.\./\.\./0001\.png' leads out of the tar"),
+        (entry("/etc/0001.png"), r"/etc/0001\.png' leads out of the tar"),
+        (entry("train/0001.png"), "train/0001.png belongs to no clip"),
+        (entry("0001.ü"), "is no name of a frame"),
+        (entry("0001.__key__"), "that webdataset keeps for itself"),
         (entry("0001.png", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "is no plain file"),
         (entry("0001.png", type=tarfile.LNKTYPE, linkname="0001.json"), "is no plain file"),
-        (entry("0001", type=tarfile.DIRTYPE), "is no plain file"),
         (entry("0001.png", type=tarfile.CHRTYPE), "is no plain file"),
         (entry("0001.png", size=1 << 40), "claims bytes that the tar does not have|is damaged"),
         (entry("0001.png", size=-1024), "claims bytes that the tar does not have|is damaged"),
@@ -195,7 +195,8 @@ def test_a_tar_that_became_shorter_is_named(tmp_path: Path) -> None:
 def test_the_same_makes_the_same_bytes(tmp_path: Path) -> None:
     one, two = clip(tmp_path / "1.tar"), clip(tmp_path / "2.tar")
     assert one.read_bytes() == two.read_bytes()
-    (sample,) = read_samples(one, FrameError)
+    ((key, sample),) = read_samples(one, FrameError)
+    assert key == "0001"
     assert [*sample] == ["json", "00000.png", "00001.png"]
     with tarfile.open(one) as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in tar} == {(0, 0, 0, "", "")}

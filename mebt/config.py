@@ -28,6 +28,12 @@ def _check_count(name: str, value: object, least: int, most: int) -> None:
         raise ValueError(f"{name} must be a whole number {least} … {most}, got {value!r}.")
 
 
+def _usual_heads(width: int) -> int:
+    """Returns the most heads that divide a width and have no fewer entries than usual."""
+    most = max(1, width // (64 if width >= 512 else 32))
+    return next(heads for heads in range(most, 0, -1) if width % heads == 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MeBTShape:
     """The shape of MeBT, but for what the tokens tell: their codebook and their grid.
@@ -39,8 +45,9 @@ class MeBTShape:
     """Layer kinds in order; see `MeBT.forward`."""
     width: int = 1024
     """Entries of the vector that each token is inside the model."""
-    num_heads: int = 16
-    """Heads of each attention; they divide the width."""
+    num_heads: int = 0
+    """Heads of each attention; they divide the width. 0: each has 64 entries of the width, from 512
+    on, and 32 below."""
     num_latents: int = 256
     """Learned latent tokens; 0 if all layers are `dense`."""
     block: BlockKind = "stream"
@@ -65,8 +72,10 @@ class MeBTShape:
             )
         if self.block not in get_args(BlockKind):
             raise ValueError(f"unknown block {self.block!r}; choose from stream, published.")
-        for name, least in (("width", 1), ("num_heads", 1), ("num_latents", 0)):
+        for name, least in (("width", 1), ("num_heads", 0), ("num_latents", 0)):
             _check_count(name, getattr(self, name), least, 1 << 16)
+        if not self.num_heads:
+            object.__setattr__(self, "num_heads", _usual_heads(self.width))
         if self.width % self.num_heads:
             raise ValueError(
                 f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}."

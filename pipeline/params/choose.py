@@ -54,7 +54,7 @@ SMALL: Values = {
         "half": True,
     },
     "tokenize": {"frames": 16, "hop": 4, "size": 64, "shard_windows": 256},
-    "model": {"layers": ["dense"] * 4, "width": 192, "num_heads": 6, "num_latents": 0},
+    "model": {"layers": ["dense"] * 4, "width": 192, "num_latents": 0},
     "train": {
         "max_steps": 3000,
         "batch_size": 16,
@@ -87,7 +87,7 @@ LARGE: Values = {
         "half": False,
     },
     "tokenize": {"size": 128, "batch_size": 16, "shard_windows": 4096},
-    "model": {"layers": ["dense"] * 8, "width": 512, "num_heads": 8},
+    "model": {"layers": ["dense"] * 8, "width": 512},
     "train": {
         "max_steps": 30_000,
         "batch_size": 32,

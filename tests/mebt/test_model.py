@@ -249,6 +249,17 @@ def test_computing_layers_again_saves_memory_and_changes_no_bit() -> None:
         assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize(
+    ("width", "heads"),
+    [(1024, 16), (512, 8), (192, 6), (128, 4), (100, 2), (40, 1), (6, 1), (511, 7), (576, 9)],
+)
+def test_as_many_heads_as_usual_divide_the_width(width: int, heads: int) -> None:
+    fields = {"codebook_size": 3, "grid": GRID, "layers": ("dense",)}
+    made = MeBTConfig(width=width, **fields)
+    assert made.num_heads == heads
+    assert made == MeBTConfig(width=width, num_heads=heads, **fields)
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("fields", "message"),

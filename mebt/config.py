@@ -74,9 +74,7 @@ class MeBTShape:
             raise ValueError(f"unknown block {self.block!r}; choose from stream, published.")
         for name, least in (("width", 1), ("num_heads", 0), ("num_latents", 0)):
             _check_count(name, getattr(self, name), least, 1 << 16)
-        if not self.num_heads:
-            object.__setattr__(self, "num_heads", _usual_heads(self.width))
-        if self.width % self.num_heads:
+        if self.num_heads and self.width % self.num_heads:
             raise ValueError(
                 f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}."
             )
@@ -111,7 +109,10 @@ class MeBTShape:
 
 @dataclass(frozen=True, kw_only=True)
 class MeBTConfig(MeBTShape):
-    """Fixes every parameter shape: equal configs, interchangeable weights."""
+    """Fixes every parameter shape: equal configs, interchangeable weights.
+
+    So the number of heads is never 0 in it.
+    """
 
     codebook_size: int
     """Vectors K in the frozen tokenizer's codebook."""
@@ -120,6 +121,8 @@ class MeBTConfig(MeBTShape):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.num_heads:
+            object.__setattr__(self, "num_heads", _usual_heads(self.width))
         _check_count("codebook_size", self.codebook_size, 1, 1 << 31)
         if len(self.grid) != 3:
             raise ValueError(f"grid must be (t, h, w), got {self.grid}.")

@@ -66,7 +66,7 @@ def train(
     config = replace(config, precision=precision_of(fabric))
     store = _open_tokens(tokens)
     model_config = _model_config(shape, store)
-    made_from = _made_from(shape, store)
+    made_from = _made_from(model_config, store)
     if init:
         made_from["init"] = beginning(init, model_config, store, config)
     show = decoder(tokenizer, store, fabric.device) if tokenizer else None
@@ -103,10 +103,13 @@ def _open_tokens(tokens: Place) -> TokenStore:
     return store
 
 
-def _made_from(shape: MeBTShape, store: TokenStore) -> dict[str, Any]:
+def _made_from(model: MeBTConfig, store: TokenStore) -> dict[str, Any]:
     """Returns what tells this run from another, beside its values."""
+    shape = as_dict(model)
+    for name in ("codebook_size", "grid"):  # Of the tokens.
+        del shape[name]
     return {
-        "model": as_dict(shape),
+        "model": shape,
         "tokens": {
             "store": store.fingerprint,
             "tokenizer": store.info.tokenizer,

@@ -18,17 +18,22 @@ from pipeline.video.extract import (
     known_hashes,
 )
 from pipeline.video.reader import check_filters
-from pipeline.video.sources import find_videos
+from pipeline.video.sources import expand, find_videos
 from pipeline.video.synthetic import synthetic_videos
 from pipeline.video.tiles import ExtractConfig
-from stages.options import FOLDER, OUT, as_stored_option, overwrite_option, params_options
+from stages.options import OUT, as_stored_option, overwrite_option, params_options
 
 DIFFERENT = 1.02
 """Rates further apart than this factor are said to differ."""
 
 
 @click.command("extract")
-@click.option("--videos", type=FOLDER, help="Folder of videos: anything FFmpeg reads.")
+@click.option(
+    "--videos",
+    multiple=True,
+    help="Folder of videos (anything FFmpeg reads) or of tars; or a tar, a pattern such as "
+    "'shards/{000..041}.tar', or s3://bucket/prefix. Repeat it for several tars.",
+)
 @as_stored_option("extract")
 @click.option("--synthetic", type=click.IntRange(min=1), help="Draw this many videos instead.")
 @click.option("--out", type=OUT, required=True, help="Frame folder to make.")
@@ -40,6 +45,9 @@ DIFFERENT = 1.02
     help="Images in folders, or tars in which each clip is a sample.",
 )
 @click.option(
+    "--skip-broken", is_flag=True, help="Go on without broken tars, which are named and counted."
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1, max=256),
     help="Videos decoded at a time.  [default: one for each core]",
@@ -47,11 +55,12 @@ DIFFERENT = 1.02
 @params_options
 @overwrite_option
 def command(
-    videos: Path | None,
+    videos: tuple[str, ...],
     as_stored: tuple[str, ...],
     synthetic: int | None,
     out: Path,
     format: Format,
+    skip_broken: bool,
     workers: int | None,
     params: Path,
     overrides: tuple[str, ...],
@@ -71,20 +80,24 @@ def command(
       mebt extract --videos my_videos/ --out frames --set extract.size=64
       mebt extract --synthetic 64 --out frames
       mebt extract --videos my_videos/ --out frames --format webdataset
+      mebt extract --videos 'shards/{000..041}.tar' --out frames --skip-broken
     """
-    keep_apart(out, videos, params, inside=True)
     config = load_section(params, "extract", ExtractConfig, (*overrides, *as_stored))
-    if (videos is None) == (synthetic is None):
+    if bool(videos) == bool(synthetic):
         raise click.UsageError("give either --videos or --synthetic.")
+    places = expand(videos)
+    keep_apart(out, *places, params, inside=True)
     check_filters(config.filters)
     known = known_hashes(out)
-    if videos is not None:
-        sources, foreign = find_videos(videos, config, out=out, known=known)
+    if places:
+        sources, foreign = find_videos(
+            places, config, out=out, known=known, skip_broken=skip_broken
+        )
     else:
         sources, foreign = synthetic_videos(synthetic or 0, config), []
     if not sources:
         raise FrameError(
-            f"{videos} holds no video ({len(foreign)} other files){first_reason(foreign)}."
+            f"{videos[0]} holds no video ({len(foreign)} other files){first_reason(foreign)}."
         )
     extracted = extract(
         sources,

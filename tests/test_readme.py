@@ -30,6 +30,7 @@ from tests.helpers.foreign_files import (
     write_vqgan,
 )
 from tests.helpers.published_yaml import EXPERIMENTS
+from tests.stages.test_shards import write_shard
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -190,6 +191,9 @@ def test_the_commands_for_own_videos_keep_their_pictures(
 ) -> None:
     write_video(tmp_path / "my_videos/film.mp4", rate=24, count=144)
     write_video(tmp_path / "my_videos/phone.mp4", rate=30, count=180)
+    film = (tmp_path / "my_videos/film.mp4").read_bytes()
+    for name in ("00000", "00001"):
+        write_shard(tmp_path / f"shards/{name}.tar", {"__key__": name, "mp4": film, "txt": b"film"})
     ids = np.random.default_rng(0).integers(8192, size=(8, 4, 4, 4), dtype=np.uint16)
     np.save(tmp_path / "ids.npy", ids)
     page = dict(sections(ROOT / "README.md"))

@@ -183,25 +183,26 @@ def _shown(image: Image.Image, path: FrameFile, *, as_stored: bool) -> Image.Ima
 def read_frames(
     paths: Sequence[FrameFile], *, size: int, as_stored: bool = False
 ) -> NDArray[np.uint8]:
-    """Reads frames as [T, size, size, 3], centre-cropped and resized.
-
-    Each is turned as its EXIF orientation says, unless `as_stored`. Raises FrameError, naming the
-    file, if one is missing, unreadable, or not shown with the size of the first.
-    """
+    """Reads frames as [T, size, size, 3], centre-cropped and resized; see `read_images`."""
     frames = np.empty((len(paths), size, size, 3), dtype=np.uint8)
+    for index, image in enumerate(read_images(paths, as_stored=as_stored)):
+        frames[index] = np.asarray(crop_resize(image, size))
+    return frames
+
+
+def read_images(paths: Sequence[FrameFile], *, as_stored: bool = False) -> Iterator[Image.Image]:
+    """Yields images of 8-bit RGB, each turned as its EXIF orientation says, unless `as_stored`.
+
+    Raises FrameError, naming the file, if one is missing, unreadable, or not shown with the size of
+    the first.
+    """
     first: tuple[int, int] | None = None
     files = _read_files(paths)
-    for index, path in enumerate(paths):
+    for path in paths:
         try:
             with _open_image(next(files), path) as image:
                 shown = _shown(image, path, as_stored=as_stored)
-                first = first or shown.size
-                if shown.size != first:
-                    raise FrameError(
-                        f"{path} is {shown.size[0]}x{shown.size[1]} pixels, but {paths[0]} of the "
-                        f"same video is {first[0]}x{first[1]}; all frames must have one size."
-                    )
-                frames[index] = np.asarray(crop_resize(shown, size))
+                shown.load()  # While its file is open.
         except FileNotFoundError:
             raise FrameError(f"{path} is missing.") from None
         except UnidentifiedImageError:
@@ -212,7 +213,13 @@ def read_frames(
             if error.errno is not None:
                 raise
             raise FrameError(f"{path} is not a readable image: {error}.") from None
-    return frames
+        first = first or shown.size
+        if shown.size != first:
+            raise FrameError(
+                f"{path} is {shown.size[0]}x{shown.size[1]} pixels, but {paths[0]} of the same "
+                f"video is {first[0]}x{first[1]}; all frames must have one size."
+            )
+        yield shown
 
 
 def look_at_first(firsts: Sequence[FrameFile], *, as_stored: bool = False) -> list[str]:

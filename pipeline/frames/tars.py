@@ -163,9 +163,7 @@ def read_clips(tar: Place) -> Iterator[tuple[str, list[TarFrame]]]:
             raise NoClipError(f"{about} names neither a split nor frames, so this is no clip.")
         for member in sample.values():
             if not NAME.fullmatch(member.name):
-                raise FrameError(
-                    f"{member} is no name of a frame (0001.00001.png); refused."
-                )
+                raise FrameError(f"{member} is no name of a frame (0001.00001.png); refused.")
         if not isinstance(split, str) or split not in SPLITS or not isinstance(names, list):
             raise FrameError(f"{about} names no split of {', '.join(SPLITS)}, or no frames.")
         if len(names) != len(sample):

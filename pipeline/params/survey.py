@@ -10,8 +10,7 @@ import av
 from pipeline.errors import FrameError
 from pipeline.frames.scan import files_below
 from pipeline.storage.files import printable
-from pipeline.video.footage import Footage, open_video
-from pipeline.video.sources import SUFFIXES
+from pipeline.video.footage import SUFFIXES, Footage, open_video
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,12 @@ class Bucket:
             size = self._store.head(name)["size"]
         return io.BufferedReader(_Object(self, name, size), READ_AHEAD)
 
+    def stamp(self, name: str) -> list[Any]:
+        """Returns what changes with an object: its bytes and its ETag. Raises as `read_parts`."""
+        with self._one_line_errors("read", name):
+            about = self._store.head(name)
+        return [about["size"], about["e_tag"]]
+
     def write(self, name: str, data: bytes) -> None:
         """Writes a whole object, or leaves the old one untouched."""
         self._refuse_if_lock_lost()

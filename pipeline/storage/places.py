@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import Any, BinaryIO, overload
 
 from pipeline.errors import TokenStoreError
 from pipeline.storage.bucket import REMOTE, Bucket
@@ -131,6 +131,12 @@ def read_parts(place: Place, spans: Sequence[tuple[int, int]]) -> list[bytes]:
             file.seek(start)
             parts.append(file.read(length))
     return parts
+
+
+def object_stamp(url: str) -> list[Any]:
+    """Returns what changes with an object of a bucket; see `Bucket.stamp`."""
+    bucket, name = _object(url)
+    return bucket.stamp(name)
 
 
 def _object(url: str) -> tuple[Bucket, str]:

@@ -124,6 +124,10 @@ def _members(path: Place, error: type[PipelineError]) -> Iterator[Member]:
                     _check(entry, position, end, path, error)
                     position = entry.offset_data
                     yield Member(str(path), entry.name, position, entry.size, _text(file, entry))
+                # Python takes a header that it cannot read for the end.
+                file.seek(tar.offset)
+                if not (end_block := file.read(tarfile.BLOCKSIZE)) or any(end_block):
+                    raise tarfile.ReadError(f"it breaks off after {tar.offset:,} bytes")
     except FileNotFoundError:
         raise error(f"{path} is missing.") from None
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as problem:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Source:
     """Takes `about`, which learns what there is to say of the video, and `threads` to decode in."""
     split: str | None = None
     """Where all of it goes; None: it is cut in time."""
+    about: dict[str, str] = field(default_factory=dict)
+    """What is known of it besides: `source`, `caption` and `label`, if it came in a shard."""
 
 
 @dataclass(frozen=True)

@@ -1,63 +1,158 @@
-"""Which videos a folder holds, told by their content, and what tells one file from another."""
+"""Which videos there are in a folder or in tars, and what tells the content of one from another."""
 
 import hashlib
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
 
+from braceexpand import braceexpand
+
 from pipeline.errors import FrameError
 from pipeline.frames.scan import files_below
-from pipeline.frames.tars import SPLITS, Rejected
+from pipeline.frames.tars import SPLITS, SUFFIX, Rejected
 from pipeline.progress import progress
+from pipeline.storage.bucket import Bucket
 from pipeline.storage.files import printable
+from pipeline.storage.places import Place, is_remote, object_stamp, open_storage
 from pipeline.video.clips import Source
-from pipeline.video.footage import open_video
+from pipeline.video.footage import SUFFIXES, open_video
 from pipeline.video.reader import read_video
+from pipeline.video.shards import Shards
 from pipeline.video.tiles import ExtractConfig
 
-SUFFIXES = (
-    ".mp4",
-    ".avi",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".wmv",
-    ".flv",
-    ".gif",
-)
-"""What videos are often called; only folders of such names are told by it."""
 AT_ONCE = 1 << 22
 """Bytes hashed in one go; whole megabytes."""
 
 LONG_LOOK = 1024
 """Megabytes from which on it is shown how far the look at the videos is."""
 
+MAX_TARS = 1_000_000
+"""Names that a pattern may stand for."""
+SCRATCH = ".extract/staged/members"
+"""Where the video of a tar lies while it is decoded, below what is made."""
+
 Known = dict[str, list[Any]]
 """Hashes of files, by path: [bytes, time of change, inode, SHA-256]."""
 
 
 def find_videos(
-    folder: Path, config: ExtractConfig, *, out: Path, known: Known | None = None
+    places: Sequence[Place],
+    config: ExtractConfig,
+    *,
+    out: Path,
+    known: Known | None = None,
+    skip_broken: bool = False,
 ) -> tuple[list[Source], list[Rejected]]:
-    """Lists the videos under `folder`; every other file is rejected with a reason.
+    """Lists the videos of a folder, and of tars; every other file is rejected with a reason.
 
-    A video is what FFmpeg finds one in, whatever its name. What lies in `out` is left out: it was
+    `places` are one folder, or tars: see `expand`. A video is what FFmpeg finds one in, whatever
+    its name; what tars hold see `pipeline.video.shards`. What lies in `out` is left out: it was
     made, not given. If there are folders `train` and `test`, their videos stay in these, and others
-    are rejected. Every video has a name of its own. `known` spares and learns hashes.
+    are rejected. Every video has a name of its own. `known` spares and learns hashes. Raises
+    FrameError, naming it, for a broken tar; to `skip_broken` ones, they are rejected, and what lies
+    before the break is used.
+    """
+    known = {} if known is None else known
+    (folder,) = places if len(places) == 1 and _is_folder(places[0]) else (None,)
+    if isinstance(folder, Path):
+        given, files, rejected = _below(folder, out)
+    else:
+        tars = _tars_below(folder) if folder else list(places)
+        given, rejected = False, []
+        files = [(tar, Path(PurePosixPath(tar).name)) for tar in tars]
+    local = [file for file, _ in files if isinstance(file, Path)]
+    stamps: dict[Place, object] = dict(zip(local, _looked_into(local, known), strict=True))
+    shards = Shards(config, out / SCRATCH)
+    found: list[Source] = []
+    for file, relative in files:
+        split = relative.parts[0] if given else None
+        name = Path(*relative.parts[1:]) if given else relative
+        try:
+            stamp = stamps[file] if file in stamps else _stamp(str(file))
+            if isinstance(stamp, FrameError):
+                raise stamp
+            if _suffix(file) == SUFFIX:
+                shards.add(file, str(name.with_suffix("")), stamp, split=split)
+            else:
+                read = partial(read_video, Path(file), **config.reading)
+                found.append(Source(str(name), str(stamp), read, split))
+        except FrameError as error:
+            if _suffix(file) == SUFFIX and not skip_broken:
+                raise FrameError(f"{error} To go on without it, give --skip-broken.") from None
+            rejected.append(Rejected(printable(str(relative)), str(error)))
+    taken: set[str] = set()
+    sources = []
+    for source in [*found, *shards.sources()]:
+        free = _free_name(Path(source.name), taken)
+        taken.add(free)
+        sources.append(replace(source, name=free))
+    return sources, rejected + shards.rejected
+
+
+def expand(words: Sequence[str]) -> list[Place]:
+    """Returns the places that words name: each a folder, a tar or a pattern of tars, or in S3.
+
+    A pattern is as of a shell, `shards/{000..041}.tar`. Raises FrameError, naming it, for what is
+    not there, and for a folder beside anything else.
+    """
+    places: list[Place] = []
+    for word in words:
+        try:
+            names = list(itertools.islice(braceexpand(word), MAX_TARS + 1))
+        except ValueError:  # Braces that are never closed: a name like any other.
+            names = [word]
+        if len(names) > MAX_TARS:
+            raise FrameError(f"{word} names more than {MAX_TARS:,} tars.")
+        places += [name if is_remote(name) else Path(name) for name in names]
+    for place in places:
+        if _is_folder(place) and len(places) > 1:
+            raise FrameError(f"{place} is a folder; give one folder, or tars, but not both.")
+        if isinstance(place, Path) and not place.exists():
+            raise FrameError(f"{place} does not exist.")
+        if not _is_folder(place) and _suffix(place) != SUFFIX:
+            raise FrameError(f"{place} is neither a folder nor a .tar; give the folder it lies in.")
+    return places
+
+
+def _is_folder(place: Place) -> bool:
+    return place.is_dir() if isinstance(place, Path) else _suffix(place) != SUFFIX
+
+
+def _suffix(place: Place) -> str:
+    return PurePosixPath(place).suffix.lower()
+
+
+def _tars_below(url: Place) -> list[Place]:
+    """Lists the tars below a prefix of a bucket."""
+    bucket = open_storage(url)
+    assert isinstance(bucket, Bucket)
+    return [bucket.place(name) for name in sorted(bucket.below()) if _suffix(name) == SUFFIX]
+
+
+def _stamp(url: str) -> list[Any]:
+    """Returns what changes with an object. Raises FrameError if there is none."""
+    try:
+        return object_stamp(url)
+    except FileNotFoundError:
+        raise FrameError(f"{url} is missing.") from None
+
+
+def _below(folder: Path, out: Path) -> tuple[bool, list[tuple[Place, Path]], list[Rejected]]:
+    """Lists the files of a folder, each with its path in there, and what is not to be read.
+
+    And says whether its top folders name splits.
     """
     if folder.resolve().is_relative_to(out.resolve()):
         raise FrameError(f"{out} holds the videos themselves; choose another --out.")
-    known = {} if known is None else known
     given = all((folder / split).is_dir() for split in SPLITS)
-    rejected, files = [], []
+    rejected: list[Rejected] = []
+    files: list[tuple[Place, Path]] = []
     for path, reason in files_below(folder, suffixes=SUFFIXES, skip=[out]):
         relative = path.relative_to(folder)
         if given and relative.parts[0] not in SPLITS:
@@ -65,22 +160,8 @@ def find_videos(
         if reason:
             rejected.append(Rejected(printable(str(relative)), reason))
         else:
-            files.append(path)
-    sources: list[Source] = []
-    taken: set[str] = set()
-    for path, found in zip(files, _looked_into(files, known), strict=True):
-        relative = path.relative_to(folder)
-        if isinstance(found, FrameError):
-            rejected.append(Rejected(printable(str(relative)), str(found)))
-            continue
-        split = relative.parts[0] if given else None
-        name = _free_name(Path(*relative.parts[1:]) if given else relative, taken)
-        taken.add(name)
-        read = partial(
-            read_video, path, fps=config.fps, filters=config.filters, as_stored=config.as_stored
-        )
-        sources.append(Source(name, found, read, split))
-    return sources, rejected
+            files.append((path, relative))
+    return given, files, rejected
 
 
 def _looked_into(paths: Sequence[Path], known: Known) -> list[str | FrameError]:
@@ -115,8 +196,9 @@ def _look_into(
             advance(state.st_size)
             digest = str(before[str(path)][-1])
         else:
-            with open_video(path):  # Before it is hashed: a large file may be no video.
-                pass
+            if _suffix(path) != SUFFIX:
+                with open_video(path):  # Before it is hashed: a large file may be no video.
+                    pass
             digest = _hash(path, advance)
     except FrameError as error:
         return error

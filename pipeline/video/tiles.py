@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,11 @@ class ExtractConfig:
     that are not square."""
     seed: int = 0
     """Draws the synthetic videos."""
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What `read_video` is told of it."""
+        return {"fps": self.fps, "filters": self.filters, "as_stored": self.as_stored}
 
     def __post_init__(self) -> None:
         for name in ("size", "tile", "tile_hop", "clip_frames"):

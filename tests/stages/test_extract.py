@@ -40,7 +40,7 @@ def write_videos(folder: Path, *names: str, size: int = 48, frames: int = 20) ->
 
 
 def run(videos: Path, out: Path, config: ExtractConfig = CONFIG, **options):
-    return extract(*find_videos(videos, config, out=out), out, config, **options)
+    return extract(*find_videos([videos], config, out=out), out, config, **options)
 
 
 def test_every_file_is_kept_or_rejected_with_a_reason(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_every_file_is_kept_or_rejected_with_a_reason(tmp_path: Path) -> None:
 def test_every_video_has_a_name_of_its_own(tmp_path: Path) -> None:
     paths = ["a-mp4.avi", "a.avi", "a.mp4", "x/y-z.mp4", "x-y/z.mp4", "x-y-z.mp4", "n\nm\x85.mp4"]
     write_videos(tmp_path, *paths, frames=1)
-    sources, rejected = find_videos(tmp_path, CONFIG, out=tmp_path / "out")
+    sources, rejected = find_videos([tmp_path], CONFIG, out=tmp_path / "out")
     assert {source.name for source in sources} == {
         *("a", "a-mp4", "a-mp4-2", "x-y-z", "x-y-z-mp4", "x-y-z-mp4-2", "n_m_")
     }
@@ -87,7 +87,7 @@ def test_links_are_followed_to_files_or_rejected(tmp_path: Path) -> None:
     (videos / "folder").symlink_to("deep")
     (videos / "d.mp4").symlink_to("deep/b.mp4")
     os.mkfifo(videos / "pipe.mp4")
-    sources, rejected = find_videos(videos, CONFIG, out=videos / "out")
+    sources, rejected = find_videos([videos], CONFIG, out=videos / "out")
     assert [source.name for source in sources] == ["a", "d", "deep-b"]
     assert {r.name: r.reason for r in rejected} == {
         "nowhere.mp4": "a link that leads nowhere",
@@ -337,7 +337,7 @@ def test_tars_are_bounded_and_the_same_after_a_stop(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # It forgets a file.
 def test_webdataset_itself_reads_every_clip_whole(tmp_path: Path) -> None:
     write_videos(tmp_path / "videos", "a.v1.mp4", "a.v2.mp4")
-    sources, foreign = find_videos(tmp_path / "videos", CONFIG, out=tmp_path / "tars")
+    sources, foreign = find_videos([tmp_path / "videos"], CONFIG, out=tmp_path / "tars")
     extract(sources, foreign, tmp_path / "tars", CONFIG, format="webdataset")
     run(tmp_path / "videos", tmp_path / "folder")
     found = {}

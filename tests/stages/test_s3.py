@@ -20,6 +20,7 @@ from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
 from tests.helpers.small import Flow, content
 from tests.stages.test_mended_frames import change_videos
+from tests.stages.test_shards import extract, first_frames, published
 
 URL = "s3://tokens/some/store"
 
@@ -142,6 +143,20 @@ def test_frames_in_tars_of_a_bucket_make_the_same_tokens_and_tokenizer(flow: Flo
         flow.ok("fit-tokenizer", "--frames", frames, out=out)
     made = [flow.root / out / "tokenizer.safetensors" for out in ("fit-here", "fit-there")]
     assert made[0].read_bytes() == made[1].read_bytes()
+
+
+def test_videos_are_extracted_out_of_tars_in_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    published(tmp_path / "shards")
+    for tar in (tmp_path / "shards").glob("*.tar"):
+        bucket.write(f"deep/{tar.name}", tar.read_bytes())
+    bucket.write("deep/notes.txt", b"no tar")
+    assert extract([tmp_path / "shards"], tmp_path / "here").exit_code == 0
+    for name, place in (("below", URL), ("named", f"{URL}/deep/{{00000..00001}}.tar")):
+        result = extract([place], tmp_path / name)
+        assert result.exit_code == 0, result.output
+        assert first_frames(tmp_path / name) == first_frames(tmp_path / "here")
+    result = extract([f"{URL}/gone.tar"], tmp_path / "gone")
+    assert result.exit_code == 1 and f"{URL}/gone.tar" in result.output, result.output
 
 
 def test_a_tar_of_small_files_is_looked_through_in_one_request(

@@ -1,0 +1,147 @@
+"""Videos in WebDataset tars of others: one a sample, as a video or as images, with texts beside.
+
+So video2dataset and the Hugging Face hub publish them: `KEY.mp4` beside `KEY.json`, `KEY.txt` and
+`KEY.cls`. Or `KEY.00000.jpg` and so on; or one image a sample, the video and its number in the key.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.config import fingerprint
+from pipeline.errors import FrameError
+from pipeline.frames.images import Frame, read_images
+from pipeline.frames.scan import group_frames
+from pipeline.frames.tars import Rejected, TarFrame, frames_of, reject
+from pipeline.storage.files import make_folder, parse_json, printable
+from pipeline.storage.places import Place, read_parts
+from pipeline.storage.tars import Member, read_samples
+from pipeline.video.clips import Source
+from pipeline.video.footage import SUFFIXES, About
+from pipeline.video.reader import read_video
+from pipeline.video.tiles import ExtractConfig
+
+CAPTIONS, LABELS = ("caption", "text"), ("label", "class", "cls", "class_name")
+"""What a .json calls them; of several, the first."""
+MAX_CAPTION = 10_000
+"""Characters beyond which a caption is not kept."""
+AT_ONCE = 1 << 22
+"""Bytes of a video that are copied in one go."""
+
+
+@dataclass
+class Shards:
+    """What a set of tars holds."""
+
+    config: ExtractConfig
+    scratch: Path
+    """Folder for the video that is being decoded: FFmpeg reads files."""
+    videos: list[Source] = field(default_factory=list)
+    """By names that may not be free."""
+    rejected: list[Rejected] = field(default_factory=list)
+    images: dict[str | None, list[TarFrame]] = field(default_factory=dict)
+    """By split."""
+    texts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By the path of a sample's first image."""
+    stamps: dict[str, object] = field(default_factory=dict)
+    """What tells the content of a tar from any other."""
+
+    def add(self, tar: Place, name: str, stamp: object, *, split: str | None) -> None:
+        """Lists the samples of a tar. Raises FrameError, naming it, where it is damaged.
+
+        Samples before that place are listed.
+        """
+        self.stamps[str(tar)] = stamp
+        for key, sample in read_samples(tar, FrameError):
+            source = f"{tar}: {printable(key)}"
+            texts = {"source": source, **read_texts(sample, self.rejected)}
+            videos = [kind for kind in sample if f".{kind}" in SUFFIXES]
+            frames = frames_of(key, sample)
+            if len(videos) == 1:
+                member = sample[videos[0]]
+                content = fingerprint([stamp, member.offset, member.size])
+                read = partial(self._read_member, member, videos[0])
+                self.videos.append(Source(f"{name}/{key}", content, read, split, texts))
+            elif videos:
+                self.rejected.append(reject(source, f"holds {len(videos)} videos"))
+            elif not frames:
+                self.rejected.append(reject(source, "holds neither a video nor an image"))
+            elif self.config.fps or self.config.filters:
+                why = "images, which have no times: extract.fps and extract.filters need videos"
+                self.rejected.append(reject(source, why))
+            else:
+                self.images.setdefault(split, []).extend(frames)
+                self.texts[str(frames[0].path)] = texts
+
+    def sources(self) -> Iterator[Source]:
+        """Yields all videos, those made of images last."""
+        yield from self.videos
+        for split, frames in self.images.items():
+            grouped, rejected = group_frames(frames, split=split or "", root=Path())
+            self.rejected += rejected
+            for video in grouped:
+                members = [frame for frame in video.frames if isinstance(frame, TarFrame)]
+                places = [(f.member.tar, f.member.offset, f.member.size) for f in members]
+                content = fingerprint([[self.stamps[tar], *place] for tar, *place in places])
+                read = partial(read_as_video, members, as_stored=self.config.as_stored)
+                texts = self.texts.get(str(members[0].path), {})
+                yield Source(video.name, content, read, split, texts)
+
+    def _read_member(
+        self, member: Member, kind: str, *, about: About, threads: int
+    ) -> Iterator[Frame]:
+        """Decodes a video of a tar, from a file of its own; messages name the tar."""
+        make_folder(self.scratch)
+        with tempfile.NamedTemporaryFile(dir=self.scratch, suffix=f".{kind}") as file:
+            for start in range(0, member.size, AT_ONCE):
+                length = min(AT_ONCE, member.size - start)
+                file.write(*read_parts(member.tar, [(member.offset + start, length)]))
+            file.flush()
+            try:
+                yield from read_video(
+                    Path(file.name), threads=threads, about=about, **self.config.reading
+                )
+            except FrameError as error:
+                raise FrameError(str(error).replace(file.name, str(member))) from None
+
+
+def read_as_video(
+    frames: Sequence[TarFrame], *, as_stored: bool, about: About, threads: int
+) -> Iterator[Frame]:
+    """Yields images of a tar as the frames of a video, of which nobody knows the rate."""
+    for image in read_images(frames, as_stored=as_stored):
+        yield np.asarray(image)
+
+
+def read_texts(sample: Mapping[str, Member], rejected: list[Rejected]) -> dict[str, str]:
+    """Returns caption and label of a sample, as far as it has any; rejects what is no text."""
+    found: dict[str, str] = {}
+    for kind in ("json", "txt", "cls"):
+        if kind not in sample:
+            continue
+        member = sample[kind]
+        try:
+            text = member.read_text(FrameError)
+            if kind == "json":
+                record = parse_json(text, member, FrameError, "sample")
+                found |= _first(record, caption=CAPTIONS, label=LABELS)
+            else:
+                name = "caption" if kind == "txt" else "label"
+                found.setdefault(name, text.decode().strip())
+        except (FrameError, UnicodeDecodeError) as error:
+            rejected.append(reject(member, f"{error}; its video is kept"))
+    return {name: text[:MAX_CAPTION] for name, text in found.items()}
+
+
+def _first(record: Mapping[str, object], **keys: Sequence[str]) -> dict[str, str]:
+    """Returns under each name the first text or whole number that a record has for its keys."""
+    found = {}
+    for name, asked in keys.items():
+        values = [record[key] for key in asked if isinstance(record.get(key), str | int)]
+        if values:
+            found[name] = str(values[0]).strip()
+    return found

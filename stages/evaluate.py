@@ -22,6 +22,7 @@ from pipeline.evaluation.sets import choose_windows
 from pipeline.frames.scan import scan_frames
 from pipeline.pixels import decode_tokens
 from pipeline.published.checkpoint import load_content, state_tensors
+from pipeline.size import sides
 from pipeline.storage.files import keep_apart, sha256_file, write_json
 from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore
@@ -119,7 +120,7 @@ def _open_lpips(given: Artefacts, store: TokenStore, device: str) -> FrameDistan
     with user_errors():
         tensors = {str(file): state_tensors(file, load_content(file)) for file in given.lpips}
         model = load_lpips(tensors, device)
-    if store.info.size is not None and store.info.size < SMALLEST:
+    if store.info.size is not None and min(sides(store.info.size)) < SMALLEST:
         return Missing(f"needs frames of {SMALLEST} pixels a side, got {store.info.size}")
     return model.frame_distances
 

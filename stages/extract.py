@@ -78,6 +78,7 @@ def command(
     \b
     Example:
       mebt extract --videos my_videos/ --out frames --set extract.size=64
+      mebt extract --videos my_videos/ --out frames --set 'extract.size=[72,128]'
       mebt extract --synthetic 64 --out frames
       mebt extract --videos my_videos/ --out frames --format webdataset
       mebt extract --videos 'shards/{000..041}.tar' --out frames --skip-broken

@@ -14,6 +14,7 @@ from pipeline.frame_list import source_of
 from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import describe_frames, scan_frames
 from pipeline.precision import precision_of
+from pipeline.size import sides
 from pipeline.storage.files import keep_apart, sha256_file
 from pipeline.storage.places import Place
 from pipeline.training.checkpoint import CHECKPOINTS, last_step
@@ -109,7 +110,7 @@ def fit_tokenizer(
 def _check_window(shape: VQGANConfig, windows: TokenizeConfig) -> None:
     """Raises ConfigError unless a tokenizer of this shape can encode a window."""
     try:
-        shape.grid(windows.frames, windows.size, windows.size)
+        shape.grid(windows.frames, *sides(windows.size))
     except ValueError as error:
         raise ConfigError(f"sections tokenizer and tokenize: {error}") from None
 

@@ -18,6 +18,7 @@ from pipeline.metrics import CodebookUse, codebook_use
 from pipeline.pixels import decode_tokens
 from pipeline.ranks import gathered, summed
 from pipeline.rates import recorded_rate
+from pipeline.size import sides
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
 from pipeline.store.claims import claim_shards
@@ -123,7 +124,7 @@ def _open_tokenizer(path: Path, config: TokenizeConfig, device: str) -> VQGAN:
     with user_errors():
         model = load_tokenizer(path, device)
     try:
-        model.config.grid(config.frames, config.size, config.size)
+        model.config.grid(config.frames, *sides(config.size))
     except ValueError as error:
         raise ConfigError(f"section tokenize does not fit {path}: {error}") from None
     return model
@@ -137,7 +138,7 @@ def _store_info(
     return StoreInfo(
         tokenizer=identity(model),
         codebook_size=model.config.codebook_size,
-        grid=model.config.grid(config.frames, config.size, config.size),
+        grid=model.config.grid(config.frames, *sides(config.size)),
         source=source,
         counts={split: plan.num_windows(split) for split in splits},
         fps=None if rate is None else rate / config.stride,

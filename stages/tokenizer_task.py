@@ -14,6 +14,7 @@ from pipeline.device import send
 from pipeline.errors import CheckpointError, ConfigError, user_errors
 from pipeline.published.checkpoint import load_content, state_tensors
 from pipeline.seeds import step_seed
+from pipeline.size import Size, sides
 from pipeline.storage.files import replacing
 from pipeline.training.task import LoopConfig, Task
 from pipeline.windows.source import WindowSource
@@ -160,7 +161,7 @@ def open_init(path: Path, shape: VQGANConfig) -> VQGAN:
 
 
 def open_lpips(
-    files: Sequence[Path], config: FitTokenizerConfig, size: int, device: str
+    files: Sequence[Path], config: FitTokenizerConfig, size: Size, device: str
 ) -> LPIPS | None:
     """Opens LPIPS if it is used. Raises PipelineError if weight, files and frames do not agree."""
     if not config.perceptual_weight:
@@ -172,7 +173,7 @@ def open_lpips(
             f"fit_tokenizer.perceptual_weight is {config.perceptual_weight}, which needs --lpips: "
             f"{HOW_TO_GET}."
         )
-    if size < SMALLEST:
+    if min(sides(size)) < SMALLEST:
         raise ConfigError(f"LPIPS needs frames of {SMALLEST} pixels, tokenize.size is {size}.")
     with user_errors():
         tensors = {str(file): state_tensors(file, load_content(file)) for file in files}

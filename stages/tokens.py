@@ -11,6 +11,7 @@ from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import Video, scan_frames
 from pipeline.metrics import codebook_use
 from pipeline.progress import progress
+from pipeline.size import sides
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place, open_storage
 from pipeline.store.layout import INFO
@@ -66,7 +67,7 @@ def info(store: Place) -> None:
     if found.frames:
         click.echo(
             f"window       {found.frames} frames, stride {found.stride}, "
-            f"{found.size}x{found.size} pixels"
+            f"{'x'.join(map(str, sides(found.size or 0)))} pixels"
             + (f", one every {found.hop} frames" if found.hop else "")
         )
     if found.fps:
@@ -164,7 +165,7 @@ def _planned_again(store: TokenStore, videos: Sequence[Video], model: VQGAN) -> 
         config = TokenizeConfig(
             **{key: getattr(info, key) for key in keys}, seed=info.extra.get("seed", 0)
         )
-        fits = model.config.grid(config.frames, config.size, config.size) == info.grid
+        fits = model.config.grid(config.frames, *sides(config.size)) == info.grid
     except (TypeError, ValueError) as error:
         raise TokenStoreError(f"{store.files.place(INFO)} is impossible: {error}") from None
     if not fits:

@@ -35,8 +35,8 @@ from pipeline.store.reader import TokenStore
 
 FVD_KEYS = ("fvd", "kvd")
 FVD_DEFINITIONS = {
-    "network": "InceptionI3d, 400 logits averaged over time; frames resized to 224 bilinearly "
-    "without antialiasing, -1 ... 1",
+    "network": "InceptionI3d, 400 logits averaged over time; frames resized to 224x224 "
+    "bilinearly without antialiasing, stretched if they are not square, -1 ... 1",
     "fvd": "squared Fréchet distance of Gaussians, unbiased covariances, float64",
     "kvd": "squared MMD, polynomial kernel of degree 3, gamma 1/D, coef0 1, unbiased, float64",
     "runs": "mean over runs; _std is the standard deviation of one run (n - 1); each run draws "

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 from pipeline.errors import FrameError
 from pipeline.frames.images import FrameFile, read_frames
+from pipeline.size import Size
 
 OF_ONE_FILE = (errno.EIO, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """System errors that say something of one file, not of the machine."""
 
 
 def decode(
-    frames: Sequence[FrameFile], *, size: int, as_stored: bool
+    frames: Sequence[FrameFile], *, size: Size, as_stored: bool
 ) -> NDArray[np.uint8] | list[str]:
     """Reads frames of a video as `read_frames` does, or says of each bad one what is wrong."""
     pixels = _decode(frames, size, as_stored)
@@ -31,7 +32,7 @@ def decode(
     return damaged or [pixels]  # It was mended a moment ago.
 
 
-def _decode(frames: Sequence[FrameFile], size: int, as_stored: bool) -> NDArray[np.uint8] | str:
+def _decode(frames: Sequence[FrameFile], size: Size, as_stored: bool) -> NDArray[np.uint8] | str:
     try:
         return read_frames(frames, size=size, as_stored=as_stored)
     except FrameError as error:
@@ -42,7 +43,7 @@ def _decode(frames: Sequence[FrameFile], size: int, as_stored: bool) -> NDArray[
         return f"{frames[-1]} cannot be read: {error.strerror}."
 
 
-def look(frames: Sequence[FrameFile], *, size: int, as_stored: bool) -> list[str]:
+def look(frames: Sequence[FrameFile], *, size: Size, as_stored: bool) -> list[str]:
     """Says of each frame of a video that cannot be used what is wrong, a line each."""
     found = decode(frames, size=size, as_stored=as_stored)
     return found if isinstance(found, list) else []

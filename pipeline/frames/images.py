@@ -1,4 +1,4 @@
-"""Images, as files or in tars -> square RGB pixels. Worker processes import it: no torch."""
+"""Images, as files or in tars -> RGB pixels of one size. Worker processes import it: no torch."""
 
 import struct
 from collections import Counter
@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from pipeline.errors import FrameError
 from pipeline.frames.tars import TarFrame
+from pipeline.size import Size, centre, sides
 from pipeline.storage.tars import Member, read_members
 
 Frame = NDArray[np.uint8]
@@ -21,8 +22,6 @@ FrameFile = str | TarFrame
 """An image: a path, or a place inside a tar."""
 TOGETHER = 1 << 24
 """Most bytes of neighbouring images that are read together, unless one has more."""
-MAX_SIDE = 4096
-"""Side in pixels beyond which a wanted size is not believed: a frame would be 50 MB."""
 BACKGROUND = (0, 0, 0)
 """What is seen through transparent pixels, of images and of videos: black."""
 SIGNED, WHITE_IS_ZERO, SAMPLE_FORMAT = 2, 0, 339
@@ -47,15 +46,13 @@ LOOKS = 8
 """First frames that are looked at together."""
 
 
-def crop_resize(image: Image.Image, size: int) -> Image.Image:
-    """Cuts the centre square and resizes it as the published loader does (antialiased)."""
-    width, height = image.size
-    short = min(width, height)
-    left, top = (width - short) // 2, (height - short) // 2
-    square = image.crop((left, top, left + short, top + short))
-    if square.size == (size, size):
-        return square
-    return square.resize((size, size), Image.Resampling.BILINEAR)
+def crop_resize(image: Image.Image, size: Size) -> Image.Image:
+    """Cuts out the centre and resizes it as the published loader does (antialiased)."""
+    height, width = sides(size)
+    part = image.crop(centre(*image.size, size))
+    if part.size == (width, height):
+        return part
+    return part.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def to_rgb(image: Image.Image, path: FrameFile) -> Image.Image:
@@ -181,10 +178,10 @@ def _shown(image: Image.Image, path: FrameFile, *, as_stored: bool) -> Image.Ima
 
 
 def read_frames(
-    paths: Sequence[FrameFile], *, size: int, as_stored: bool = False
+    paths: Sequence[FrameFile], *, size: Size, as_stored: bool = False
 ) -> NDArray[np.uint8]:
-    """Reads frames as [T, size, size, 3], centre-cropped and resized; see `read_images`."""
-    frames = np.empty((len(paths), size, size, 3), dtype=np.uint8)
+    """Reads frames as [T, H, W, 3], centre-cropped and resized; see `read_images`."""
+    frames = np.empty((len(paths), *sides(size), 3), dtype=np.uint8)
     for index, image in enumerate(read_images(paths, as_stored=as_stored)):
         frames[index] = np.asarray(crop_resize(image, size))
     return frames

@@ -12,6 +12,7 @@ from pipeline.frames.listing import source_fingerprint
 from pipeline.frames.scan import FrameFolder, scan_frames
 from pipeline.frames.tars import Rejected
 from pipeline.rates import RECORD
+from pipeline.size import sides
 from pipeline.storage.files import parse_json
 from pipeline.storage.places import Place, open_file
 from pipeline.store.reader import TokenStore
@@ -71,10 +72,10 @@ def lede(store: TokenStore, samples: TokenStore | None) -> str:
     total = sum(store.num_windows(split) for split in store.splits)
     count = math.prod(store.grid)
     if info.frames and info.size:
-        pixels = info.frames * info.size**2 * 3
+        pixels = info.frames * math.prod(sides(info.size)) * 3
         text = (
             f"{total:,} windows of real video, {info.frames} frames of "
-            f"{times([info.size, info.size])} pixels each, became {count:,} tokens apiece: "
+            f"{times(sides(info.size))} pixels each, became {count:,} tokens apiece: "
             f"{8 * pixels / _window_bits(store):,.0f} times fewer bits than their pixels have."
         )
     else:

@@ -75,7 +75,8 @@ class StoreInfo:
     frames: int | None = None
     stride: int | None = None
     hop: int | None = None
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
+    """Pixels of its frames: the side of a square, or height and width."""
     fps: float | None = None
     """Frames per second of a window's frames; null: not known. Tokens do not depend on it, so
     stores that differ in nothing else are the same store: it has a seal of its own."""

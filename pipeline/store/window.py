@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import CheckpointError
 from pipeline.rates import MAX_FPS
+from pipeline.size import Size
 from pipeline.store.layout import StoreInfo
 
 
@@ -16,7 +17,7 @@ class Window:
 
     frames: int | None
     stride: int | None
-    size: int | None
+    size: Size | None
     fps: float | None
     causal: bool
     """Whether the first latent frame is of one frame."""
@@ -33,21 +34,25 @@ class Window:
 
     def metadata(self) -> dict[str, str]:
         """Returns what a model's file says of it."""
-        known = {key: str(getattr(self, key) or "") for key in ("frames", "stride", "size", "fps")}
-        return known | ({"causal": "true"} if self.causal else {})
+        known = {key: str(getattr(self, key) or "") for key in ("frames", "stride", "fps")}
+        size = self.size if isinstance(self.size, int | None) else "x".join(map(str, self.size))
+        return {**known, "size": str(size or "")} | ({"causal": "true"} if self.causal else {})
 
     @classmethod
     def read(cls, path: Path, metadata: Mapping[str, str]) -> "Window":
         """Returns what a model's file says. Raises CheckpointError for what is no number."""
         try:
-            counts = {key: int(metadata.get(key) or 0) for key in ("frames", "stride", "size")}
+            counts = {key: int(metadata.get(key) or 0) for key in ("frames", "stride")}
+            size = tuple(int(side) for side in (metadata.get("size") or "0").split("x", 1))
             fps = float(metadata.get("fps") or 0)
         except ValueError as error:
             raise CheckpointError(f"{path}: of its window it says: {error}.") from None
-        if min(counts.values()) < 0 or not 0 <= fps < MAX_FPS:
-            raise CheckpointError(f"{path}: its window is impossible: {counts}, fps {fps}.")
+        if min(*counts.values(), *size) < 0 or not 0 <= fps < MAX_FPS:
+            said = {**counts, "size": metadata.get("size"), "fps": fps}
+            raise CheckpointError(f"{path}: its window is impossible: {said}.")
         known = {key: count or None for key, count in counts.items()}
-        return cls(**known, fps=fps or None, causal=bool(metadata.get("causal")))
+        pixels = size if len(size) == 2 else size[0] or None
+        return cls(**known, size=pixels, fps=fps or None, causal=bool(metadata.get("causal")))
 
     def frames_each(self, latent: int) -> int | None:
         """Returns how many frames each of its `latent` frames is, but for a causal first one."""

@@ -1,4 +1,4 @@
-"""The clips of square frames that are cut from one video, in time and in place."""
+"""The clips that are cut from one video, in time and in place."""
 
 import itertools
 import math
@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline.errors import FrameError
 from pipeline.frames.images import Frame, crop_resize
+from pipeline.size import Size
 from pipeline.storage.files import make_folder, remove
 from pipeline.video.footage import About
 from pipeline.video.tiles import ExtractConfig, motion, tiles
@@ -128,7 +129,7 @@ def _staged(folder: Path, tile: int, number: int, config: ExtractConfig) -> str:
 
 
 @contextmanager
-def _saver(size: int, threads: int) -> Iterator[Save]:
+def _saver(size: Size, threads: int) -> Iterator[Save]:
     """Yields what saves a box of a frame, resized, in so many threads; never far behind."""
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -146,7 +147,7 @@ def _saver(size: int, threads: int) -> Iterator[Save]:
             pool.shutdown(cancel_futures=True)
 
 
-def _save(path: str, frame: Frame, box: Box, size: int) -> None:
+def _save(path: str, frame: Frame, box: Box, size: Size) -> None:
     """Writes a tile of a frame, resized."""
     left, top, right, bottom = box
     settings: dict[str, Any] = {"quality": 95}

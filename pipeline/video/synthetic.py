@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pipeline.frames.images import Frame
+from pipeline.size import sides
 from pipeline.video.clips import Source
 from pipeline.video.footage import About
 from pipeline.video.tiles import ExtractConfig
@@ -20,7 +21,7 @@ def synthetic_videos(count: int, config: ExtractConfig) -> list[Source]:
         Source(
             f"shapes{i:05d}",
             f"moving shapes {config.seed} {i}",
-            partial(_read_synthetic, config.size, config.seed * 2**20 + i),
+            partial(_read_synthetic, max(sides(config.size)), config.seed * 2**20 + i),
         )
         for i in range(count)
     ]

@@ -1,4 +1,4 @@
-"""How videos are cut: which squares of a frame, and which of these move."""
+"""How videos are cut: which parts of a frame, and which of these move."""
 
 import itertools
 import math
@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.frames.images import MAX_SIDE, Frame
+from pipeline.frames.images import Frame
+from pipeline.size import Size, centre, check_size, sides
 
 MOTION_LEVELS = 24
 """A pixel moves if its darkest and brightest value in a clip are further apart than this."""
@@ -19,13 +20,14 @@ MOTION_LEVELS = 24
 class ExtractConfig:
     """How videos become frame folders."""
 
-    size: int = 128
-    """Side of the square frames, in pixels."""
-    tile: int | None = None
-    """Side of the squares that the scene is cut into, in pixels of the video; null: one square
-    from the centre. For a camera that stands still over a large scene."""
-    tile_hop: int | None = None
-    """Pixels from one tile to the next; null: tiles that touch."""
+    size: Size = 128
+    """Pixels of the frames: the side of a square, or [height, width]. The centre of that shape is
+    cut out and resized, never stretched."""
+    tile: Size | None = None
+    """Pixels of the video in each of the tiles that the scene is cut into, as `size`; null: one
+    tile, as large as can be, from the centre. For a camera that stands still over a large scene."""
+    tile_hop: Size | None = None
+    """Pixels from one tile to the next, of which [down, across]; null: tiles that touch."""
     fps: float | None = None
     """Frames per second to keep: those nearest to even times, never more than the video has;
     null: all, however uneven."""
@@ -54,12 +56,13 @@ class ExtractConfig:
         return {"fps": self.fps, "filters": self.filters, "as_stored": self.as_stored}
 
     def __post_init__(self) -> None:
-        for name in ("size", "tile", "tile_hop", "clip_frames"):
+        object.__setattr__(self, "size", check_size("size", self.size))
+        for name in ("tile", "tile_hop"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and min(sides(value)) < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        if self.size > MAX_SIDE:
-            raise ValueError(f"size must be at most {MAX_SIDE}, got {self.size}.")
+        if self.clip_frames is not None and self.clip_frames < 1:
+            raise ValueError(f"clip_frames must be at least 1, got {self.clip_frames}.")
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise ValueError(f"fps must be above 0 and finite, got {self.fps}.")
         if self.seed < 0:
@@ -77,14 +80,13 @@ class ExtractConfig:
 def tiles(width: int, height: int, config: ExtractConfig) -> dict[str, tuple[int, int, int, int]]:
     """Returns the boxes (left, top, right, bottom) to cut out, by the suffix of their name."""
     if config.tile is None:
-        short = min(width, height)
-        left, top = (width - short) // 2, (height - short) // 2
-        return {"": (left, top, left + short, top + short)}
-    hop = config.tile_hop or config.tile
+        return {"": centre(width, height, config.size)}
+    tall, wide = sides(config.tile)
+    down, across = sides(config.tile_hop or config.tile)
     corners = itertools.product(
-        range(0, height - config.tile + 1, hop), range(0, width - config.tile + 1, hop)
+        range(0, height - tall + 1, down), range(0, width - wide + 1, across)
     )
-    return {f"-x{x}-y{y}": (x, y, x + config.tile, y + config.tile) for y, x in corners}
+    return {f"-x{x}-y{y}": (x, y, x + wide, y + tall) for y, x in corners}
 
 
 def motion(frames: Sequence[Frame]) -> NDArray[np.bool_]:

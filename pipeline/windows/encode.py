@@ -1,6 +1,7 @@
 """frames -> tokens: decode ahead, encode in batches that fit the memory, write shards behind."""
 
 import itertools
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from pipeline.frames.images import FrameFile
 from pipeline.frames.scan import Video
 from pipeline.frames.workers import decoders
 from pipeline.pixels import to_model
+from pipeline.size import Size, sides
 from pipeline.store.layout import StoreInfo
 from pipeline.store.update import Known
 from pipeline.store.writer import StoreWriter
@@ -49,7 +51,7 @@ def cut_pieces(plan: pa.Table, videos: Sequence[Video], info: StoreInfo) -> Iter
     """Cuts the windows of `plan`, in their order, into pieces of at most `PIECE_BYTES`."""
     assert info.frames and info.stride and info.size, "tokens made from frames know their window"
     offsets = np.arange(info.frames) * info.stride
-    most = PIECE_BYTES // (3 * info.size**2) - int(offsets[-1])
+    most = PIECE_BYTES // (3 * math.prod(sides(info.size))) - int(offsets[-1])
     known = {(video.split, video.name): video for video in videos}
     rows = zip(*(plan[key].to_pylist() for key in ("split", "video", "first_frame")), strict=True)
     for (split, name), group in itertools.groupby(rows, key=lambda row: row[:2]):
@@ -67,12 +69,12 @@ def decode_ahead(
     pool: Executor,
     pieces: Iterable[Piece],
     *,
-    size: int,
+    size: Size,
     ahead: int,
     damaged: list[str],
     as_stored: bool = False,
 ) -> Iterator[NDArray[np.uint8] | None]:
-    """Yields every window [T, size, size, 3] of the pieces in order.
+    """Yields every window [T, H, W, 3] of the pieces in order.
 
     While the caller works on one, the `pool` decodes the next `ahead` pieces. For each window of a
     piece with frames that cannot be used it yields None; what is wrong is added to `damaged`.

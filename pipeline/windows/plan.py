@@ -4,6 +4,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from threading import Lock
 from typing import Any
 
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from pipeline.config import TokenizerPrecision
 from pipeline.errors import FrameError
-from pipeline.frames.images import MAX_SIDE, FrameFile, read_frames
+from pipeline.frames.images import FrameFile, read_frames
 from pipeline.frames.scan import Video
 from pipeline.frames.tars import Rejected
 from pipeline.rates import check_rate
+from pipeline.size import Size, check_size, sides
 from pipeline.store.layout import PLAN_SCHEMA
 
 MAX_SHARD_WINDOWS = 1 << 16
@@ -33,8 +35,9 @@ class TokenizeConfig:
     """Frames of the video from one frame of a window to the next."""
     hop: int = 1
     """Frames from one window's start to the next; 1 keeps every start, as published training."""
-    size: int = 128
-    """Side of the square frames that the tokenizer sees, in pixels."""
+    size: Size = 128
+    """Pixels of the frames that the tokenizer sees: the side of a square, or [height, width]. The
+    centre of that shape is cut out and resized, never stretched."""
     batch_size: int = 8
     """Windows encoded at once; changes speed and memory, never the tokens' meaning."""
     shard_windows: int = 4096
@@ -53,13 +56,15 @@ class TokenizeConfig:
     about one token in a hundred is another: the store says so, and is not mixed with exact ones."""
 
     def __post_init__(self) -> None:
-        fields = ("frames", "stride", "hop", "size", "batch_size", "shard_windows", "chunk_windows")
+        fields = ("frames", "stride", "hop", "batch_size", "shard_windows", "chunk_windows")
         for name in fields:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name, most in (("size", MAX_SIDE), ("shard_windows", MAX_SHARD_WINDOWS)):
-            if getattr(self, name) > most:
-                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}.")
+        object.__setattr__(self, "size", check_size("size", self.size))
+        if self.shard_windows > MAX_SHARD_WINDOWS:
+            raise ValueError(
+                f"shard_windows must be at most {MAX_SHARD_WINDOWS}, got {self.shard_windows}."
+            )
         check_rate(self.fps)
         if self.shard_windows % self.chunk_windows:
             raise ValueError(
@@ -152,10 +157,10 @@ class WindowReader:
         self._lock = Lock()
 
     def pixels(self, split: str, video: str, first: int) -> NDArray[np.uint8]:
-        """Returns the window that starts at frame `first`, as [T, size, size, 3]."""
+        """Returns the window that starts at frame `first`, as [T, H, W, 3]."""
         chosen = slice(first, first + self.config.span, self.config.stride)
         frames = self.videos[split, video].frames
-        if len(frames) * self.config.size**2 * 3 > self.cache_bytes:
+        if len(frames) * prod(sides(self.config.size)) * 3 > self.cache_bytes:
             return self._read(frames[chosen])
         return self._whole((split, video))[chosen]
 

@@ -17,7 +17,7 @@ from pipeline.video.extract import (
     first_reason,
     known_hashes,
 )
-from pipeline.video.reader import check_filters
+from pipeline.video.filters import check_filters
 from pipeline.video.sources import expand, find_videos
 from pipeline.video.synthetic import synthetic_videos
 from pipeline.video.tiles import ExtractConfig
@@ -48,6 +48,12 @@ DIFFERENT = 1.02
     "--skip-broken", is_flag=True, help="Go on without broken tars, which are named and counted."
 )
 @click.option(
+    "--camera",
+    "cameras",
+    multiple=True,
+    help="Camera of a LeRobot data set; repeat it for several.  [default: all]",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1, max=256),
     help="Videos decoded at a time.  [default: one for each core]",
@@ -61,6 +67,7 @@ def command(
     out: Path,
     format: Format,
     skip_broken: bool,
+    cameras: tuple[str, ...],
     workers: int | None,
     params: Path,
     overrides: tuple[str, ...],
@@ -92,7 +99,7 @@ def command(
     known = known_hashes(out)
     if places:
         sources, foreign = find_videos(
-            places, config, out=out, known=known, skip_broken=skip_broken
+            places, config, out=out, known=known, skip_broken=skip_broken, cameras=cameras
         )
     else:
         sources, foreign = synthetic_videos(synthetic or 0, config), []

@@ -13,6 +13,7 @@ from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from PIL import Image
 
 from pipeline.errors import FrameError
@@ -39,6 +40,8 @@ class Source:
     """Where all of it goes; None: it is cut in time."""
     about: dict[str, str] = field(default_factory=dict)
     """What is known of it besides: `source`, `caption` and `label`, if it came in a shard."""
+    states: Callable[[], pa.Table] | None = None
+    """Returns numbers of each of its frames, if there are any, with a column `time`, in seconds."""
 
 
 @dataclass(frozen=True)

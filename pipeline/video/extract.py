@@ -12,17 +12,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-
 from pipeline.config import as_dict, fingerprint
 from pipeline.errors import FrameError
 from pipeline.frames.tars import SPLITS, Clip, Rejected, write_clips
 from pipeline.progress import progress
 from pipeline.rates import RECORD
-from pipeline.storage.files import lock, read_json, remove, write_bytes, write_json, write_text
+from pipeline.storage.files import lock, read_json, remove, write_json, write_text
 from pipeline.storage.outputs import list_differences, prepare_output
 from pipeline.storage.places import Folder
-from pipeline.storage.sealed import to_parquet
+from pipeline.video.beside import write_beside
 from pipeline.video.clips import Source, extract_video, median_rate
 from pipeline.video.sources import Known
 from pipeline.video.tiles import ExtractConfig
@@ -30,9 +28,6 @@ from pipeline.video.tiles import ExtractConfig
 PARTS = ".extract"
 """Folder in which work is, and its records; and names below it:"""
 MADE_FROM, HASHES, STAGED, PACKED = "made_from.json", "hashes.json", "staged", "frames"
-VIDEOS = "videos.parquet"
-"""Where clips of tars come from, and what was said of them there."""
-VIDEOS_SCHEMA = pa.schema([(name, pa.string()) for name in ("video", "source", "caption", "label")])
 Format = Literal["folder", "webdataset"]
 TAR_BYTES = 1 << 28
 """A tar that holds so much gets no further clip."""
@@ -97,8 +92,7 @@ def extract(
             crew = Crew(out, config, workers or os.cpu_count() or 1)
             records = list(write(sources, out, crew, advance=advance))
         remove(parts / STAGED)
-        if any(source.about for source in sources):
-            write_bytes(out / VIDEOS, to_parquet(_tell_clips(sources, records)))
+        write_beside(out, sources, records)
         return _finish(out, records, foreign, made_from)
 
 
@@ -240,16 +234,6 @@ def _is_finished(part: Path, out: Path) -> bool:
         return False
     kept = _read_part(part)["kept"]
     return all((out / file).is_file() for clip in kept for file in clip["frames"])
-
-
-def _tell_clips(sources: Sequence[Source], records: Sequence[dict[str, Any]]) -> pa.Table:
-    """Returns where each clip comes from, and its texts: see `VIDEOS_SCHEMA`."""
-    rows = [
-        {**source.about, "video": f"{split}/{name}"}
-        for source, record in zip(sources, records, strict=True)
-        for split, name in sorted({(clip["split"], clip["name"]) for clip in record["kept"]})
-    ]
-    return pa.Table.from_pylist(rows, schema=VIDEOS_SCHEMA)
 
 
 def _finish(

@@ -4,8 +4,6 @@ import math
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +12,10 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorTrc
 
-from pipeline.errors import ConfigError, FrameError
+from pipeline.errors import FrameError
 from pipeline.frames.images import Frame
 from pipeline.video.clock import Clock, Pace, at_rate
+from pipeline.video.filters import TICK, described, filter_errors, graph, pulled
 from pipeline.video.footage import UNKNOWN_LENGTH, About, Footage, open_video, reading_errors
 
 MISSING_FRAMES, MISSING_SECONDS = 5, 0.25
@@ -38,8 +37,6 @@ MENDED = {
     "ran backwards": "ran backwards",
     "started again": "started again",
 }
-TICK = Fraction(1, 1_000_000)
-"""Seconds, for the times of frames inside a graph of filters."""
 
 
 def read_video(
@@ -87,6 +84,45 @@ def read_video(
                 f"has uneven times: {num_repeated} frames are shown again, to keep its speed"
             )
         _tell_times(clock, pace, fps, about)
+
+
+def read_stretch(
+    path: Path,
+    start: float,
+    stop: float,
+    *,
+    filters: Sequence[str] = (),
+    as_stored: bool = False,
+    threads: int = 0,
+    about: About | None = None,
+) -> Iterator[Frame]:
+    """Decodes the frames of a video whose times are from `start` up to `stop`, in seconds.
+
+    It begins at the last key frame before, so that a file of many stretches is not read anew for
+    each. Frames are shown, and errors raised, as by `read_video`; times are believed.
+    """
+    about = About() if about is None else about
+    with open_video(path) as footage, reading_errors(path):
+        tick = float(footage.stream.time_base or 1)
+        footage.container.seek(max(0, math.floor(start / tick)), stream=footage.stream)
+        timed = _between(footage, threads, start, stop)
+        shown = _filtered(_in_common_colours(timed, about), footage, as_stored, filters, about)
+        for _, frame in shown:
+            yield _pixels(frame, about)
+
+
+def _between(
+    footage: Footage, threads: int, start: float, stop: float
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    decoder = footage.decoder(threads)
+    for packet in footage.container.demux(footage.stream):
+        for frame in decoder.decode(packet):
+            if frame.is_corrupt:
+                raise FrameError(f"{footage.path} is damaged near second {frame.time}.")
+            if frame.time is not None and frame.time >= stop:
+                return
+            if frame.time is not None and frame.time >= start:
+                yield frame.time - start, frame
 
 
 def _paced(
@@ -164,10 +200,10 @@ def _filtered(
     about: About,
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Sends frames through what is needed to show them, and then through the user's filters."""
-    graph: av.filter.Graph | None = None
+    chain: av.filter.Graph | None = None
     frames = iter(frames)
     for time, frame in frames:
-        if graph is None:
+        if chain is None:
             if frame.interlaced_frame and not filters:
                 about.notes["interlaced"] = (
                     "is interlaced: lines of two moments alternate where something moves; "
@@ -179,66 +215,16 @@ def _filtered(
                 yield time, frame
                 yield from frames
                 return
-            with _filter_errors(footage.path, words):
-                graph = _graph(_described(frame), words)
+            with filter_errors(footage.path, words):
+                chain = graph(described(frame), words)
         frame.pts, frame.time_base = round(time / TICK), TICK
-        with _filter_errors(footage.path, words):
-            graph.push(frame)
-        yield from _pulled(graph, footage.path, words)
-    if graph is not None:
-        with _filter_errors(footage.path, words):
-            graph.push(None)
-        yield from _pulled(graph, footage.path, words)
-
-
-def _described(frame: av.VideoFrame) -> str:
-    """Describes frames like this one to a graph of filters."""
-    return (
-        f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={TICK}:"
-        f"colorspace={frame.colorspace}:range={frame.color_range}"
-    )
-
-
-def _graph(described: str, words: Sequence[str]) -> av.filter.Graph:
-    """Links filters, each as NAME or NAME=OPTIONS."""
-    graph = av.filter.Graph()
-    added = [graph.add(*word.split("=", 1)) for word in words]
-    graph.link_nodes(graph.add("buffer", described), *added, graph.add("buffersink")).configure()
-    return graph
-
-
-def _pulled(
-    graph: av.filter.Graph, path: Path, words: Sequence[str]
-) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Yields what comes out of a graph until it wants more frames, or has had all."""
-    while True:
-        try:
-            with _filter_errors(path, words):
-                frame = graph.vpull()
-        except (BlockingIOError, EOFError):
-            return
-        yield frame.time or 0.0, frame
-
-
-@contextmanager
-def _filter_errors(path: Path, words: Sequence[str]) -> Iterator[None]:
-    try:
-        yield
-    except (BlockingIOError, EOFError):
-        raise
-    except (ValueError, av.FFmpegError) as error:
-        raise FrameError(
-            f"{path} does not go through the filters {list(words)}: {error}."
-        ) from None
-
-
-def check_filters(filters: Sequence[str]) -> None:
-    """Raises ConfigError for a filter that FFmpeg does not take, whatever the video."""
-    for word in filters:
-        try:
-            av.filter.Graph().add(*word.split("=", 1))
-        except (ValueError, av.FFmpegError) as error:
-            raise ConfigError(f"extract.filters: FFmpeg cannot use {word!r}: {error}.") from None
+        with filter_errors(footage.path, words):
+            chain.push(frame)
+        yield from pulled(chain, footage.path, words)
+    if chain is not None:
+        with filter_errors(footage.path, words):
+            chain.push(None)
+        yield from pulled(chain, footage.path, words)
 
 
 def _upright(footage: Footage, frame: av.VideoFrame, about: About) -> list[str]:
@@ -287,20 +273,20 @@ def _in_common_colours(
         if what is not None:
             about.notes["colours"] = f"is in {what}: mapped to BT.709, as a common screen shows it"
             colours = (frame.color_trc, frame.color_primaries)
-            graph = _mapper(_described(frame), colours, threading.get_ident())
-            graph.push(frame)
-            frame = graph.vpull()
+            mapper = _mapper(described(frame), colours, threading.get_ident())
+            mapper.push(frame)
+            frame = mapper.vpull()
         yield time, frame
 
 
 @lru_cache(16)
-def _mapper(described: str, colours: tuple[int, int], thread: int) -> av.filter.Graph:
+def _mapper(kind: str, colours: tuple[int, int], thread: int) -> av.filter.Graph:
     """Makes what maps the colours of one frame after another; FFmpeg takes seconds to begin.
 
     So all videos of one kind share it: only with others of their `thread`, it is not safe.
     """
     to = "out_primaries=bt709:out_transfer=bt709:out_color_matrix=bt709:intent=perceptual"
-    return _graph(described, [f"scale={to}", "format=gbrp"])
+    return graph(kind, [f"scale={to}", "format=gbrp"])
 
 
 def _pixels(frame: av.VideoFrame, about: About) -> Frame:

@@ -22,6 +22,7 @@ from pipeline.storage.files import printable
 from pipeline.storage.places import Place, is_remote, object_stamp, open_storage
 from pipeline.video.clips import Source
 from pipeline.video.footage import SUFFIXES, open_video
+from pipeline.video.lerobot import find_episodes, is_lerobot
 from pipeline.video.reader import read_video
 from pipeline.video.shards import Shards
 from pipeline.video.tiles import ExtractConfig
@@ -48,18 +49,23 @@ def find_videos(
     out: Path,
     known: Known | None = None,
     skip_broken: bool = False,
+    cameras: Sequence[str] = (),
 ) -> tuple[list[Source], list[Rejected]]:
     """Lists the videos of a folder, and of tars; every other file is rejected with a reason.
 
     `places` are one folder, or tars: see `expand`. A video is what FFmpeg finds one in, whatever
-    its name; what tars hold see `pipeline.video.shards`. What lies in `out` is left out: it was
-    made, not given. If there are folders `train` and `test`, their videos stay in these, and others
-    are rejected. Every video has a name of its own. `known` spares and learns hashes. Raises
-    FrameError, naming it, for a broken tar; to `skip_broken` ones, they are rejected, and what lies
-    before the break is used.
+    its name; for tars see `pipeline.video.shards`; of a LeRobot data set these `cameras` are taken,
+    or all, see `pipeline.video.lerobot`. What lies in `out` is left out: it was made, not given. If
+    there are folders `train` and `test`, their videos stay in these, and others are rejected. Every
+    video has a name of its own. `known` spares and learns hashes. Raises FrameError, naming it, for
+    a broken tar; to `skip_broken` ones, they are rejected, and what lies before the break is used.
     """
     known = {} if known is None else known
     (folder,) = places if len(places) == 1 and _is_folder(places[0]) else (None,)
+    if isinstance(folder, Path) and is_lerobot(folder):
+        return find_episodes(folder, config, cameras, partial(_looked_into, known=known))
+    if cameras:
+        raise FrameError(f"{places[0]} is no LeRobot data set, and so has no cameras.")
     if isinstance(folder, Path):
         given, files, rejected = _below(folder, out)
     else:
@@ -166,7 +172,7 @@ def _below(folder: Path, out: Path) -> tuple[bool, list[tuple[Place, Path]], lis
 
 def _looked_into(paths: Sequence[Path], known: Known) -> list[str | FrameError]:
     """Returns the hash of every video, or why a file is none; several at a time."""
-    total = sum(_megabytes(path.stat().st_size) for path in paths)
+    total = sum(_megabytes(path.stat().st_size) for path in paths if path.exists())
     before = dict(known)
     known.clear()  # Files that are gone are forgotten.
     one_at_a_time = Lock()
@@ -196,7 +202,7 @@ def _look_into(
             advance(state.st_size)
             digest = str(before[str(path)][-1])
         else:
-            if _suffix(path) != SUFFIX:
+            if _suffix(path) not in (SUFFIX, ".parquet"):
                 with open_video(path):  # Before it is hashed: a large file may be no video.
                     pass
             digest = _hash(path, advance)

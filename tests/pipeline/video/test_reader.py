@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, FrameError
+from pipeline.video.filters import check_filters
 from pipeline.video.footage import ASF_BROADCAST, ASF_PROPERTIES
-from pipeline.video.reader import check_filters, read_video
+from pipeline.video.reader import read_video
 from pipeline.video.synthetic import moving_shapes
 from pipeline.video.writer import write_mp4, write_sheet
 

@@ -1,0 +1,223 @@
+"""`mebt extract` on a LeRobot data set, version 3, as its own writer lays it out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from pipeline.errors import FrameError
+from pipeline.frames.scan import scan_frames
+from pipeline.storage.files import read_json
+from stages.__main__ import cli
+from tests.helpers.film import number_of, picture, write_film
+
+FPS = 10
+LENGTHS = (6, 9, 8)
+"""Frames of the episodes: the first two lie in one file, the third in another."""
+TOP, WRIST = "observation.images.top", "observation.images.wrist"
+DEPTH = "observation.images.depth"
+PLACES = ((0, 0), (0, 0), (0, 1))
+
+
+def write_set(root: Path, **changes: Any) -> Path:
+    """Writes a set; frame `n` of episode `e` shows 40 e + n + 20, at the wrist 10 less."""
+    features = {
+        TOP: {"dtype": "video", "shape": [64, 64, 3], "names": None, "info": {}},
+        WRIST: {"dtype": "video", "shape": [64, 64, 3], "names": None},
+        DEPTH: {"dtype": "video", "info": {"is_depth_map": True}},
+        "action": {"dtype": "float32", "shape": [2], "names": ["x", "y"]},
+        "observation.state": {"dtype": "float32", "shape": [1], "names": ["z"]},
+        "episode_index": {"dtype": "int64", "shape": [1], "names": None},
+    }
+    info = {"codebase_version": "v3.0", "fps": FPS, "features": features, **changes}
+    (root / "meta").mkdir(parents=True)
+    (root / "meta/info.json").write_text(json.dumps(info))
+    episodes, rows, starts = [], {}, {}
+    films: dict[tuple[str, int], list[int]] = {}
+    for number, (length, (chunk, file)) in enumerate(zip(LENGTHS, PLACES, strict=True)):
+        episode: dict[str, Any] = {"episode_index": number, "length": length, "tasks": ["lift it"]}
+        episode |= {"data/chunk_index": chunk, "data/file_index": file}
+        for camera, less in ((TOP, 0), (WRIST, 10)):
+            film = films.setdefault((camera, file), [])
+            start = len(film) / FPS
+            film += [40 * number + n + 20 - less for n in range(length)]
+            episode |= {
+                f"videos/{camera}/chunk_index": chunk,
+                f"videos/{camera}/file_index": file,
+                f"videos/{camera}/from_timestamp": start,
+                f"videos/{camera}/to_timestamp": len(film) / FPS,
+            }
+        episodes.append(episode)
+        for n in range(length):
+            rows.setdefault(file, []).append(
+                {
+                    **{"episode_index": number, "frame_index": n, "timestamp": n / FPS},
+                    **{"action": [float(number), float(n)], "observation.state": [n / 2]},
+                }
+            )
+    write_table(root / "meta/episodes/chunk-000/file-000.parquet", episodes)
+    for file, table in rows.items():
+        write_table(root / f"data/chunk-000/file-{file:03d}.parquet", table)
+    for (camera, file), numbers in films.items():
+        path = root / f"videos/{camera}/chunk-000/file-{file:03d}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pictures = (picture(number, 64, 64) for number in numbers)
+        write_film(path, pictures, "libx264", rate=FPS, options={"g": "4", "crf": "5"})
+    return root
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def change_table(path: Path, **columns: Any) -> None:
+    rows = pq.read_table(path).to_pylist()
+    for name, change in columns.items():
+        for number, row in enumerate(rows):
+            row[name] = change(number, row[name])
+    write_table(path, rows)
+
+
+def extract(root: Path, out: Path, *more: str) -> Result:
+    words = ["extract", "--videos", str(root), "--out", str(out), "--set", "extract.size=64"]
+    return CliRunner().invoke(cli, [*words, "--set", "extract.test_share=0.25", *more])
+
+
+def numbers_of(frames: Path) -> dict[str, list[int]]:
+    found = {}
+    for video in scan_frames(frames).videos:
+        pictures = (np.asarray(Image.open(path).convert("RGB")) for path in video.frames)
+        found[video.name] = [number_of(pixels) for pixels in pictures]
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Open images.
+def test_every_episode_of_every_camera_is_a_video(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    result = extract(root, tmp_path / "frames")
+    assert result.exit_code == 0, result.output
+    found = numbers_of(tmp_path / "frames")
+    for episode, length in enumerate(LENGTHS):
+        for camera, first in (("top", 40 * episode + 20), ("wrist", 40 * episode + 10)):
+            name = f"episode-{episode:06d}-{camera}"
+            assert found[f"train/{name}"] + found[f"test/{name}"] == [*range(first, first + length)]
+    assert len(found) == 12 and "10 frames a second" in result.output
+    rows = pq.read_table(tmp_path / "frames/states.parquet").to_pylist()
+    assert len(rows) == 2 * sum(LENGTHS)
+    mine = [row for row in rows if row["video"] == "test/episode-000001-wrist"]
+    assert [row["frame"] for row in mine] == [7, 8]
+    assert mine[1]["time"] == 0.8
+    assert (mine[1]["action"], mine[1]["observation.state"]) == ([1.0, 8.0], [4.0])
+    assert reasons(tmp_path / "frames") == {DEPTH: "a depth map, which is no picture"}
+    texts = pq.read_table(tmp_path / "frames/videos.parquet").to_pylist()
+    assert {row["caption"] for row in texts} == {"lift it"}
+
+
+def test_cameras_are_chosen_by_name(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    for number, name in enumerate(("top", TOP)):
+        result = extract(root, tmp_path / f"{number}", "--camera", name)
+        assert result.exit_code == 0, result.output
+        videos = scan_frames(tmp_path / f"{number}").videos
+        assert len(videos) == 6 and all("-top" in video.name for video in videos)
+    for name in ("side", "depth"):
+        result = extract(root, tmp_path / "no", "--camera", name)
+        assert (
+            result.exit_code == 1 and f"has no camera '{name}'; it has top, wrist" in result.output
+        )
+    (tmp_path / "videos").mkdir()
+    result = extract(tmp_path / "videos", tmp_path / "no", "--camera", "top")
+    assert result.exit_code == 1 and "is no LeRobot data set" in result.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codebase_version": "v2.1"}, "is of version v2.1; only v3 is read"),
+        ({"fps": 0}, "says fps 0, which cannot be"),
+        ({"features": {"action": {"dtype": "float32"}}}, "names no camera with videos"),
+        ({"features": {"../x": {"dtype": "video"}}}, "leads elsewhere; refused"),
+    ],
+)
+def test_what_cannot_be_read_is_one_clear_line(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    result = extract(write_set(tmp_path / "set", **changes), tmp_path / "frames")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert message in result.output and len(result.output.splitlines()) == 1
+    assert not (tmp_path / "frames").exists()
+
+
+def reasons(frames: Path) -> dict[str, str]:
+    record = read_json(frames / "extract.json", FrameError, "record")
+    return {rejected["name"]: rejected["reason"] for rejected in record["rejected"]}
+
+
+def test_an_episode_that_is_not_as_it_says_is_rejected(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    change_table(
+        root / "meta/episodes/chunk-000/file-000.parquet",
+        length=lambda number, length: length + (number == 0),
+    )
+    (root / f"videos/{WRIST}/chunk-000/file-001.mp4").unlink()
+    change_table(
+        root / "data/chunk-000/file-000.parquet",
+        frame_index=lambda number, frame: 1 if number == 0 else frame,
+    )
+    result = extract(root, tmp_path / "frames")
+    assert result.exit_code == 0, result.output
+    said = reasons(tmp_path / "frames")
+    wrong = {"episode-000000-top", "episode-000000-wrist", "episode-000002-wrist"}
+    assert said.keys() == {DEPTH, *wrong}
+    assert "has 6 rows of episode 0, which has 7" in said["episode-000000-top"]
+    assert "cannot be read: No such file" in said["episode-000002-wrist"]
+
+
+def test_a_video_with_too_few_frames_is_rejected(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    change_table(
+        root / "meta/episodes/chunk-000/file-000.parquet",
+        **{f"videos/{TOP}/to_timestamp": lambda number, time: time - 0.2 * (number == 1)},
+    )
+    assert extract(root, tmp_path / "frames").exit_code == 0
+    said = reasons(tmp_path / "frames")
+    assert "holds 7 frames from second 0.6 to 1.3, but the episode has 9" in said.pop(
+        "episode-000001-top"
+    )
+    assert said.keys() == {DEPTH}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"episode_index": lambda number, _: number + 1}, "lists episode 1, not 0"),
+        ({"length": lambda *_: -1}, "says no place of its own"),
+        ({f"videos/{TOP}/from_timestamp": lambda *_: float("nan")}, "says no place of its own"),
+        ({"data/file_index": lambda *_: 1 << 50}, "says no place of its own"),
+    ],
+)
+def test_episodes_that_lie_are_refused(tmp_path: Path, columns: dict, message: str) -> None:
+    root = write_set(tmp_path / "set")
+    change_table(root / "meta/episodes/chunk-000/file-000.parquet", **columns)
+    result = extract(root, tmp_path / "frames")
+    assert result.exit_code == 1 and message in result.output, result.output
+
+
+def test_damaged_tables_are_named(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9] + whole[-8:])
+    result = extract(root, tmp_path / "frames")
+    assert result.exit_code == 1 and "file-000.parquet is damaged" in result.output
+    rows = pq.read_table(pa.BufferReader(whole)).drop_columns(["length"])
+    pq.write_table(rows, path)
+    result = extract(root, tmp_path / "frames")
+    assert result.exit_code == 1 and "has no column" in result.output

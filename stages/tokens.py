@@ -12,29 +12,17 @@ from pipeline.frames.scan import Video, scan_frames
 from pipeline.metrics import codebook_use
 from pipeline.progress import progress
 from pipeline.size import sides
-from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place, open_storage
 from pipeline.store.layout import INFO
-from pipeline.store.npy import export_npy, import_npy
 from pipeline.store.reader import TokenStore
 from pipeline.store.same_tokens import check_tokenizer
-from pipeline.store.tars import export_tars, restore_tars
 from pipeline.store.writer import create_store
 from pipeline.windows.encode import encode_shards, encoder_of
 from pipeline.windows.of_tokens import check_source
 from pipeline.windows.plan import TokenizeConfig, plan_windows
 from pipeline.windows.verify import refuse_damaged
-from stages.options import (
-    FILE,
-    OUT,
-    PLACE,
-    PLACE_OUT,
-    choose_split,
-    device_option,
-    overwrite_option,
-    spare_cores,
-    workers_option,
-)
+from stages.options import FILE, PLACE, device_option, spare_cores, workers_option
+from stages.token_files import export_command, import_command
 from tokenizer import VQGAN, identity, load_tokenizer
 
 
@@ -66,8 +54,8 @@ def info(store: Place) -> None:
     click.echo(f"tokenizer    {found.tokenizer or 'unknown: the tokens were imported'}")
     if found.frames:
         click.echo(
-            f"window       {found.frames} frames, stride {found.stride}, "
-            f"{'x'.join(map(str, sides(found.size or 0)))} pixels"
+            f"window       {found.frames} frames, stride {found.stride}"
+            + (f", {'x'.join(map(str, sides(found.size)))} pixels" if found.size else "")
             + (f", one every {found.hop} frames" if found.hop else "")
         )
     if found.fps:
@@ -173,77 +161,5 @@ def _planned_again(store: TokenStore, videos: Sequence[Video], model: VQGAN) -> 
     return plan_windows(videos, config).table
 
 
-@command.command("import")
-@click.argument("ids", type=click.Path(exists=True, path_type=Path))
-@click.option("--codebook-size", type=click.IntRange(min=1), help="Of an .npy: ids are below it.")
-@click.option("--test", "test", type=FILE, help="Ids of held-out windows, of the same grid.")
-@click.option("--out", type=PLACE_OUT, required=True, help="Token store to make.")
-@overwrite_option
-def import_ids(
-    ids: Path, codebook_size: int | None, test: Path | None, out: Place, overwrite: bool
-) -> None:
-    """Make a store of IDS, an .npy of integers [N, t, h, w] from any tokenizer.
-
-    Such a store trains and samples; `decode` cannot turn its tokens into pictures, because their
-    tokenizer is not known here. IDS may also be a folder that `tokens export --format webdataset`
-    wrote: it becomes the store that it was.
-
-    \b
-    Example:
-      mebt tokens import ids.npy --codebook-size 8192 --out tokens
-      mebt tokens import tars --out tokens
-    """
-    keep_apart(out, ids, test)
-    if ids.is_dir():
-        if codebook_size or test:
-            raise click.UsageError(f"{ids} says all: give no --codebook-size and no --test.")
-        total = sum(TokenStore(ids, allow_partial=True).info.counts.values())
-        with progress("import", total, "window") as advance:
-            store = restore_tars(ids, out, advance=advance, overwrite=overwrite)
-        click.echo(f"{out}: {total:,} windows, fingerprint {store.fingerprint[:12]}")
-        return
-    if codebook_size is None:
-        raise click.UsageError("give --codebook-size: an .npy does not say it.")
-    files = {"train": ids} | ({"test": test} if test else {})
-    counts, (t, h, w) = import_npy(files, out, codebook_size, overwrite=overwrite)
-    windows = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    click.echo(f"{out}: {windows} windows of {t}x{h}x{w} tokens, codebook {codebook_size}")
-
-
-@command.command("export")
-@click.argument("store", type=PLACE)
-@click.option("--split", help="Split to take out; needed if there is more than one.")
-@click.option(
-    "--format",
-    type=click.Choice(["npy", "webdataset"]),
-    default="npy",
-    show_default=True,
-    help="One array of a split, or tars of all, in which each window is a sample.",
-)
-@click.option("--out", type=OUT, required=True, help=".npy file, or folder of tars, to write.")
-def export(store: Place, split: str | None, format: str, out: Path) -> None:
-    """Write the ids of one split as an .npy [N, t, h, w], or all as WebDataset tars.
-
-    `mebt tokens import` makes the same store of the tars again.
-
-    \b
-    Example:
-      mebt tokens export tokens --split train --out ids.npy
-      mebt tokens export tokens --format webdataset --out tars
-    """
-    keep_apart(out, store)
-    if format == "webdataset":
-        if split:
-            raise click.UsageError("--split is for --format npy: tars are of all splits.")
-        opened = TokenStore(store)
-        total = sum(opened.info.counts.values())
-        with progress("export", total, "window") as advance:
-            export_tars(opened, out, advance=advance)
-        click.echo(f"{out}: {total:,} windows")
-        return
-    opened = TokenStore(store)
-    split = choose_split(split, opened.splits, store)
-    if out.suffix != ".npy":
-        raise click.UsageError(f"--out {out}: give a name that ends in .npy.")
-    count = export_npy(opened, split, out)
-    click.echo(f"{out}: {count:,} windows of {split}")
+command.add_command(import_command)
+command.add_command(export_command)

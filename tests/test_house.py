@@ -19,6 +19,7 @@ ROOMS = {
     "storage": set(),
     "frames": {"storage"},
     "store": {"storage"},
+    "exchange": {"storage", "store"},
     "training": {"storage"},
     "published": {"storage"},
     "video": {"storage", "frames"},
@@ -38,6 +39,7 @@ SHARED_BY_STAGES = {
         "given",
         "mebt_task",
         "tokenizer_task",
+        "token_files",
     )
 }
 SOURCES = [file for package in ALLOWED for file in sorted((ROOT / package).glob("**/*.py"))]

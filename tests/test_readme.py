@@ -30,6 +30,7 @@ from tests.helpers.foreign_files import (
     write_vqgan,
 )
 from tests.helpers.published_yaml import EXPERIMENTS
+from tests.helpers.token_files import draw_ids, npy, write_folder, write_tar, write_v1, write_v2
 from tests.stages.test_shards import write_shard
 
 ROOT = Path(__file__).parent.parent
@@ -235,6 +236,31 @@ def test_the_commands_for_published_files_run(
     page = (ROOT / "docs/published.md").read_text("utf-8")
     lines = run_section(page, tmp_path, monkeypatch)
     assert len(lines) == 4
+
+
+def test_the_commands_for_other_forms_of_tokens_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = {name: draw_ids(20, 2, 3, codes=8192) for name in ("a.npy", "b.npy", "c.safetensors")}
+    write_folder(tmp_path / "videos", ids)
+    digits = {f"{n}.npy": draw_ids(4, 2, 3, 6, codes=5, seed=n) for n in range(3)}
+    write_folder(tmp_path / "digits", digits)
+    np.save(tmp_path / "video.npy", ids["a.npy"])
+    np.save(tmp_path / "ids.npy", ids["a.npy"].reshape(5, 4, 2, 3))
+    write_tar(tmp_path / "clips/0.tar", {"a.json": b"{}", "a.npy": npy(ids["a.npy"])})
+    for split, length in (("train", 500), ("val", 240)):
+        write_v1(tmp_path / f"{split}_v1.1", [draw_ids(length, 2, 2)])
+        write_v2(tmp_path / f"{split}_v2.0", [[40, 20]], flat=split == "val")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/formats.md").read_text("utf-8")
+    lines = [line for line in commands(page) if is_complete(line)]
+    assert len(lines) == 12
+    for line in sorted(lines, key=lambda line: "import tars" in line):  # A table reads first.
+        run(line)
+    np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), np.load(tmp_path / "ids.npy"))
+    made = {path.parent.name for path in tmp_path.glob("*/store.json")}
+    names = ("tokens", "one", "cut", "clips-tokens", "tars", "copy", "robot", "clips-of-17", "fsq")
+    assert made == set(names)
 
 
 def test_the_other_commands_of_the_readme_run(

@@ -46,6 +46,7 @@ from pipeline.store.shards import (
     is_header,
     read_index,
 )
+from pipeline.store.states import read_states
 
 RECORD_KEYS = {"schema", "fingerprint", "plan", "info", "seal", "frames"}
 """What a store.json may hold; the last if its tokens were made from frames."""
@@ -284,6 +285,11 @@ class TokenStore:
         self._decode(
             self.shard_file(split, shard), lambda: decode_shard(self.info, split, shard, data)
         )
+        self.states(split, shard)
+
+    def states(self, split: str, shard: int) -> pa.Table | None:
+        """Returns what else is known of a shard's frames: see `pipeline.store.states`."""
+        return read_states(self.files, self.info, split, shard)
 
     def fits(self, plan: pa.Table) -> bool:
         """Says whether a plan has the rows of every split, each in its shard."""

@@ -34,6 +34,7 @@ from pipeline.store.layout import (
 )
 from pipeline.store.reader import TokenStore
 from pipeline.store.shards import array_header, encode_shard
+from pipeline.store.states import write_states
 
 
 class StoreWriter:
@@ -43,8 +44,13 @@ class StoreWriter:
         self.store = TokenStore(root, allow_partial=True)
         self.info, self.files = self.store.info, self.store.files
 
-    def write_shard(self, split: str, shard: int, tokens: NDArray[Any]) -> None:
-        """Writes the tokens [n, t, h, w] of a whole shard, then commits it in the manifest."""
+    def write_shard(
+        self, split: str, shard: int, tokens: NDArray[Any], states: pa.Table | None = None
+    ) -> None:
+        """Writes the tokens [n, t, h, w] of a whole shard, then commits it in the manifest.
+
+        `states` are what else is known of its frames: see `pipeline.store.states`.
+        """
         start, stop = self.info.shard_rows(split, shard)
         if tokens.shape != (stop - start, *self.info.grid):
             raise ValueError(f"shard {shard} of {split} cannot hold tokens of {tokens.shape}.")
@@ -53,6 +59,8 @@ class StoreWriter:
                 f"tokens {tokens.min()} … {tokens.max()} do not fit a codebook of "
                 f"{self.info.codebook_size}."
             )
+        if states is not None:
+            write_states(self.files, split, shard, states)
         data = encode_shard(self.info, split, shard, tokens)
         self.files.write(shard_name(split, shard), data)
         part = {

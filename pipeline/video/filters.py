@@ -44,6 +44,7 @@ def pulled(
 
 @contextmanager
 def filter_errors(path: Path, words: Sequence[str]) -> Iterator[None]:
+    """Turns what FFmpeg says of frames that do not go through filters into one line."""
     try:
         yield
     except (BlockingIOError, EOFError):

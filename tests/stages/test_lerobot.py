@@ -38,7 +38,7 @@ def write_set(root: Path, **changes: Any) -> Path:
     info = {"codebase_version": "v3.0", "fps": FPS, "features": features, **changes}
     (root / "meta").mkdir(parents=True)
     (root / "meta/info.json").write_text(json.dumps(info))
-    episodes, rows, starts = [], {}, {}
+    episodes, rows = [], {}
     films: dict[tuple[str, int], list[int]] = {}
     for number, (length, (chunk, file)) in enumerate(zip(LENGTHS, PLACES, strict=True)):
         episode: dict[str, Any] = {"episode_index": number, "length": length, "tasks": ["lift it"]}

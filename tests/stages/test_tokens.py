@@ -162,7 +162,8 @@ def test_imports_are_told_what_they_lack(made: Flow, ids: Path, tmp_path: Path) 
     assert tokens("import", made.root / "tokens", *words).exit_code == 2
     result = tokens("import", made.root / "tokens", "--out", tmp_path / "s")
     assert "test-00000.tar is missing" in result.output or "train-00000.tar is mi" in result.output
-    assert "is no token store" in tokens("import", tmp_path, "--out", tmp_path.parent / "s").output
+    (tmp_path / "empty").mkdir()
+    assert "holds no ids" in tokens("import", tmp_path / "empty", "--out", tmp_path / "s").output
     words = ("--format", "webdataset", "--split", "train", "--out", tmp_path / "t")
     assert tokens("export", made.root / "tokens", *words).exit_code == 2
 

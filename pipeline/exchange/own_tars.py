@@ -1,8 +1,8 @@
 """Token stores as WebDataset tars and back: each window one sample, `SPLIT-ROW.npy` and `.json`.
 
 Keys are unique over the store, so that all its tars may be read as one set. Beside the tars lie the
-store's own `store.json`, `plan.parquet` and `frames.parquet`. So what comes back is the same store,
-byte for byte, and other tools read the tars without knowing any of these.
+store's own `store.json`, `plan.parquet`, `frames.parquet` and `states/`. So what comes back is the
+same store, byte for byte, and other tools read the tars without knowing any of these.
 """
 
 import io
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.frame_list import FRAMES
 from pipeline.storage.files import make_folder, parse_json, replacing, to_json
-from pipeline.storage.places import Place, open_storage
+from pipeline.storage.places import Folder, Place, open_storage
 from pipeline.storage.tars import Member, add, new_tar, read_samples
 from pipeline.store.layout import INFO, PLAN
 from pipeline.store.reader import TokenStore
+from pipeline.store.states import write_states
 from pipeline.store.writer import StoreWriter, create_store
 
 
@@ -43,6 +44,9 @@ def export_tars(store: TokenStore, out: Path, *, advance: Callable[[int], None])
                     key, array = _key(split, row["row"]), _to_npy(tokens)
                     add(tar, key, "json", to_json({**row, "crc32": zlib.crc32(array)}))
                     add(tar, key, "npy", array)
+            states = store.states(split, shard)
+            if states is not None:
+                write_states(Folder(folder), split, shard, states)
             advance(len(rows))
 
 
@@ -64,14 +68,14 @@ def restore_tars(
         missing = set(writer.unfinished())
         for split, shard in exported.info.shards():
             if (split, shard) in missing:
-                _restore_shard(folder, writer, split, shard)
+                _restore_shard(exported, writer, split, shard)
             advance(_span(exported, split, shard)[1])
     return TokenStore(out)
 
 
-def _restore_shard(folder: Path, writer: StoreWriter, split: str, shard: int) -> None:
+def _restore_shard(exported: TokenStore, writer: StoreWriter, split: str, shard: int) -> None:
     start, count = _span(writer.store, split, shard)
-    path = folder / f"{split}-{shard:05d}.tar"
+    path = Path(exported.root) / f"{split}-{shard:05d}.tar"
     if not path.is_file() or path.is_symlink():
         raise TokenStoreError(f"{path} is missing; export the store again.")
     window = int(np.prod(writer.info.grid)) * writer.info.dtype.itemsize
@@ -88,7 +92,7 @@ def _restore_shard(folder: Path, writer: StoreWriter, split: str, shard: int) ->
         read += 1
     if read < count:
         raise TokenStoreError(f"{path} holds {read} windows, not {count}; export the store again.")
-    writer.write_shard(split, shard, tokens)
+    writer.write_shard(split, shard, tokens, exported.states(split, shard))
 
 
 def _arrays(path: Path) -> Iterator[tuple[Member, object]]:

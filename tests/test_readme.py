@@ -31,6 +31,7 @@ from tests.helpers.foreign_files import (
 )
 from tests.helpers.published_yaml import EXPERIMENTS
 from tests.helpers.token_files import draw_ids, npy, write_folder, write_tar, write_v1, write_v2
+from tests.stages.test_lerobot import write_set
 from tests.stages.test_shards import write_shard
 
 ROOT = Path(__file__).parent.parent
@@ -192,6 +193,7 @@ def test_the_commands_for_own_videos_keep_their_pictures(
 ) -> None:
     write_video(tmp_path / "my_videos/film.mp4", rate=24, count=144)
     write_video(tmp_path / "my_videos/phone.mp4", rate=30, count=180)
+    write_set(tmp_path / "robot-set")
     film = (tmp_path / "my_videos/film.mp4").read_bytes()
     for name in ("00000", "00001"):
         write_shard(tmp_path / f"shards/{name}.tar", {"__key__": name, "mp4": film, "txt": b"film"})

@@ -25,6 +25,8 @@ from tokenizer.published import (
     sort_names,
     unsaved_names,
 )
+from tokenizer.vidtok import VidTok
+from tokenizer.vidtok import published as vidtok
 
 Downsample = tuple[int, int, int]
 
@@ -67,7 +69,8 @@ def import_tokenizer(
     """Writes a published tokenizer, in one file or in parts, as one of ours.
 
     Hyper-parameters of a VQGAN come from `config`, a YAML file, where it is given, else from the
-    checkpoint; the down-sampling of a Cosmos tokenizer from `downsample` if its layers do not tell.
+    checkpoint; those of VidTok always from there; the down-sampling of a Cosmos tokenizer from
+    `downsample` if its layers do not tell.
     Raises PipelineError if the files are something else or any tensor does not fit.
     """
     if out.suffix != ".safetensors":
@@ -93,10 +96,12 @@ def _read(paths: Sequence[Path], config: Path | None, downsample: Downsample | N
     foreign = open_foreign(paths[0]) if alone else None
     if foreign is None or any(map(cosmos.SIGN.match, foreign.state)):
         if config is not None:
-            raise ConfigError("--config is for a VQGAN; the tensors of Cosmos tell its shape.")
+            raise ConfigError("--config is not for Cosmos; its tensors tell its shape.")
         return _read_cosmos(paths, downsample)
     if downsample is not None:
-        raise ConfigError("--downsample is for Cosmos; the hyper-parameters of a VQGAN say it.")
+        raise ConfigError("--downsample is for Cosmos; the hyper-parameters of others say it.")
+    if any(map(vidtok.SIGN.match, foreign.state)):
+        return _read_vidtok(foreign, config)
     check_kind(foreign.path, foreign.state, "a VQGAN")
     return _read_vqgan(foreign, config)
 
@@ -109,6 +114,21 @@ def _read_cosmos(paths: Sequence[Path], downsample: Downsample | None) -> Read:
     tensors = {name: parts.state[key] for name, key in names.items()}
     model = assemble(parts.where, lambda: Cosmos(shape), tensors, names)
     return Read(model, {"source": parts.sha256}, len(parts.state), ignored)
+
+
+def _read_vidtok(published: Foreign, config: Path | None) -> Read:
+    if config is None:
+        raise CheckpointError(
+            f"{published.path} is of VidTok, which does not say how it computes; give the YAML "
+            "file of its name, which is published beside it, with --config."
+        )
+    with user_errors(config):
+        shape = vidtok.config_from_yaml(read_yaml(config))
+        names, ignored = vidtok.sort_names(published.state, shape)
+    tensors = {name: vidtok.as_3d(published.state[key]) for name, key in names.items()}
+    model = assemble(published.path, lambda: VidTok(shape), tensors, names)
+    extra = {"source": published.sha256, "steps": str(published.step)}
+    return Read(model, extra, len(published.state), ignored)
 
 
 def _read_vqgan(published: Foreign, config: Path | None) -> Read:
@@ -136,7 +156,7 @@ def _read_vqgan(published: Foreign, config: Path | None) -> Read:
 @click.command("import-tokenizer")
 @click.argument("checkpoints", metavar="CHECKPOINT...", type=FILE, nargs=-1, required=True)
 @click.option("--out", type=OUT, required=True, help="Tokenizer to write, .safetensors.")
-@click.option("--config", type=FILE, help="YAML of hyper-parameters, if the file holds none.")
+@click.option("--config", type=FILE, help="YAML of hyper-parameters, if CHECKPOINT holds none.")
 @click.option(
     "--downsample",
     type=click.IntRange(min=1),
@@ -152,18 +172,20 @@ def command(
     downsample: Downsample | None,
     overwrite: bool,
 ) -> None:
-    """Make a tokenizer of CHECKPOINT, a published VQGAN (TATS) or Cosmos tokenizer (NVIDIA, DV).
+    """Make a tokenizer of CHECKPOINT, published with TATS, Cosmos (DV) or VidTok (causal FSQ).
 
     Nothing in the files is run. What only training needs, such as discriminators, is left out and
-    counted; anything unknown is refused. --config holds the published names: n_codes,
+    counted; anything unknown is refused. For a VQGAN, --config holds the published names: n_codes,
     embedding_dim, n_hiddens, downsample, norm_type, and if need be padding_type, image_channels.
 
-    Of Cosmos give encoder.jit and decoder.jit, or autoencoder.jit, or a state dict.
+    Of Cosmos give encoder.jit and decoder.jit, or autoencoder.jit, or a state dict; of VidTok the
+    checkpoint, and with --config the YAML file of its name.
 
     \b
     Example:
       mebt import-tokenizer vqgan_sky_128_488.ckpt --out tokenizer.safetensors
       mebt import-tokenizer encoder.jit decoder.jit --out cosmos.safetensors
+      mebt import-tokenizer vidtok.ckpt --config vidtok.yaml --out vidtok.safetensors
     """
     imported = import_tokenizer(
         checkpoints, out, config=config, downsample=downsample, overwrite=overwrite

@@ -13,15 +13,17 @@ from torch import Tensor
 from tokenizer.codebook import Codebook
 from tokenizer.config import VQGANConfig
 from tokenizer.cosmos import Cosmos, CosmosConfig
+from tokenizer.vidtok import VidTok, VidTokConfig
 from tokenizer.vqgan import VQGAN
 from weights.file import Format, load_tensors, no_config, read_header, save
 
-Tokenizer = VQGAN | Cosmos
+Tokenizer = VQGAN | Cosmos | VidTok
 """Anything that encodes clips and decodes tokens."""
-TokenizerConfig = VQGANConfig | CosmosConfig
+TokenizerConfig = VQGANConfig | CosmosConfig | VidTokConfig
 KINDS: dict[str | None, tuple[Any, Any]] = {
     None: (VQGANConfig, VQGAN),
     CosmosConfig.kind: (CosmosConfig, Cosmos),
+    VidTokConfig.kind: (VidTokConfig, VidTok),
 }
 """What a header calls a kind -> its config and network; those of the first kind do not say it."""
 

@@ -82,6 +82,7 @@ KINDS = (
     (("first_stage_model.", "transformer.blocks.", "tok_emb."), "a MeBT", "mebt import-model"),
     (("encoder.conv_first.", "codebook.embeddings"), "a VQGAN", "mebt import-tokenizer"),
     (("encoder.conv_in.0.conv3d.",), "a Cosmos tokenizer", "mebt import-tokenizer"),
+    (("encoder.down_temporal.",), "a VidTok tokenizer", "mebt import-tokenizer"),
     (("Conv3d_1a_7x7.", "Mixed_3b.", "logits.conv3d."), "an I3D network", None),
 )
 """Starts of tensor names, what has them, and the command that reads it."""

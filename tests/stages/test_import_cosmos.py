@@ -193,7 +193,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, what: str) -> None:
 
 
 def test_options_that_do_not_fit_are_refused(pair: list[Path], tmp_path: Path) -> None:
-    assert "--config is for a VQGAN" in refused(tmp_path, *pair, "--config", str(pair[0]))
+    assert "--config is not for Cosmos" in refused(tmp_path, *pair, "--config", str(pair[0]))
     said = refused(tmp_path, *pair, "--downsample", "4", "8", "8")
     assert "it down-samples by 8 16 16, not by --downsample 4 8 8." in said
     vqgan = tmp_path / "vqgan.ckpt"

@@ -90,10 +90,10 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Adds to each place what it reads: of all places of its frame, or of itself before."""
 
-    def __init__(self, channels: int, over: Literal["space", "time"]) -> None:
+    def __init__(self, norm: nn.Module, channels: int, over: Literal["space", "time"]) -> None:
         super().__init__()
         self.over = over
-        self.norm = frame_norm(channels)
+        self.norm = norm
         self.query = place_conv(channels, channels)
         self.key = place_conv(channels, channels)
         self.value = place_conv(channels, channels)
@@ -117,8 +117,8 @@ def middle(channels: int) -> nn.Sequential:
     """Makes what is between both halves of the encoder's and the decoder's resolutions."""
     return nn.Sequential(
         ResidualBlock(channels, channels),
-        Attention(channels, "space"),
-        Attention(channels, "time"),
+        Attention(frame_norm(channels), channels, "space"),
+        Attention(frame_norm(channels), channels, "time"),
         ResidualBlock(channels, channels),
     )
 

@@ -39,7 +39,7 @@ class StoppedError(PipelineError):
 
 
 @contextmanager
-def user_errors(path: Path | None = None) -> Iterator[None]:
+def user_errors(path: Path | str | None = None) -> Iterator[None]:
     """Turns the ValueError with which a model refuses a file into a line for the user.
 
     `path` opens the line, for errors that do not name their file.

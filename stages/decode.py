@@ -29,7 +29,7 @@ from stages.options import (
     overwrite_option,
     params_options,
 )
-from tokenizer import VQGAN, identity, load_tokenizer
+from tokenizer import Tokenizer, identity, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _decoded(
     split: str,
     count: int,
     rows: list[int],
-    model: VQGAN,
+    model: Tokenizer,
     config: DecodeConfig,
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yields each of `rows` with its frames [T, H, W, 3], one shard and one batch at a time.

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,10 @@ from pipeline.training.log import read_log
 from pipeline.training.previews import Tokens, read_previews
 from pipeline.windows.of_tokens import window_reader
 from stages.options import FILE, FOLDER, OUT, PLACE
-from tokenizer import VQGAN, identity, load_tokenizer, tokenizer_metadata
+from tokenizer import Tokenizer, identity, load_tokenizer, tokenizer_metadata
 
+SHOWN = ("what", "codebook_size", "embedding_dim", "levels", "downsample", "causal")
+"""What the page says of a tokenizer's config."""
 DECODED_AT_ONCE = 4
 
 
@@ -113,7 +115,7 @@ def _open_samples(path: Place, store: TokenStore) -> TokenStore:
     return samples
 
 
-def _open_tokenizer(path: Path, store: TokenStore) -> VQGAN:
+def _open_tokenizer(path: Path, store: TokenStore) -> Tokenizer:
     with user_errors():
         model = load_tokenizer(path)
     check_tokenizer(store, path, identity(model))
@@ -131,7 +133,7 @@ def _check_previews(run: Path, store: TokenStore) -> None:
         )
 
 
-def _decode(model: VQGAN, tokens: np.ndarray) -> list[Clip]:
+def _decode(model: Tokenizer, tokens: np.ndarray) -> list[Clip]:
     clips: list[Clip] = []
     for start in range(0, len(tokens), DECODED_AT_ONCE):
         clips += list(decode_tokens(model, tokens[start : start + DECODED_AT_ONCE]))
@@ -168,9 +170,9 @@ def _fps(params: Path | None, shown: StoreInfo) -> float:
     return playing_rate(fps if is_rate else None, shown.fps)[0]
 
 
-def _tokenizer_artefact(path: Path, model: VQGAN) -> Artefact:
+def _tokenizer_artefact(path: Path, model: Tokenizer) -> Artefact:
     return tokenizer_artefact(
-        asdict(model.config),
+        {name: getattr(model.config, name) for name in SHOWN},
         num_parameters=sum(p.numel() for p in model.parameters()),
         steps=tokenizer_metadata(path).get("steps"),
         identity=identity(model),

@@ -40,7 +40,7 @@ from stages.options import (
     verify_option,
     workers_option,
 )
-from tokenizer import VQGAN, identity, load_tokenizer
+from tokenizer import Tokenizer, identity, load_tokenizer
 
 CHECKED_WINDOWS = 32
 """Windows that are decoded again at the end, for the PSNR."""
@@ -119,7 +119,7 @@ def tokenize(
     return _measured(out, model, found, plan, config, share.kept + share.total, taken)
 
 
-def _open_tokenizer(path: Path, config: TokenizeConfig, device: str) -> VQGAN:
+def _open_tokenizer(path: Path, config: TokenizeConfig, device: str) -> Tokenizer:
     """Opens the tokenizer. Raises ConfigError unless it can encode a window."""
     with user_errors():
         model = load_tokenizer(path, device)
@@ -131,7 +131,7 @@ def _open_tokenizer(path: Path, config: TokenizeConfig, device: str) -> VQGAN:
 
 
 def _store_info(
-    model: VQGAN, plan: Plan, source: str, config: TokenizeConfig, rate: float | None
+    model: Tokenizer, plan: Plan, source: str, config: TokenizeConfig, rate: float | None
 ) -> StoreInfo:
     """Says what the tokens are: everything that they depend on, and the size of their windows."""
     splits = [split for split in ("train", "test") if plan.num_windows(split)]
@@ -148,7 +148,7 @@ def _store_info(
 
 def _measured(
     out: Place,
-    model: VQGAN,
+    model: Tokenizer,
     found: FrameFolder,
     plan: Plan,
     config: TokenizeConfig,

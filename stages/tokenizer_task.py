@@ -149,6 +149,11 @@ def open_init(path: Path, shape: VQGANConfig) -> VQGAN:
     """Opens the tokenizer to begin from. Raises CheckpointError if section `tokenizer` differs."""
     with user_errors():
         model = load_tokenizer(path)
+    if not isinstance(model, VQGAN):
+        raise CheckpointError(
+            f"--init {path} is {model.config.what[0].lower()}{model.config.what[1:]}, which can "
+            "encode and decode, but not be trained here; give one of `mebt fit-tokenizer`."
+        )
     theirs, ours = as_dict(model.config), as_dict(shape)
     if different := [key for key in ours if theirs[key] != ours[key]]:
         found, asked = (

@@ -23,7 +23,7 @@ from pipeline.windows.plan import TokenizeConfig, plan_windows
 from pipeline.windows.verify import refuse_damaged
 from stages.options import FILE, PLACE, device_option, spare_cores, workers_option
 from stages.token_files import export_command, import_command
-from tokenizer import VQGAN, identity, load_tokenizer
+from tokenizer import Tokenizer, identity, load_tokenizer
 
 
 @click.group("tokens")
@@ -145,7 +145,7 @@ def repair(store: Place, frames: Place, tokenizer: Path, workers: int | None, de
     click.echo(f"{store}: " + (f"encoded {total:,} windows anew: {names}" if broken else "whole"))
 
 
-def _planned_again(store: TokenStore, videos: Sequence[Video], model: VQGAN) -> pa.Table:
+def _planned_again(store: TokenStore, videos: Sequence[Video], model: Tokenizer) -> pa.Table:
     """Makes the plan that a store was made with, whatever became of its file."""
     info = store.info
     keys = ("frames", "stride", "hop", "size", "shard_windows", "chunk_windows")

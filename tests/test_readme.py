@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.__main__ import cli
+from tests.helpers.cosmos_files import cosmos_state, write_pair
 from tests.helpers.foreign_files import (
     lightning_state,
     mebt_model,
@@ -30,7 +31,9 @@ from tests.helpers.foreign_files import (
     write_vqgan,
 )
 from tests.helpers.published_yaml import EXPERIMENTS
+from tests.helpers.small import write_params
 from tests.helpers.token_files import draw_ids, npy, write_folder, write_tar, write_v1, write_v2
+from tests.helpers.vidtok_files import write_vidtok
 from tests.stages.test_lerobot import write_set
 from tests.stages.test_shards import write_shard
 
@@ -235,9 +238,15 @@ def test_the_commands_for_published_files_run(
     optimizer.step()
     states = [lightning_state(model, optimizer)]
     write_mebt(tmp_path / "mebt.ckpt", mebt_state(model, vqgan_model()), optimizer_states=states)
+    write_pair(tmp_path, *cosmos_state())
+    name = "vidtok_fsq_causal_488_32768"
+    write_vidtok(tmp_path / f"{name}.ckpt", tmp_path / f"{name}.yaml")
+    params = ("--params", str(write_params(tmp_path / "small.yaml")))
+    words = ("extract", "--synthetic", "4", "--out", str(tmp_path / "frames"), *params)
+    assert CliRunner().invoke(cli, words).exit_code == 0
     page = (ROOT / "docs/published.md").read_text("utf-8")
     lines = run_section(page, tmp_path, monkeypatch)
-    assert len(lines) == 4
+    assert len(lines) == 8
 
 
 def test_the_commands_for_other_forms_of_tokens_run(

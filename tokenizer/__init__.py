@@ -1,11 +1,20 @@
-"""Frames <-> tokens: the 3D VQGAN of TATS."""
+"""Frames <-> tokens: the 3D VQGAN of TATS, and tokenizers of others."""
 
 from tokenizer.config import VQGANConfig
 from tokenizer.vqgan import VQGAN, VQGANOutput
-from tokenizer.weights import identity, load_tokenizer, save_tokenizer, tokenizer_metadata
+from tokenizer.weights import (
+    Tokenizer,
+    TokenizerConfig,
+    identity,
+    load_tokenizer,
+    save_tokenizer,
+    tokenizer_metadata,
+)
 
 __all__ = [
     "VQGAN",
+    "Tokenizer",
+    "TokenizerConfig",
     "VQGANConfig",
     "VQGANOutput",
     "identity",

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 Norm = Literal["group", "batch"]
 Padding = Literal["replicate", "zeros", "reflect", "circular"]
@@ -13,12 +13,55 @@ LATER = ("levels", "causal", "local")
 """Fields that the first tokenizers did not have."""
 
 
+def check_downsample(downsample: tuple[int, ...]) -> None:
+    """Raises ValueError unless these are three powers of two, and not all 1."""
+    known_factors = {(int, 1 << n) for n in range(9)}
+    if len(downsample) != 3 or not {(type(f), f) for f in downsample} <= known_factors:
+        raise ValueError(f"downsample must be powers of two up to 256: {downsample}.")
+    if max(downsample) == 1:
+        raise ValueError("downsample must shrink at least one axis, got (1, 1, 1).")
+
+
+def check_levels(levels: tuple[int, ...]) -> None:
+    """Raises ValueError unless these can be the levels of a codebook vector's entries."""
+    known = all(type(level) is int and 2 <= level <= 1 << 16 for level in levels)
+    if not known or len(levels) > 31:  # Two levels each already make all tokens there are.
+        raise ValueError(f"levels must be up to 31 whole numbers 2 … 65536, got {list(levels)}.")
+
+
+def divide(
+    clip: tuple[int, int, int], downsample: tuple[int, int, int], *, alone: int
+) -> tuple[int, int, int]:
+    """Returns the latent grid (t, h, w) of a clip of these frames, height and width.
+
+    `alone`, 0 or 1, frames at the beginning have tokens of their own. Raises ValueError if it does
+    not divide.
+    """
+    for size, first, factor, what in zip(
+        clip,
+        (alone, 0, 0),
+        downsample,
+        ("frames", "pixels high", "pixels wide"),
+        strict=True,
+    ):
+        if size < 1 or (size - first) % factor:
+            raise ValueError(
+                f"a clip of {size} {what} does not divide into tokens of {factor}; "
+                f"use {'1 + ' * first}a multiple of {factor}."
+            )
+    frames, height, width = clip
+    t, h, w = downsample
+    return alone + (frames - alone) // t, height // h, width // w
+
+
 @dataclass(frozen=True, kw_only=True)
 class VQGANConfig:
     """The shape of the 3D VQGAN: equal shapes have interchangeable weights.
 
     The defaults are those of the TATS release.
     """
+
+    what: ClassVar[str] = "A 3D VQGAN"
 
     codebook_size: int = 16384
     """Vectors K in the codebook; tokens are 0 … K - 1."""
@@ -66,14 +109,7 @@ class VQGANConfig:
                     f"unknown {name} {getattr(self, name)!r}; choose from "
                     f"{', '.join(get_args(known))}."
                 )
-        known_factors = {(int, 1 << n) for n in range(9)}
-        if (
-            len(self.downsample) != 3
-            or not {(type(f), f) for f in self.downsample} <= known_factors
-        ):
-            raise ValueError(f"downsample must be powers of two up to 256: {self.downsample}.")
-        if max(self.downsample) == 1:
-            raise ValueError("downsample must shrink at least one axis, got (1, 1, 1).")
+        check_downsample(self.downsample)
         if self.norm == "group" and self.width % 16:
             raise ValueError(
                 f"width must be a multiple of 16 for norm 'group' (32 groups), got {self.width}."
@@ -82,11 +118,7 @@ class VQGANConfig:
     def _check_levels(self) -> None:
         if not self.levels:
             return
-        known = all(type(level) is int and 2 <= level <= 1 << 16 for level in self.levels)
-        if not known or len(self.levels) > 31:  # Two levels each already make all tokens there are.
-            raise ValueError(
-                f"levels must be up to 31 whole numbers 2 … 65536, got {list(self.levels)}."
-            )
+        check_levels(self.levels)
         codes, entries = math.prod(self.levels), len(self.levels)
         if (self.codebook_size, self.embedding_dim) != (codes, entries):
             raise ValueError(
@@ -103,6 +135,11 @@ class VQGANConfig:
         """
         fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return {key: value for key, value in fields.items() if value or key not in LATER}
+
+    @property
+    def about(self) -> str:
+        """Its make, in a few words."""
+        return f"width {self.width}, norm {self.norm}, padding {self.padding}"
 
     @property
     def num_stages(self) -> int:
@@ -125,17 +162,4 @@ class VQGANConfig:
         Raises ValueError if it does not divide.
         """
         alone = int(self.causal and begins)
-        for size, first, factor, what in zip(
-            (num_frames, height, width),
-            (alone, 0, 0),
-            self.downsample,
-            ("frames", "pixels high", "pixels wide"),
-            strict=True,
-        ):
-            if size < 1 or (size - first) % factor:
-                raise ValueError(
-                    f"a clip of {size} {what} does not divide into tokens of {factor}; "
-                    f"use {'1 + ' * first}a multiple of {factor}."
-                )
-        t, h, w = self.downsample
-        return alone + (num_frames - alone) // t, height // h, width // w
+        return divide((num_frames, height, width), self.downsample, alone=alone)

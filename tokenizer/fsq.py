@@ -74,3 +74,36 @@ class FSQ(nn.Module):
             features.new_zeros(()),
             perplexity_of(tokens, self.codebook_size),
         )
+
+
+class PaperFSQ(nn.Module):
+    """FSQ of published tokenizers, as in the paper's appendix; for encoding and decoding only.
+
+    Entries are whole steps around 0, of which an even number of levels has one more below than
+    above. The shift by half a step is put through the inverse of tanh, as the paper means.
+    """
+
+    levels: Tensor
+    place_values: Tensor
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        place_values = [math.prod(levels[:place]) for place in range(len(levels))]
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("place_values", torch.tensor(place_values), persistent=False)
+
+    @torch.no_grad()
+    def encode(self, features: Float[Tensor, "B D t h w"]) -> Int[Tensor, "B t h w"]:
+        """Returns the token of each position's nearest levels."""
+        rows = rearrange(features, "b d t h w -> b t h w d").float()
+        reach = (self.levels - 1) * (1 + 1e-3) / 2
+        shift = (self.levels % 2 == 0) / 2
+        steps = torch.tanh(rows + torch.atanh(shift / reach)) * reach - shift
+        digits = steps.round().long() + self.levels // 2
+        return (digits * self.place_values).sum(-1)
+
+    def embed(self, tokens: Int[Tensor, "B t h w"]) -> Float[Tensor, "B D t h w"]:
+        """Returns the vectors of tokens, with entries from -1 to just below 1, or 1."""
+        digits = tokens[..., None] // self.place_values % self.levels  # [B t h w D]
+        half = self.levels // 2
+        return rearrange((digits - half) / half, "b t h w d -> b d t h w")

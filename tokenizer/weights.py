@@ -5,14 +5,27 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokenizer.codebook import Codebook
 from tokenizer.config import VQGANConfig
+from tokenizer.cosmos import Cosmos, CosmosConfig
+from tokenizer.vidtok import VidTok, VidTokConfig
 from tokenizer.vqgan import VQGAN
 from weights.file import Format, load_tensors, no_config, read_header, save
+
+Tokenizer = VQGAN | Cosmos | VidTok
+"""Anything that encodes clips and decodes tokens."""
+TokenizerConfig = VQGANConfig | CosmosConfig | VidTokConfig
+KINDS: dict[str | None, tuple[Any, Any]] = {
+    None: (VQGANConfig, VQGAN),
+    CosmosConfig.kind: (CosmosConfig, Cosmos),
+    VidTokConfig.kind: (VidTokConfig, VidTok),
+}
+"""What a header calls a kind -> its config and network; those of the first kind do not say it."""
 
 TOKENIZER_FILE = "tokenizer.safetensors"
 """What a tokenizer's file is called in the folder of its run."""
@@ -21,17 +34,24 @@ TRAINING_ONLY = ("counts", "sums", "initialized", "num_batches_tracked")
 """Last part of the names of tensors that encoding and decoding never read."""
 
 
-def inference_tensors(model: VQGAN) -> dict[str, Tensor]:
+def new_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """Makes a tokenizer of random weights."""
+    networks = dict(KINDS.values())
+    made: Tokenizer = networks[type(config)](config)
+    return made
+
+
+def inference_tensors(model: Tokenizer) -> dict[str, Tensor]:
     """Returns the tensors that tokens and pictures depend on, by name."""
     state = model.state_dict()
     return {name: state[name] for name in sorted(state) if not name.endswith(TRAINING_ONLY)}
 
 
-def _config_json(config: VQGANConfig) -> str:
+def _config_json(config: TokenizerConfig) -> str:
     return json.dumps(config.recorded(), sort_keys=True)
 
 
-def identity(model: VQGAN) -> str:
+def identity(model: Tokenizer) -> str:
     """Returns the SHA-256 of the config and every tensor: equal identities, equal tokens."""
     digest = hashlib.sha256(_config_json(model.config).encode())
     for name, tensor in inference_tensors(model).items():
@@ -42,16 +62,18 @@ def identity(model: VQGAN) -> str:
 
 
 def save_tokenizer(
-    path: Path, model: VQGAN, *, extra: Mapping[str, str] | None = None, half: bool = False
+    path: Path, model: Tokenizer, *, extra: Mapping[str, str] | None = None, half: bool = False
 ) -> None:
     """Writes weights and config to one `.safetensors` file.
 
     `half` stores float16 where it can hold the values, about half the bytes; the rounded weights
-    then have an identity of their own. Raises ValueError if a value is not finite.
+    then have an identity of their own. What is bfloat16, as others publish it, is stored so, which
+    is exact. Raises ValueError if a value is not finite.
     """
     tensors = {}
     for name, tensor in inference_tensors(model).items():
-        exact = tensor.detach().to("cpu", torch.float32).contiguous()
+        kept = torch.bfloat16 if tensor.dtype == torch.bfloat16 else torch.float32
+        exact = tensor.detach().to("cpu", kept).contiguous()
         if not torch.isfinite(exact).all():
             raise ValueError(f"tensor {name!r} holds values that are not finite; not saved.")
         tensors[name] = _half_if_it_fits(exact) if half else exact
@@ -80,7 +102,7 @@ def tokenizer_metadata(path: Path) -> dict[str, str]:
     return read_header(path, FORMAT)
 
 
-def load_tokenizer(path: Path, device: str = "cpu") -> VQGAN:
+def load_tokenizer(path: Path, device: str = "cpu") -> Tokenizer:
     """Loads a tokenizer, frozen and in evaluation mode.
 
     Raises ValueError, in one line, if the file is damaged, of another format, or does not fit.
@@ -88,9 +110,9 @@ def load_tokenizer(path: Path, device: str = "cpu") -> VQGAN:
     metadata = tokenizer_metadata(path)
     config = _read_config(path, metadata)
     with torch.device("meta"):  # A header may claim any size: compare before allocating.
-        expected = inference_tensors(VQGAN(config))
+        expected = inference_tensors(new_tokenizer(config))
     tensors = load_tensors(path, expected, metadata)
-    model = VQGAN(config)
+    model = new_tokenizer(config)
     model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
     if isinstance(model.codebook, Codebook):
         # Files hold no moving averages: they start as if each vector had just been chosen.
@@ -98,11 +120,16 @@ def load_tokenizer(path: Path, device: str = "cpu") -> VQGAN:
     return model.eval().requires_grad_(False).to(device)
 
 
-def _read_config(path: Path, metadata: Mapping[str, str]) -> VQGANConfig:
+def _read_config(path: Path, metadata: Mapping[str, str]) -> TokenizerConfig:
     try:
-        fields = json.loads(metadata["config"])
-        fields["downsample"] = tuple(fields["downsample"])
-        fields["levels"] = tuple(fields.get("levels", ()))
-        return VQGANConfig(**fields)
-    except (KeyError, TypeError, ValueError) as error:
+        read = json.loads(metadata["config"])
+        fields = {
+            key: tuple(value) if type(value) is list else value for key, value in read.items()
+        }
+        kind = fields.pop("kind", None)
+        if kind not in KINDS:
+            raise ValueError(f"this version knows no tokenizer of kind {kind!r}.")
+        config: TokenizerConfig = KINDS[kind][0](**fields)
+        return config
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise no_config(path, error) from None

@@ -81,6 +81,8 @@ DAMAGE = (
 KINDS = (
     (("first_stage_model.", "transformer.blocks.", "tok_emb."), "a MeBT", "mebt import-model"),
     (("encoder.conv_first.", "codebook.embeddings"), "a VQGAN", "mebt import-tokenizer"),
+    (("encoder.conv_in.0.conv3d.",), "a Cosmos tokenizer", "mebt import-tokenizer"),
+    (("encoder.down_temporal.",), "a VidTok tokenizer", "mebt import-tokenizer"),
     (("Conv3d_1a_7x7.", "Mixed_3b.", "logits.conv3d."), "an I3D network", None),
 )
 """Starts of tensor names, what has them, and the command that reads it."""
@@ -137,10 +139,15 @@ def read_foreign(path: Path, *, wanted: str) -> Foreign:
     Nothing in the file runs: see `load_content`. Raises CheckpointError, in one line, saying what
     the file looks like if it is something else.
     """
+    foreign = open_foreign(path)
+    check_kind(path, foreign.state, wanted)
+    return foreign
+
+
+def open_foreign(path: Path) -> Foreign:
+    """Reads a training checkpoint of any kind, as `read_foreign` does."""
     content = load_content(path)
-    state = state_tensors(path, content)
-    check_kind(path, state, wanted)
-    return Foreign(path, sha256_file(path), content, state)
+    return Foreign(path, sha256_file(path), content, state_tensors(path, content))
 
 
 def load_content(path: Path) -> Any:

@@ -14,7 +14,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def assemble(
-    path: Path,
+    path: Path | str,
     build: Callable[[], Model],
     tensors: Mapping[str, Tensor],
     names: Mapping[str, str],
@@ -39,7 +39,7 @@ def assemble(
 
 
 def check_fit(
-    path: Path,
+    path: Path | str,
     tensors: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
     names: Mapping[str, str],

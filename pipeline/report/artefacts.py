@@ -165,8 +165,8 @@ def tokenizer_artefact(
     if config["levels"]:
         codebook += f", of {times(config['levels'])} levels"
     about = (
-        f"A 3D VQGAN: each block of {times(config['downsample'])} (frames, height, width) pixels "
-        "becomes a token."
+        f"{config['what']}: each block of {times(config['downsample'])} (frames, height, width) "
+        "pixels becomes a token."
     )
     if config["causal"]:
         about += " The first frame has tokens of its own."

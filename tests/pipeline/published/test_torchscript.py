@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import CheckpointError
-from pipeline.published.torchscript import read_tensors
+from pipeline.published.torchscript import read_script, read_tensors
 
 
 class Payload:
@@ -133,3 +133,32 @@ def test_a_small_file_cannot_claim_much_memory(tmp_path):
     path = rewritten(tmp_path / "a.pt", tmp_path / "b.pt", data_pkl=claim)
     with pytest.raises(CheckpointError, match=r"asks for builtins\.bytearray"):
         read_tensors(path)
+
+
+class Choosy(nn.Module):
+    """Has two layers alike, and uses one."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.idle = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def test_the_text_of_torchscript_tells_which_layers_it_uses(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(Choosy(), torch.zeros(2)).save(str(tmp_path / "a.pt"))
+    found = read_script(tmp_path / "a.pt")
+    assert set(found.tensors) - found.used == {"idle.0.weight", "idle.0.bias"}
+    silent = {"test_torchscript_py": b"class Other(Module):\n"}
+    found = read_script(rewritten(tmp_path / "a.pt", tmp_path / "b.pt", **silent))
+    assert found.used == set(found.tensors)  # Of what is not known nothing is taken to be idle.
+
+
+def test_text_without_end_is_refused(tmp_path):
+    scripted(tmp_path / "a.pt")
+    huge = {"Linear_py": b" " * (1 << 25), "linear_py": b" " * (1 << 25)}
+    with pytest.raises(CheckpointError, match="claims to hold"):
+        read_tensors(rewritten(tmp_path / "a.pt", tmp_path / "b.pt", **huge))

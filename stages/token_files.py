@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
+from pipeline.errors import user_errors
 from pipeline.exchange.detect import given_splits, open_ids, outside_splits
-from pipeline.exchange.ids import Ids, ImportConfig
+from pipeline.exchange.ids import Ids, ImportConfig, Maker
 from pipeline.exchange.into_store import codebook_of, import_ids
 from pipeline.exchange.npy import export_npy
 from pipeline.exchange.own_tars import export_tars, restore_tars
@@ -15,7 +16,8 @@ from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
 from pipeline.store.layout import INFO
 from pipeline.store.reader import TokenStore
-from stages.options import OUT, PLACE, PLACE_OUT, choose_split, overwrite_option
+from stages.options import FILE, OUT, PLACE, PLACE_OUT, choose_split, overwrite_option
+from tokenizer import identity, load_tokenizer
 
 ANY = click.Path(exists=True, path_type=Path)
 FRAMES = click.IntRange(1, 1 << 24)
@@ -44,6 +46,11 @@ class LevelsType(click.ParamType):  # type: ignore[type-arg]
 @click.command("import")
 @click.argument("ids", type=ANY)
 @click.option("--codebook-size", type=click.IntRange(min=1), help="Ids are below it.")
+@click.option(
+    "--tokenizer",
+    type=FILE,
+    help="What made the ids, as `import-tokenizer` writes it: then they can be decoded.",
+)
 @click.option(
     "--levels",
     type=LevelsType(),
@@ -77,6 +84,7 @@ def import_command(
     ids: Path,
     test: Path | None,
     out: Place,
+    tokenizer: Path | None,
     overwrite: bool,
     **values: int | float | tuple[int, ...] | None,
 ) -> None:
@@ -90,8 +98,8 @@ def import_command(
       our tars      of `tokens export --format webdataset`: the store that it was
 
     Videos are cut into windows of --frames; none crosses a segment of 1X. Folders `train` and
-    `test` inside IDS are the splits. Such a store trains and samples; `decode` cannot turn its
-    tokens into pictures, because their tokenizer is not known here.
+    `test` inside IDS are the splits. Such a store trains and samples; for `decode` to turn its
+    tokens into pictures, name their --tokenizer.
 
     \b
     Example:
@@ -99,10 +107,12 @@ def import_command(
       mebt tokens import videos --codebook-size 8192 --frames 4 --hop 2 --out tokens
       mebt tokens import digits --levels 8,8,8,5,5,5 --frames 5 --out tokens
       mebt tokens import train_v1.1 --test val_v1.1 --frames 16 --stride 15 --out tokens
+      mebt tokens import val_v2.0 --tokenizer cosmos.safetensors --out tokens
       mebt tokens import tars --out tokens
     """
-    keep_apart(out, ids, test)
-    config = ImportConfig(**values)  # type: ignore[arg-type]
+    keep_apart(out, ids, test, tokenizer)
+    maker = _maker(tokenizer) if tokenizer else None
+    config = ImportConfig(**values, maker=maker)  # type: ignore[arg-type]
     if ids.is_dir() and (ids / INFO).exists():
         if test or config != ImportConfig():
             raise click.UsageError(f"{ids} says all: give no option but --out and --overwrite.")
@@ -119,6 +129,13 @@ def import_command(
     windows = ", ".join(f"{count:,} {split}" for split, count in made.counts.items())
     t, h, w = made.grid
     click.echo(f"{out}: {windows} windows of {t}x{h}x{w} tokens, codebook {made.codebook_size}")
+
+
+def _maker(path: Path) -> Maker:
+    with user_errors():
+        model = load_tokenizer(path)
+    known = model.config
+    return Maker(identity(model), known.codebook_size, known.downsample, bool(known.causal))
 
 
 def _opened(

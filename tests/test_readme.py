@@ -36,6 +36,7 @@ from tests.helpers.token_files import draw_ids, npy, write_folder, write_tar, wr
 from tests.helpers.vidtok_files import write_vidtok
 from tests.stages.test_lerobot import write_set
 from tests.stages.test_shards import write_shard
+from tokenizer import VQGAN, VQGANConfig, save_tokenizer
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -258,6 +259,9 @@ def test_the_commands_for_other_forms_of_tokens_run(
     write_folder(tmp_path / "digits", digits)
     np.save(tmp_path / "video.npy", ids["a.npy"])
     np.save(tmp_path / "ids.npy", ids["a.npy"].reshape(5, 4, 2, 3))
+    fields = {"codebook_size": 8192, "embedding_dim": 4, "width": 4, "norm": "batch"}
+    model = VQGAN(VQGANConfig(**fields, downsample=(2, 4, 4)))
+    save_tokenizer(tmp_path / "tokenizer-8192.safetensors", model.eval())
     write_tar(tmp_path / "clips/0.tar", {"a.json": b"{}", "a.npy": npy(ids["a.npy"])})
     for split, length in (("train", 500), ("val", 240)):
         write_v1(tmp_path / f"{split}_v1.1", [draw_ids(length, 2, 2)])
@@ -265,13 +269,13 @@ def test_the_commands_for_other_forms_of_tokens_run(
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs/formats.md").read_text("utf-8")
     lines = [line for line in commands(page) if is_complete(line)]
-    assert len(lines) == 12
+    assert len(lines) == 13
     for line in sorted(lines, key=lambda line: "import tars" in line):  # A table reads first.
         run(line)
     np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), np.load(tmp_path / "ids.npy"))
     made = {path.parent.name for path in tmp_path.glob("*/store.json")}
     names = ("tokens", "one", "cut", "clips-tokens", "tars", "copy", "robot", "clips-of-17", "fsq")
-    assert made == set(names)
+    assert made == {*names, "known"}
 
 
 def test_the_other_commands_of_the_readme_run(

@@ -13,7 +13,27 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.exchange.arrays import FileArray
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Maker:
+    """The tokenizer that made ids: with it they can be decoded."""
+
+    identity: str
+    codebook_size: int
+    downsample: tuple[int, int, int]
+    """Frames, rows and columns that a token is of."""
+    causal: bool
+    """Whether the first latent frame is of one frame."""
+
+    def frames(self, latent: int) -> int:
+        """Returns how many frames so many latent ones are."""
+        return self.causal + (latent - self.causal) * self.downsample[0]
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns height and width in pixels of so many rows and columns."""
+        return height * self.downsample[1], width * self.downsample[2]
+
+
+@dataclass(frozen=True)
 class ImportConfig:
     """How numbers become tokens, and videos become windows."""
 
@@ -29,6 +49,8 @@ class ImportConfig:
     """Latent frames from one window's start to the next; None: windows do not overlap."""
     test_share: float = 0.0
     """Last share of each video's time that is kept for the test, in [0, 1)."""
+    maker: Maker | None = None
+    """What made the ids, if it is known."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.test_share < 1:

@@ -13,6 +13,7 @@ from pipeline.exchange.arrays import FileArray
 from pipeline.exchange.ids import Codebook, Ids, ImportConfig
 from pipeline.exchange.windows import Cut, WindowFiles, cut_of, cut_windows, plan_of, read_all
 from pipeline.progress import progress
+from pipeline.size import check_size
 from pipeline.storage.places import Place, open_storage
 from pipeline.store.layout import MAX_SHARD_BYTES, SMALL_CODEBOOK, StoreInfo
 from pipeline.store.states import States
@@ -41,6 +42,7 @@ def codebook_of(sources: Sequence[Ids], config: ImportConfig) -> Codebook | None
     """
     sizes = {config.codebook_size, *(ids.codebook_size for ids in sources)}
     sizes |= {math.prod(config.levels)} if config.levels else set()
+    sizes |= {config.maker.codebook_size} if config.maker else set()
     known = sorted(size for size in sizes if size)
     if len(known) > 1:
         raise PipelineError(f"codebooks of {' and '.join(map(str, known))} are meant, not of one.")
@@ -110,11 +112,20 @@ def _store_info(
     extra: dict[str, Any] = {} if ids.are_windows else {"hop": cut.hop * ids.unit}
     one_piece = cut.units == 1 or not ids.causal
     frames = cut.units * ids.frames if ids.frames and one_piece else None
+    size = None
+    if config.maker:
+        if not one_piece or frames not in (None, config.maker.frames(grid[0])):
+            raise PipelineError(
+                f"{ids.place} has windows of {cut.units} pieces of {ids.frames} frames; its "
+                f"tokenizer decodes {grid[0]} latent frames as {config.maker.frames(grid[0])}."
+            )
+        frames = config.maker.frames(grid[0])
+        size = check_size("frames", config.maker.size(*ids.size))
     states = None
     if _widths(ids):
         states = States(cut.units * (ids.frames or 0), _widths(ids))
         extra |= states.recorded()
-    if ids.causal and one_piece:
+    if (ids.causal and one_piece) or (config.maker and config.maker.causal):
         extra["causal"] = True
     of_states = states.frames * sum(states.widths.values()) * 4 if states else 0
     bytes_each = max(math.prod(grid) * (2 if codebook.size < SMALL_CODEBOOK else 4), of_states)
@@ -122,7 +133,7 @@ def _store_info(
     while shard_windows > 1 and shard_windows * bytes_each > MAX_SHARD_BYTES:
         shard_windows //= 2
     return StoreInfo(
-        tokenizer=None,
+        tokenizer=config.maker.identity if config.maker else None,
         codebook_size=codebook.size,
         grid=grid,
         source="",
@@ -130,6 +141,7 @@ def _store_info(
         shard_windows=shard_windows,
         chunk_windows=min(CHUNK_WINDOWS, shard_windows),
         frames=frames,
+        size=size,
         stride=config.stride if frames else None,
         fps=ids.fps / config.stride if ids.fps and frames else None,
         extra=extra,

@@ -15,7 +15,7 @@ from pipeline.exchange import into_store
 from pipeline.store.reader import TokenStore
 from pipeline.store.writer import StoreWriter
 from stages.__main__ import cli
-from tests.helpers.small import content, write_params
+from tests.helpers.small import Flow, content, write_params
 from tests.helpers.token_files import draw_ids, npy, write_folder, write_tar, write_v1, write_v2
 
 
@@ -339,3 +339,32 @@ def test_words_that_do_not_fit_are_wrong_usage(tmp_path: Path) -> None:
     said = refused("import", tmp_path / "a", "--test", tmp_path / "b", *out)
     assert "codebooks of 24 and 25 are meant, not of one" in said
     assert not (tmp_path / "store").exists()
+
+
+def test_ids_whose_tokenizer_is_named_are_decoded(made: Flow, tmp_path: Path) -> None:
+    tokenizer = made.root / "tokenizer.safetensors"
+    ok("export", made.root / "samples", "--out", tmp_path / "ids.npy")
+    ok("import", tmp_path / "ids.npy", "--tokenizer", tokenizer, "--out", tmp_path / "again")
+    here, there = (TokenStore(root).info for root in (tmp_path / "again", made.root / "samples"))
+    keys = ("tokenizer", "codebook_size", "grid", "frames", "size")
+    assert all(getattr(here, key) == getattr(there, key) for key in keys)
+    for out, store in (("one", tmp_path / "again"), ("two", made.root / "samples")):
+        words = ["decode", "--tokens", store, "--tokenizer", tokenizer, "--out", tmp_path / out]
+        result = CliRunner().invoke(cli, [*map(str, words), "--set", "decode.fps=8"])
+        assert result.exit_code == 0, result.output
+    one, two = (sorted((tmp_path / out).glob("*.mp4")) for out in ("one", "two"))
+    assert len(one) == 34
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+
+
+def test_a_tokenizer_that_did_not_make_the_ids_is_refused(made: Flow, tmp_path: Path) -> None:
+    tokenizer = made.root / "tokenizer.safetensors"
+    np.save(tmp_path / "ids.npy", draw_ids(8, 2, 3, 4))
+    words = ["import", tmp_path / "ids.npy", "--tokenizer", tokenizer, "--out", tmp_path / "out"]
+    assert "codebooks of 24 and 25 are meant" in refused(*words, "--codebook-size", 25)
+    write_v2(tmp_path / "v2", [[34]])
+    words[1] = tmp_path / "v2"
+    assert "codebooks of 24 and 64000 are meant" in refused(*words)
+    words = [*words, "--codebook-size", 24]
+    assert "of 1 pieces of 17 frames; its tokenizer decodes 3 latent frames as 6" in refused(*words)
+    assert not (tmp_path / "out").exists()

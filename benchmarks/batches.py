@@ -18,7 +18,7 @@ import torch
 from zarr.buffer import default_buffer_prototype
 
 from pipeline.storage.places import Place
-from pipeline.store import reader
+from pipeline.store import reader, shards
 from pipeline.store.batches import Batches
 from pipeline.store.layout import StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore, read_rows
@@ -82,7 +82,7 @@ def fastest(actions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
 def fetched_share(store: TokenStore, windows: int) -> float:
     """Returns which part of a store's shards is read for so many windows at random."""
     rows = np.random.default_rng(0).integers(store.num_windows("train"), size=windows)
-    read, fetched = reader.read_parts, 0
+    read, fetched = shards.read_parts, 0
 
     def counted(place: Place, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         nonlocal fetched
@@ -90,11 +90,11 @@ def fetched_share(store: TokenStore, windows: int) -> float:
         fetched += sum(map(len, parts))
         return parts
 
-    reader.read_parts = counted
+    shards.read_parts = counted
     try:
         read_rows(store, "train", rows.tolist())
     finally:
-        reader.read_parts = read
+        shards.read_parts = read
     return fetched / sum(store.part(*shard)["bytes"] for shard in store.info.shards())
 
 

@@ -41,9 +41,10 @@ def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_batches_are_measured_beside_the_memory(monkeypatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr("sys.argv", ["batches", "--windows", "300", "--batch-size", "7"])
     batches.main()
-    limit, *speeds = capsys.readouterr().out.splitlines()
+    limit, *speeds, few = capsys.readouterr().out.splitlines()
     assert re.match(r"one core copies memory at [\d.]+ GB/s", limit)
-    assert len(speeds) == 3
+    assert few == "100 windows at random of 300: 100.00% of the store's bytes are read"
+    assert len(speeds) == 4
     for line in speeds:
         assert re.match(r" *[\d,]+ windows/s, +\d+% of that  \(", line)
 

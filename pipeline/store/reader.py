@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, TokenStoreError
 from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, source_of
 from pipeline.metrics import token_counts
 from pipeline.storage.files import parse_json, to_json
-from pipeline.storage.places import Place, Storage, open_storage, read_parts
+from pipeline.storage.places import Place, Storage, open_storage
 from pipeline.storage.sealed import from_parquet
 from pipeline.store.layout import (
     INFO,
@@ -39,12 +39,10 @@ from pipeline.store.layout import (
 )
 from pipeline.store.shards import (
     Tokens,
-    chunk_span,
-    decode_chunks,
+    chunks_of,
     decode_shard,
-    index_bytes,
     is_header,
-    read_index,
+    read_places,
 )
 from pipeline.store.states import read_states
 
@@ -189,21 +187,11 @@ class TokenStore:
         Of few, only the inner chunks that hold them are read, and checked by checksums of their
         own: not by the shard's, for which all of it would have to be read.
         """
-        info, path = self.info, self.shard_file(split, shard)
-        chunks, inside = np.unique(places // info.chunk_windows, return_inverse=True)
-        if len(chunks) * WHOLE * info.chunk_windows > info.shard_windows:
+        asked = len(chunks_of(self.info, places)) * self.info.chunk_windows
+        if WHOLE * asked > self.info.shard_windows:
             return self.read_shard(split, shard)[places]
-        size = self.part(split, shard)["bytes"]
-
-        def decode() -> Tokens:
-            (last,) = read_parts(path, [(size - index_bytes(info), index_bytes(info))])
-            index = read_index(info, last)
-            spans = [chunk_span(index, chunk, size) for chunk in chunks.tolist()]
-            tokens = decode_chunks(info, read_parts(path, spans))
-            found: Tokens = tokens[inside * info.chunk_windows + places % info.chunk_windows]
-            return found
-
-        return self._decode(path, decode)
+        path, size = self.shard_file(split, shard), self.part(split, shard)["bytes"]
+        return self._decode(path, lambda: read_places(self.info, path, size, places))
 
     def _read(self, split: str, shard: int) -> tuple[bytes, dict[str, Any]]:
         """Returns the bytes of a shard, and what commits it."""

@@ -23,6 +23,7 @@ from zarr.storage import MemoryStore
 
 from pipeline.errors import TokenStoreError
 from pipeline.storage.files import parse_json
+from pipeline.storage.places import Place, read_parts
 from pipeline.storage.sealed import BLANK, SEAL, is_sealed, sealed
 from pipeline.store.layout import StoreInfo
 
@@ -125,6 +126,25 @@ def decode_chunks(info: StoreInfo, chunks: Sequence[bytes | memoryview]) -> Toke
     if sys.byteorder == "big":
         tokens.byteswap(inplace=True)
     return tokens.reshape(-1, *info.grid)
+
+
+def chunks_of(info: StoreInfo, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the chunks in which windows of a shard lie, in order."""
+    return np.unique(places // info.chunk_windows)
+
+
+def read_places(info: StoreInfo, path: Place, size: int, places: NDArray[np.int64]) -> Tokens:
+    """Returns windows of a shard of `size` bytes; reads no more than its index and their chunks.
+
+    Raises as `decode_chunks` does, and FileNotFoundError.
+    """
+    (last,) = read_parts(path, [(size - index_bytes(info), index_bytes(info))])
+    index, chunks = read_index(info, last), chunks_of(info, places)
+    spans = [chunk_span(index, chunk, size) for chunk in chunks.tolist()]
+    tokens = decode_chunks(info, read_parts(path, spans))
+    first = np.searchsorted(chunks, places // info.chunk_windows) * info.chunk_windows
+    found: Tokens = tokens[first + places % info.chunk_windows]
+    return found
 
 
 def array_header(info: StoreInfo, split: str) -> bytes:

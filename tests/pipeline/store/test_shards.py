@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.batches import decode_by_zarr
 from pipeline.errors import TokenStoreError
-from pipeline.store import reader
+from pipeline.store import reader, shards
 from pipeline.store.layout import StoreInfo, shard_name
 from pipeline.store.reader import TokenStore
 from pipeline.store.shards import decode_shard, encode_shard, index_bytes
@@ -129,8 +129,8 @@ def test_few_windows_are_read_without_their_shard(
         fetched.extend(map(len, parts))
         return parts
 
-    kept = reader.read_parts
-    monkeypatch.setattr(reader, "read_parts", read_parts)
+    kept = shards.read_parts
+    monkeypatch.setattr(shards, "read_parts", read_parts)
     monkeypatch.setattr(store, "read_shard", lambda *_: pytest.fail("the whole shard was read"))
     rows = [399, 7, 201, 8, 7]
     np.testing.assert_array_equal(reader.read_rows(store, "train", rows), tokens[rows])

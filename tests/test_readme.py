@@ -4,6 +4,7 @@ Each section is tried in an empty folder that holds what the section says is the
 test appends `--set` values, and nothing else; what cannot be run here is named with the reason.
 """
 
+import io
 import re
 import shlex
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ from tests.helpers.foreign_files import (
     write_vqgan,
 )
 from tests.helpers.published_yaml import EXPERIMENTS
-from tests.helpers.small import write_params
+from tests.helpers.small import make_tokenizer, write_params
 from tests.helpers.token_files import draw_ids, npy, write_folder, write_tar, write_v1, write_v2
 from tests.helpers.vidtok_files import write_vidtok
 from tests.stages.test_lerobot import write_set
@@ -162,6 +163,12 @@ def write_video(path: Path, *, rate: int, count: int) -> None:
         container.mux(stream.encode())
 
 
+def still(number: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(quarters(number)).save(file, "PNG")
+    return file.getvalue()
+
+
 def run(line: str) -> str:
     """Runs a command of the page, with what makes it quick behind it."""
     words = shlex.split(line)[1:]
@@ -250,9 +257,7 @@ def test_the_commands_for_published_files_run(
     assert len(lines) == 8
 
 
-def test_the_commands_for_other_forms_of_tokens_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commands_for_all_formats_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = {name: draw_ids(20, 2, 3, codes=8192) for name in ("a.npy", "b.npy", "c.safetensors")}
     write_folder(tmp_path / "videos", ids)
     digits = {f"{n}.npy": draw_ids(4, 2, 3, 6, codes=5, seed=n) for n in range(3)}
@@ -266,16 +271,25 @@ def test_the_commands_for_other_forms_of_tokens_run(
     for split, length in (("train", 500), ("val", 240)):
         write_v1(tmp_path / f"{split}_v1.1", [draw_ids(length, 2, 2)])
         write_v2(tmp_path / f"{split}_v2.0", [[40, 20]], flat=split == "val")
+    make_tokenizer(tmp_path / "tokenizer.safetensors")
+    write_params(tmp_path / "params.yaml")
+    write_video(tmp_path / "my_videos/film.mp4", rate=24, count=40)
+    film = (tmp_path / "my_videos/film.mp4").read_bytes()
+    write_shard(tmp_path / "shards/0.tar", {"__key__": "a", "mp4": film, "txt": b"film"})
+    write_set(tmp_path / "robot-set")
+    images = {f"{number}.png": still(number) for number in range(20)}
+    write_shard(tmp_path / "image-shards/0.tar", {"__key__": "a", **images})
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs/formats.md").read_text("utf-8")
     lines = [line for line in commands(page) if is_complete(line)]
-    assert len(lines) == 13
-    for line in sorted(lines, key=lambda line: "import tars" in line):  # A table reads first.
+    assert len(lines) == 21
+    late = ("mebt decode", "mebt tokens import tars", "mebt tokenize --frames frame-tars")
+    for line in sorted(lines, key=lambda line: line.startswith(late)):  # A table reads first.
         run(line)
     np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), np.load(tmp_path / "ids.npy"))
     made = {path.parent.name for path in tmp_path.glob("*/store.json")}
     names = ("tokens", "one", "cut", "clips-tokens", "tars", "copy", "robot", "clips-of-17", "fsq")
-    assert made == {*names, "known"}
+    assert made == {*names, "known", "frame-tokens", "tar-tokens", "image-tokens"}
 
 
 def test_the_other_commands_of_the_readme_run(

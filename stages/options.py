@@ -10,6 +10,7 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.storage.places import Place, is_remote
+from pipeline.training.loggers import LOGGERS, check_loggers
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -87,6 +88,28 @@ def verify_option(command: Command) -> Command:
         "--verify-frames",
         is_flag=True,
         help="Decode every frame first, and name all that are damaged, before anything is made.",
+    )(command)
+
+
+def log_options(command: Command) -> Command:
+    """Adds where a log is copied to: `--plots FOLDER` and `--logger NAME`, as `loggers`."""
+
+    def installed(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+        check_loggers(names)
+        return names
+
+    command = click.option(
+        "--logger",
+        "loggers",
+        type=click.Choice(LOGGERS),
+        multiple=True,
+        callback=installed,
+        help="Send the log there, too; may be given several times.",
+    )(command)
+    return click.option(
+        "--plots",
+        type=OUT,
+        help="Folder for the log as tables, training.csv and validation.csv: see `dvc plots`.",
     )(command)
 
 

@@ -9,6 +9,7 @@ import click
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.storage.hub import is_hub
 from pipeline.storage.places import Place, is_remote
 from pipeline.training.loggers import LOGGERS, check_loggers
 
@@ -20,18 +21,18 @@ OUT = click.Path(path_type=Path)
 
 
 class PlaceType(click.ParamType):  # type: ignore[type-arg]
-    """A folder, or `s3://bucket/prefix`."""
+    """A folder, or `s3://bucket/prefix`; with `hub`, or `hf://owner/name`."""
 
     name = "place"
 
-    def __init__(self, folder: click.Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: click.Path, *, hub: bool = False) -> None:
+        self.folder, self.hub = folder, hub
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Place:
         """Returns the URL as it is, and a folder as a path."""
-        if is_remote(value):
+        if is_remote(value) or (self.hub and is_hub(value)):
             return str(value)
         folder = self.folder.convert(value, param, ctx)
         assert isinstance(folder, Path)
@@ -39,6 +40,7 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]
 
 
 PLACE, PLACE_OUT = PlaceType(FOLDER), PlaceType(OUT)
+SHARE, SHARE_OUT = PlaceType(FOLDER, hub=True), PlaceType(OUT, hub=True)
 
 
 def params_options(command: Command) -> Command:

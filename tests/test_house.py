@@ -24,6 +24,7 @@ ROOMS = {
     "video": {"storage", "frames"},
     "windows": {"storage", "frames", "video", "store"},
     "params": {"storage", "frames", "video"},
+    "sharing": {"storage", "training"},
     "evaluation": {"storage", "video", "store", "published"},
     "report": {"storage", "frames", "video", "store", "evaluation"},
 }
@@ -36,6 +37,7 @@ SHARED_BY_STAGES = {
         "sections",
         "previews",
         "given",
+        "described",
         "mebt_task",
         "tokenizer_task",
     )

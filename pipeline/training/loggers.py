@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ Line = Mapping[str, Any]
 class Copy:
     """One logger, open."""
 
-    send: Callable[[dict[str, float], int], object]
+    send: Callable[[Any, int], object]
     """(numbers, step) -> adds them."""
     close: Callable[[], object]
     sent: int = 0
@@ -73,17 +74,17 @@ def open_copies(
 
 def _tensorboard(folder: Path, step: int, _: int) -> tuple[Copy, bool]:
     """What TensorBoard has of later steps it no longer shows, as the new file tells it."""
-    from lightning_fabric.loggers import TensorBoardLogger
+    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
     new = not (folder / "tensorboard").exists()
-    purge = {} if new else {"purge_step": step + 1}
-    logger = TensorBoardLogger(folder, name="tensorboard", version="", **purge)
+    purge_step = None if new else step + 1
+    logger = TensorBoardLogger(folder, name="tensorboard", version="", purge_step=purge_step)
     return Copy(logger.log_metrics, lambda: logger.finalize("success")), new
 
 
 def _csv(folder: Path, _: int, __: int) -> tuple[Copy, bool]:
     """Fabric's own file cannot be gone on with: it is written anew."""
-    from lightning_fabric.loggers import CSVLogger
+    from lightning_fabric.loggers.csv_logs import CSVLogger
 
     remove(folder / "csv")
     logger = CSVLogger(folder, name="csv", version="", flush_logs_every_n_steps=1)
@@ -133,7 +134,8 @@ def _name(folder: Path, logger: str) -> tuple[str, bool]:
     path = folder / f"{logger}-run.txt"
     if path.exists():
         return read_text(path).strip(), False
-    name = f"{folder.resolve().name}-{uuid.uuid4().hex[:8]}"
+    start = re.sub(r"[^A-Za-z0-9_.-]", "-", folder.resolve().name)[:64]  # As W&B takes names.
+    name = f"{start}-{uuid.uuid4().hex[:8]}"
     write_text(path, f"{name}\n")
     return name, True
 

@@ -7,7 +7,7 @@ import os
 import pickle
 import shutil
 import sys
-from collections.abc import Iterator
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from pipeline.storage.bucket import Bucket
 from pipeline.storage.files import lock
 from stages.__main__ import cli
 from tests.helpers.fake_hub import FakeHub, HTTPError
-from tests.helpers.small import Flow, content, make_tokenizer
-from tests.stages.test_s3 import bucket, objects, server
+from tests.helpers.small import ROOT, Flow, content, make_tokenizer
+from tests.stages.test_s3 import objects
+from tests.test_readme import run_section, sections
 
-__all__ = ["bucket", "server"]
 HUB = "hf://me/fish"
 METRICS = {"metrics": {"token_loss": 1.25}, "protocol": {"seed": 0}, "not_computed": {"fvd": "no"}}
 
@@ -317,7 +317,7 @@ HOSTILE_NAMES = [
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_other_names_than_ours_are_refused(pushed: Path, name: str) -> None:
-    rewrite(pushed, "evil", b"evil", listed_as=name)
+    rewrite(pushed, "aside", b"evil", listed_as=name)
     assert "which no `mebt push` writes; do not trust it" in pull_refused(pushed)
 
 
@@ -364,6 +364,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
     line = pull_refused(pushed)
     assert said in line
     assert ".partial" not in line
+    assert not (pushed.parent / "evil").exists()
 
 
 @pytest.mark.parametrize("damage", ["flip", "longer", "shorter", "link", "folder", "missing"])
@@ -440,7 +441,24 @@ def test_places_keep_apart(made: Flow, pushed: Path, words: list[object]) -> Non
     assert "lies inside" in refused("pull", "--from", pushed, "--out", pushed / "x")
 
 
-@pytest.fixture(autouse=True)
-def _no_evil(tmp_path: Path) -> Iterator[None]:
-    yield
-    assert not list(tmp_path.rglob("evil"))[1:]
+def test_the_commands_of_the_page_run(
+    made: Flow,
+    hub: FakeHub,
+    bucket: Bucket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = os.environ["AWS_ENDPOINT_URL"]
+    urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", method="PUT"))
+    shutil.copytree(made.root / "run", tmp_path / "run")
+    shutil.copy(made.root / "params.yaml", tmp_path)
+    (tmp_path / "tokenizer-run").mkdir()
+    shutil.copy(made.root / "tokenizer.safetensors", tmp_path / "tokenizer-run")
+    (tmp_path / "samples/videos").mkdir(parents=True)
+    (tmp_path / "samples/videos/sheet.webp").write_bytes(b"RIFF....WEBP")
+    (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
+    page = dict(sections(ROOT / "docs/sharing.md"))
+    assert len(run_section(page["Push"], tmp_path, monkeypatch)) == 4
+    lines = run_section(page["Pull"], tmp_path, monkeypatch)
+    assert [line for line in lines if line.startswith("mebt pull")] == lines[:1] + lines[3:]
+    assert list((tmp_path / "fish-samples/videos").glob("*.mp4"))

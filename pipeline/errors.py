@@ -31,6 +31,10 @@ class CheckpointError(PipelineError):
     """A tokenizer, model or checkpoint file that cannot be used."""
 
 
+class ShareError(PipelineError):
+    """What was pushed, if it is damaged, unfinished, something else, or not to be trusted."""
+
+
 class StoppedError(PipelineError):
     """A signal stopped a run after it saved its state: the same command goes on."""
 

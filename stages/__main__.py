@@ -27,6 +27,8 @@ STAGES = (
     "decode",
     "evaluate",
     "report",
+    "push",
+    "pull",
     "tokens",
     "import-tokenizer",
     "import-model",

@@ -29,6 +29,7 @@ from stages.options import (
     OUT,
     PLACE,
     as_stored_option,
+    log_options,
     overwrite_option,
     params_options,
     verify_option,
@@ -66,12 +67,15 @@ def fit_tokenizer(
     init: Path | None = None,
     lpips: Sequence[Path] = (),
     verify: bool = False,
+    plots: Path | None = None,
+    loggers: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Fitted | None:
     """Trains a 3D VQGAN on random windows of the train split; resumes if `out` has checkpoints.
 
     It begins from the weights of the tokenizer `init`, or from random ones. `lpips` are files of
-    published weights. `verify` decodes every frame first; of damaged ones only the first process
+    published weights. `plots` is a folder for tables of the log, `loggers` are programs that get
+    it, too. `verify` decodes every frame first; of damaged ones only the first process
     speaks, for the others there is nothing to return. Raises PipelineError if what is given and
     what is in `out` do not fit together, or a frame is damaged.
     """
@@ -98,7 +102,11 @@ def fit_tokenizer(
             if last_step(out / CHECKPOINTS) < config.max_steps:
                 for row in held_out.spread(config.validation_windows):
                     held_out.read([row])  # What is damaged shall not come up in mid-training.
-            steps = run_loop(fabric, *first_model(shape, config, fabric, begin), task, config, out)
+            steps = run_loop(
+                *(fabric, *first_model(shape, config, fabric, begin), task, config, out),
+                plots=plots,
+                loggers=loggers,
+            )
         except FrameError:
             if not name_damaged(videos, plan, windows, fabric, step=last_step(out / CHECKPOINTS)):
                 return None
@@ -145,6 +153,7 @@ def _made_from(
     multiple=True,
     help="Published weights of LPIPS on VGG16; give it once for each file that they lie in.",
 )
+@log_options
 @as_stored_option("tokenize")
 @params_options
 @fabric_options
@@ -155,6 +164,8 @@ def command(
     out: Path,
     init: Path | None,
     lpips: tuple[Path, ...],
+    plots: Path | None,
+    loggers: tuple[str, ...],
     as_stored: tuple[str, ...],
     params: Path,
     overrides: tuple[str, ...],
@@ -167,6 +178,7 @@ def command(
     Writes OUT/tokenizer.safetensors, and checkpoints to go on from after a stop. Values: sections
     `tokenizer` (its shape), `fit_tokenizer` (training) and `tokenize` (the window) of the params
     file. --init fine-tunes a tokenizer that there is; section `tokenizer` must be of its shape.
+    --plots and --logger copy the log, for `dvc plots`, TensorBoard and others.
     Discriminators and LPIPS take part if their weights in `fit_tokenizer` are above 0. A signal
     stops it after the step at hand with exit code 75: run it again to go on. So does a damaged
     frame with exit code 1, by name: mend it, and the same command goes on.
@@ -191,6 +203,8 @@ def command(
         init=init,
         lpips=lpips,
         verify=verify_frames,
+        plots=plots,
+        loggers=loggers,
         overwrite=overwrite,
     )
     if fitted and fabric.is_global_zero:

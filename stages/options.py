@@ -9,7 +9,9 @@ import click
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.storage.hub import is_hub
 from pipeline.storage.places import Place, is_remote
+from pipeline.training.loggers import LOGGERS, check_loggers
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -19,18 +21,18 @@ OUT = click.Path(path_type=Path)
 
 
 class PlaceType(click.ParamType):  # type: ignore[type-arg]
-    """A folder, or `s3://bucket/prefix`."""
+    """A folder, or `s3://bucket/prefix`; with `hub`, or `hf://owner/name`."""
 
     name = "place"
 
-    def __init__(self, folder: click.Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: click.Path, *, hub: bool = False) -> None:
+        self.folder, self.hub = folder, hub
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Place:
         """Returns the URL as it is, and a folder as a path."""
-        if is_remote(value):
+        if is_remote(value) or (self.hub and is_hub(value)):
             return str(value)
         folder = self.folder.convert(value, param, ctx)
         assert isinstance(folder, Path)
@@ -38,6 +40,7 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]
 
 
 PLACE, PLACE_OUT = PlaceType(FOLDER), PlaceType(OUT)
+SHARE, SHARE_OUT = PlaceType(FOLDER, hub=True), PlaceType(OUT, hub=True)
 
 
 def params_options(command: Command) -> Command:
@@ -87,6 +90,28 @@ def verify_option(command: Command) -> Command:
         "--verify-frames",
         is_flag=True,
         help="Decode every frame first, and name all that are damaged, before anything is made.",
+    )(command)
+
+
+def log_options(command: Command) -> Command:
+    """Adds where a log is copied to: `--plots FOLDER` and `--logger NAME`, as `loggers`."""
+
+    def installed(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+        check_loggers(names)
+        return names
+
+    command = click.option(
+        "--logger",
+        "loggers",
+        type=click.Choice(LOGGERS),
+        multiple=True,
+        callback=installed,
+        help="Send the log there, too; may be given several times.",
+    )(command)
+    return click.option(
+        "--plots",
+        type=OUT,
+        help="Folder for the log as tables, training.csv and validation.csv: see `dvc plots`.",
     )(command)
 
 

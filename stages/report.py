@@ -1,7 +1,5 @@
 """Every artefact of a project -> one HTML page."""
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,9 +8,8 @@ from typing import Any
 
 import click
 import numpy as np
-from safetensors import safe_open
 
-from mebt import model_metadata, weights_identity
+from mebt import model_metadata
 from mebt.weights import MODEL_FILE
 from pipeline.config import load_params
 from pipeline.errors import PipelineError, TokenStoreError, user_errors
@@ -24,11 +21,9 @@ from pipeline.report.artefacts import (
     check_measured,
     frame_artefacts,
     lede,
-    model_artefact,
     read_footage,
     sample_artefact,
     token_artefact,
-    tokenizer_artefact,
     unused_files,
 )
 from pipeline.report.clips import (
@@ -49,11 +44,10 @@ from pipeline.training.log import FILE as LOG
 from pipeline.training.log import read_log
 from pipeline.training.previews import Tokens, read_previews
 from pipeline.windows.of_tokens import window_reader
+from stages.described import describe_model, describe_tokenizer
 from stages.options import FILE, FOLDER, OUT, PLACE
-from tokenizer import Tokenizer, identity, load_tokenizer, tokenizer_metadata
+from tokenizer import Tokenizer, identity, load_tokenizer
 
-SHOWN = ("what", "codebook_size", "embedding_dim", "levels", "downsample", "causal")
-"""What the page says of a tokenizer's config."""
 DECODED_AT_ONCE = 4
 
 
@@ -80,10 +74,10 @@ def collect(
     evaluation = {} if metrics is None else read_json(metrics, PipelineError, "evaluation")
     artefacts: list[Artefact] = [] if footage is None else [*frame_artefacts(footage)]
     if tokenizer is not None and model is not None:
-        artefacts.append(_tokenizer_artefact(tokenizer, model))
+        artefacts.append(describe_tokenizer(tokenizer, model))
     artefacts.append(token_artefact(store))
     if run is not None:
-        artefacts.append(_model_artefact(run, len(previews)))
+        artefacts.append(describe_model(run / MODEL_FILE, len(previews)))
     if drawn is not None:
         artefacts.append(sample_artefact(drawn))
     check_measured(evaluation, artefacts, metrics)
@@ -168,30 +162,6 @@ def _fps(params: Path | None, shown: StoreInfo) -> float:
     fps = asked.get("fps")
     is_rate = isinstance(fps, int | float) and fps > 0
     return playing_rate(fps if is_rate else None, shown.fps)[0]
-
-
-def _tokenizer_artefact(path: Path, model: Tokenizer) -> Artefact:
-    return tokenizer_artefact(
-        {name: getattr(model.config, name) for name in SHOWN},
-        num_parameters=sum(p.numel() for p in model.parameters()),
-        steps=tokenizer_metadata(path).get("steps"),
-        identity=identity(model),
-    )
-
-
-def _model_artefact(run: Path, num_previews: int) -> Artefact:
-    path = run / MODEL_FILE
-    with user_errors():
-        metadata = model_metadata(path)
-    with safe_open(path, framework="pt") as file:  # Shapes only: a model may be large.
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
-    return model_artefact(
-        json.loads(metadata["config"]),
-        num_parameters=sum(map(math.prod, shapes)),
-        steps=metadata.get("step"),
-        num_previews=num_previews,
-        identity=weights_identity(path),
-    )
 
 
 @click.command("report")

@@ -1,6 +1,7 @@
 """tokens -> a MeBT trained on them."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from pipeline.training.previews import Previews, read_previews
 from pipeline.training.profiling import RECORDED, TABLE, TRACE, WARM_UP
 from stages.launch import Launch, sharding_options
 from stages.mebt_task import TrainConfig, beginning, mebt_task, new_model
-from stages.options import FILE, OUT, PLACE, overwrite_option, params_options
+from stages.options import FILE, OUT, PLACE, log_options, overwrite_option, params_options
 from stages.previews import decoder, draw
 
 PROFILE = "profile"
@@ -54,13 +55,16 @@ def train(
     init: Path | None = None,
     tokenizer: Path | None = None,
     profile: bool = False,
+    plots: Path | None = None,
+    loggers: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Trained:
     """Trains MeBT on the train split of a token store; resumes if `out` has checkpoints.
 
     A new run begins with `init`: with the weights, the optimizer's state and the step of a run's
     folder, or with the weights of a model file, at step 0. `tokenizer` decodes previews, and
-    `profile` records where the time of a few steps goes. Raises PipelineError if the store is
+    `profile` records where the time of a few steps goes. `plots` is a folder for tables of the log,
+    `loggers` are programs that get it, too. Raises PipelineError if the store is
     damaged, or not the one that `out` was begun with, or if `init` or `tokenizer` does not fit.
     """
     config = replace(config, precision=precision_of(fabric))
@@ -89,6 +93,8 @@ def train(
                 *(fabric, model, optimizer, task, config, out),
                 init=init / CHECKPOINTS if init and init.is_dir() else None,
                 profile=out / PROFILE if profile else None,
+                plots=plots,
+                loggers=loggers,
             )
         share = previews.seconds / (time.perf_counter() - began)
         fabric.barrier()
@@ -147,6 +153,7 @@ def _model_config(shape: MeBTShape, store: TokenStore) -> MeBTConfig:
     is_flag=True,
     help=f"Record where the time of {RECORDED} steps goes, after {WARM_UP} more, in OUT/{PROFILE}.",
 )
+@log_options
 @params_options
 @sharding_options
 @overwrite_option
@@ -156,6 +163,8 @@ def command(
     init: Path | None,
     tokenizer: Path | None,
     profile: bool,
+    plots: Path | None,
+    loggers: tuple[str, ...],
     params: Path,
     overrides: tuple[str, ...],
     launch: Launch,
@@ -170,6 +179,9 @@ def command(
     Every `train.preview_every` steps it draws from the same four seeds: OUT/previews keeps their
     tokens, for `mebt report`, and with --tokenizer pictures to look at while it trains.
 
+    --plots and --logger copy the log, for `dvc plots`, TensorBoard, Weights & Biases and others;
+    a run goes on by OUT/metrics.jsonl alone.
+
     --init RUN begins with the weights, the optimizer's state and the step of another run, such as
     one of `mebt import-model --optimizer`; `train.max_steps` counts its steps too. --init FILE, a
     model.safetensors, begins with its weights alone, at step 0: fine-tuning.
@@ -178,6 +190,7 @@ def command(
     Example:
       mebt train --tokens tokens --out run --set train.max_steps=2000
       mebt train --tokens tokens --out run --devices 8 --strategy fsdp
+      mebt train --tokens tokens --out run --plots plots/train --logger tensorboard
       mebt train --tokens tokens --out tuned --init run/model.safetensors
     """
     keep_apart(out, tokens, params, init, tokenizer)
@@ -193,6 +206,8 @@ def command(
         init=init,
         tokenizer=tokenizer,
         profile=profile,
+        plots=plots,
+        loggers=loggers,
         overwrite=overwrite,
     )
     if fabric.is_global_zero:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.config import load_section
+from pipeline.training.plots import Plots
 from pipeline.video.synthetic import moving_shapes
 from pipeline.video.writer import write_mp4
 from stages.mebt_task import TrainConfig
@@ -32,7 +34,7 @@ SMALL = {
     "evaluate": {"num_videos": 4, "mask_ratios": [0.5]},
 }
 FILES = ("dvc.yaml", "params.yaml", "params.schema.json")
-DEMO_MAKES = ("data", "frames", "tokens", "run", "samples", "metrics.json", "dvc.lock")
+DEMO_MAKES = ("data", "frames", "tokens", "run", "samples", "plots", "metrics.json", "dvc.lock")
 FLOW = ["extract", "fit-tokenizer", "tokenize", "train", "sample", "decode", "evaluate", "report"]
 
 
@@ -134,7 +136,7 @@ def test_everything_once_nothing_twice_and_tokens_are_reused(flow: tuple[Path, l
 @pytest.mark.timeout(1200)
 def test_experiments_keep_their_numbers(flow: tuple[Path, list[str]]) -> None:
     project, said = flow
-    assert "token_loss_mask_50" in said[-2]  # `dvc metrics diff`
+    assert "token_loss_mask_50" in said[-3]  # `dvc metrics diff`
     made = content(project / "tokens") | content(project / "run")
     run(project, "dvc", "exp", "run", "--temp", "-S", "train.learning_rate=0.003", "evaluate")
     assert content(project / "tokens") | content(project / "run") == made
@@ -143,6 +145,53 @@ def test_experiments_keep_their_numbers(flow: tuple[Path, list[str]]) -> None:
     losses = {float(row[rate]): float(row[loss]) for row in rows}
     assert losses.keys() == {0.002, 0.003}
     assert losses[0.002] != losses[0.003]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_curves_of_experiments_are_drawn_over_one_another(flow: tuple[Path, list[str]]) -> None:
+    project, said = flow
+    assert "index.html" in said[-1]  # `dvc plots diff`
+    assert (project / "dvc_plots/index.html").exists()
+    output = run(project, "dvc", "plots", "diff", "HEAD", "workspace", "--json")
+    rates = json.loads(output)["data"]["MeBT learning rate"][0]["content"]["data"]["values"]
+    by_commit: dict[str, list[float]] = {}
+    for point in rates:
+        by_commit.setdefault(point["rev"], []).append(float(point["learning_rate"]))
+    assert by_commit.keys() == {"HEAD", "workspace"}
+    assert by_commit["HEAD"] != by_commit["workspace"]
+
+
+def test_dvc_draws_the_logs_that_are_shipped(tmp_path: Path) -> None:
+    plots = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["plots"]
+    YAML().dump({"plots": plots}, tmp_path / "dvc.yaml")
+    for name, file in (("train", "fish/metrics.jsonl"), ("fit-tokenizer", "fish-64.jsonl")):
+        lines = [json.loads(line) for line in (ROOT / "models" / file).read_text().splitlines()]
+        Plots(tmp_path / "plots" / name, [], lines)
+    run(tmp_path, "dvc", "init", "--no-scm", "--quiet")
+    drawn = json.loads(run(tmp_path, "dvc", "plots", "show", "--json"))
+    assert not drawn.get("errors")
+    for plot in plots:
+        ((name, values),) = plot.items()
+        (shown,) = drawn["data"].pop(name)
+        points = shown["content"]["data"]["values"]
+        columns = {*values["y"].values()}
+        y = columns.pop() if len(columns) == 1 else "dvc_inferred_y_value"
+        rows = [(tmp_path / table).read_text().count("\n") - 1 for table in values["y"]]
+        assert len([float(point[y]) for point in points]) == sum(rows) >= 5
+    assert not drawn["data"]
+
+
+@pytest.mark.parametrize("file", ["dvc.yaml", "demo/dvc.yaml"])
+def test_curves_are_of_tables_that_stages_write(file: str) -> None:
+    flow = YAML(typ="safe").load((ROOT / file).read_text())
+    outs = {
+        name for stage in flow["stages"].values() for out in stage.get("outs", ()) for name in out
+    }
+    for plot in flow["plots"]:
+        for values in plot.values():
+            for table in values["y"]:
+                assert table.rpartition("/")[0] in outs
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ ROOMS = {
     "video": {"storage", "frames"},
     "windows": {"storage", "frames", "video", "store"},
     "params": {"storage", "frames", "video"},
+    "sharing": {"storage", "training"},
     "evaluation": {"storage", "video", "store", "published"},
     "report": {"storage", "frames", "video", "store", "evaluation"},
 }
@@ -37,6 +38,7 @@ SHARED_BY_STAGES = {
         "sections",
         "previews",
         "given",
+        "described",
         "mebt_task",
         "tokenizer_task",
         "token_files",

@@ -79,6 +79,11 @@ class Bucket:
         with self._one_line_errors("listed"):
             return [item["path"] for chunk in self._store.list() for item in chunk]
 
+    def sizes(self) -> dict[str, int]:
+        """Returns the bytes of all objects below the prefix, by name."""
+        with self._one_line_errors("listed"):
+            return {item["path"]: item["size"] for chunk in self._store.list() for item in chunk}
+
     def open(self, name: str) -> BinaryIO:
         """Opens an object to be read from any place in it. Raises as `read_parts` does."""
         with self._one_line_errors("read", name):

@@ -1,6 +1,7 @@
 """Where token stores and frame tars lie: a folder, or a prefix of an S3 bucket."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -33,6 +34,19 @@ class Folder:
         if path.exists() and not path.is_file():
             raise FileNotFoundError(f"{path} is no file.")
         return path.read_bytes()
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the bytes of all files below the folder, by name; follows no link."""
+        return {
+            path.relative_to(self.root).as_posix(): path.stat().st_size
+            for folder, _, names in os.walk(self.root)
+            for path in (Path(folder, name) for name in names)
+            if path.is_file() and not path.is_symlink()
+        }
+
+    def open(self, name: str) -> BinaryIO:
+        """Opens a file to be read. Raises FileNotFoundError if there is none."""
+        return self.place(name).open("rb")
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a whole file, or leaves the old one untouched."""

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: a run's numbers, one JSON object a line, and TensorBoard if it is installed.
+"""`metrics.jsonl`: a run's numbers, one JSON object a line; tables and loggers get copies of it.
 
 Every line has the same keys, null where nothing was measured: readers that learn the columns from
 the first lines would drop those that come later.
@@ -16,6 +16,8 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.storage.files import sync_file, write_bytes
 from pipeline.training.checkpoint import CHECKPOINTS, last_values
+from pipeline.training.loggers import open_copies
+from pipeline.training.plots import Plots
 
 FILE, LOG_CHECKSUM = "metrics.jsonl", "log"
 
@@ -23,7 +25,8 @@ FILE, LOG_CHECKSUM = "metrics.jsonl", "log"
 class Log:
     """Writes the log of a run in `folder`; goes on behind what its last checkpoint vouches for.
 
-    `keys` are those that each line has, whichever of them are given with it.
+    `keys` are those that each line has, whichever of them are given with it. `plots` is a folder
+    for tables of the log, and `loggers` name programs that get each line, too.
     """
 
     def __init__(
@@ -33,25 +36,26 @@ class Log:
         resumed_step: int,
         checksum: Mapping[str, Any] | None = None,
         keys: Sequence[str] = (),
+        plots: Path | None = None,
+        loggers: Sequence[str] = (),
     ) -> None:
         self.path = folder / FILE
         self.keys = keys
         if checksum and not self.path.exists():
             said = f"{self.path} is missing: a new log begins at step {resumed_step}"
             print(said, file=sys.stderr, flush=True)
+        data = self.path.read_bytes() if self.path.exists() else b""
         if checksum:
             kept = verified_prefix(self.path, checksum)
         else:
-            data = self.path.read_bytes() if self.path.exists() else b""
-            lines = data.decode(errors="replace").splitlines(keepends=True)
-            kept = "".join(line for line in lines if _step_of(line) <= resumed_step).encode()
+            begun = data.decode(errors="replace").splitlines(keepends=True)
+            kept = "".join(line for line in begun if _step_of(line) <= resumed_step).encode()
         write_bytes(self.path, kept)
-        self.board = None
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError:
-            return
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+        lines = _parsed(kept)
+        self.plots = Plots(plots, keys, lines) if plots else None
+        self.copies = open_copies(
+            loggers, folder, kept=lines, before=_parsed(data), step=resumed_step
+        )
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
         """Appends one line; numbers that are not finite become null."""
@@ -59,13 +63,17 @@ class Log:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
         }
+        line = {"step": step, **dict.fromkeys(self.keys), **plain}
         with self.path.open("a", encoding="utf-8") as file:
-            line = {"step": step, **dict.fromkeys(self.keys), **plain}
             file.write(json.dumps(line) + "\n")
-        if self.board:
-            for key, value in plain.items():
-                if isinstance(value, int | float):
-                    self.board.add_scalar(key, value, step)
+        for copy in (self.plots, *self.copies):
+            if copy:
+                copy.write(line)
+
+    def close(self) -> None:
+        """Lets the loggers write what they still hold."""
+        for copy in self.copies:
+            copy.close()
 
     def checksum(self) -> dict[str, int]:
         """Returns what tells this log from any other, once its lines so far are on the disk."""
@@ -79,6 +87,12 @@ def _step_of(line: str) -> float:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf  # The last line of a killed run may be cut off.
+
+
+def _parsed(data: bytes) -> list[dict[str, Any]]:
+    """Returns the lines of a log that say their step."""
+    lines = data.decode(errors="replace").splitlines()
+    return [json.loads(line) for line in lines if _step_of(line) < math.inf]
 
 
 def verified_prefix(path: Path, checksum: Any) -> bytes:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from pipeline.seeds import step_seed
 from pipeline.training.averages import StepMeans, WeightAverage
 from pipeline.training.checkpoint import CHECKPOINTS, mend_pointer
 from pipeline.training.fsdp import gather, whole
-from pipeline.training.log import LOG_CHECKSUM, Log
+from pipeline.training.log import FILE, LOG_CHECKSUM, Log, read_log
+from pipeline.training.plots import Plots
 from pipeline.training.profiling import PART, RECORDED, WARM_UP, profiled
 from pipeline.training.signals import stop_requests
 from pipeline.training.state import restore_state, save_state
@@ -35,11 +37,14 @@ def run_loop(
     *,
     init: Path | None = None,
     profile: Path | None = None,
+    plots: Path | None = None,
+    loggers: Sequence[str] = (),
 ) -> int:
     """Trains to `config.max_steps`, from the last checkpoint of `out` if there is one.
 
     A new run begins with the last checkpoint in the folder `init` if one is given. A few steps of
-    this call are recorded in the folder `profile` if one is given: see `profiled`.
+    this call are recorded in the folder `profile` if one is given: see `profiled`. For `plots` and
+    `loggers` see `Log`.
     Returns the number of steps done in this call. On one CPU, n steps, a stop and n more are bit
     for bit 2n steps: every draw is seeded by its step. Raises StoppedError after a signal, and
     PipelineError on a loss that is not finite.
@@ -63,11 +68,21 @@ def run_loop(
             mend_pointer(out / CHECKPOINTS)
             if not task.result.exists():  # The checkpoint still has it.
                 task.export(weights, start)
+            if plots:
+                Plots(plots, task.logged, read_log(out / FILE))
         return 0
     log = None
     if fabric.is_global_zero:
-        log = Log(out, resumed_step=start, checksum=values.get(LOG_CHECKSUM), keys=task.logged)
+        log = Log(
+            out,
+            resumed_step=start,
+            checksum=values.get(LOG_CHECKSUM),
+            keys=task.logged,
+            plots=plots,
+            loggers=loggers,
+        )
     with (
+        closing(log) if log else nullcontext(),
         stop_requests() as stops,
         progress(
             task.name, config.max_steps, "step", done=start, shown=fabric.is_global_zero

@@ -1,16 +1,12 @@
 """Token stores in a bucket of a local S3 server: the same bytes, the same refusals."""
 
-import logging
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from moto.server import ThreadedMotoServer
 
 from pipeline.errors import FrameError, StorageError
 from pipeline.storage import bucket as bucket_module
@@ -25,30 +21,7 @@ from tests.stages.test_shards import extract, first_frames, published
 URL = "s3://tokens/some/store"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(autouse=True)
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """An empty place in a bucket, and the environment that leads there."""
-    for name, value in (
-        ("ENDPOINT_URL", server),
-        ("ACCESS_KEY_ID", "key"),
-        ("SECRET_ACCESS_KEY", "secret"),
-        ("REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setattr(bucket_module, "LEASE_SECONDS", 0.5)
-    urllib.request.urlopen(f"{server}/moto-api/reset", data=b"")
-    urllib.request.urlopen(urllib.request.Request(f"{server}/tokens", method="PUT"))
-    return Bucket(URL)
+pytestmark = pytest.mark.usefixtures("bucket")
 
 
 def objects(bucket: Bucket) -> dict[str, bytes]:

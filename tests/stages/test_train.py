@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -121,7 +122,31 @@ def test_the_log_has_what_one_wants_to_see(made: Flow) -> None:
         assert any(line[key] is not None for key in line if key.startswith("accuracy/mask_"))
     held_out = [line for line in lines if line["split"] == "validation"]
     assert [line["step"] for line in held_out] == [3, 6]
-    assert list((made.root / "run" / "tensorboard").iterdir())
+    assert not (made.root / "run" / "tensorboard").exists()
+
+
+@pytest.mark.parametrize("stage", RESULTS)
+def test_a_log_goes_to_tables_and_loggers(flow: Flow, stage: str) -> None:
+    plots = flow.root / "plots"
+    more = ("--plots", str(plots), "--logger", "csv", "--logger", "tensorboard")
+    flow.ok(stage, *more, out="logged")
+    steps = [row.split(",")[0] for row in (plots / "training.csv").read_text().splitlines()]
+    last = 6 if stage == "train" else 4
+    assert steps == ["step", *map(str, range(1, last + 1))]
+    assert (flow.root / "logged/csv/metrics.csv").exists()
+    assert list((flow.root / "logged/tensorboard").iterdir())
+    shutil.rmtree(plots)
+    assert "nothing to do" in flow.ok(stage, *more, out="logged")
+    assert len((plots / "validation.csv").read_text().splitlines()) > 1
+
+
+def test_a_logger_that_is_not_installed_is_one_line(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    line = flow.refused("train", "--logger", "wandb", out="logged")
+    assert line == "Error: --logger wandb needs the extra `wandb`: pip install 'mebt[wandb]'."
+    assert not (flow.root / "logged").exists()
 
 
 @pytest.mark.parametrize("stage", RESULTS)

@@ -1,0 +1,1 @@
+"""Runs and tokenizers for others: what is pushed, its card, and what is believed of it."""

@@ -136,10 +136,11 @@ def test_dvc_stages_depend_on_what_they_read(stage: dict[str, Any]) -> None:
     words = shlex.split(stage["cmd"])
     paths = {word for flag, word in itertools.pairwise(words) if flag.startswith("--")}
     paths = {word for word in paths if not word.startswith("--")}
-    (out,) = [path for kind in ("outs", "metrics") for path in flat(stage.get(kind, []))]
-    assert out == words[words.index("--out") + 1]
+    outs = {path for kind in ("outs", "metrics") for path in flat(stage.get(kind, []))}
+    written = [flag for flag in ("--out", "--plots") if flag in words]
+    assert outs == {words[words.index(flag) + 1] for flag in written}
     read = {*stage["deps"], *flat(stage.get("params", []))}
-    for path in paths - {out}:
+    for path in paths - outs:
         assert any(dep == path or dep.startswith(f"{path}/") for dep in read), path
 
 

@@ -21,6 +21,7 @@ STAGES = (
     "init",
     "extract",
     "fit-tokenizer",
+    "reconstruct",
     "tokenize",
     "train",
     "sample",

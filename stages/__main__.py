@@ -19,6 +19,7 @@ from pipeline.tuning import tune_process
 
 STAGES = (
     "init",
+    "check",
     "extract",
     "fit-tokenizer",
     "reconstruct",

@@ -1,6 +1,6 @@
 """frames -> tokens -> frames: what a tokenizer keeps of any footage, beside it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,10 @@ from pipeline.evaluation.numbers import Missing
 from pipeline.evaluation.pictures import FrameDistances, Pictures
 from pipeline.evaluation.reconstruction import Reconstructions, side_by_side, spread_and_worst
 from pipeline.evaluation.sets import batches
-from pipeline.frame_list import source_of
-from pipeline.frames.listing import list_frames
-from pipeline.frames.scan import describe_frames, scan_frames
 from pipeline.pixels import decode_tokens
 from pipeline.published.checkpoint import load_content, state_tensors
-from pipeline.rates import playing_rate, recorded_rate
 from pipeline.report.reconstruction import about_window, reconstruction_page
+from pipeline.size import sides
 from pipeline.storage.files import (
     keep_apart,
     lock,
@@ -32,10 +29,10 @@ from pipeline.storage.files import (
 )
 from pipeline.storage.outputs import list_differences, prepare_output
 from pipeline.storage.places import Folder, Place
-from pipeline.store.reader import spread_rows
 from pipeline.video.writer import write_mp4
-from pipeline.windows.encode import encoder_of
-from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
+from pipeline.windows.apart import WindowsApart, windows_apart
+from pipeline.windows.encode import Encode, encoder_of
+from pipeline.windows.plan import TokenizeConfig, WindowReader
 from stages.options import (
     FILE,
     OUT,
@@ -45,24 +42,12 @@ from stages.options import (
     overwrite_option,
     params_options,
 )
-from tokenizer import VQGAN, identity, load_tokenizer
+from tokenizer import Tokenizer, identity, load_tokenizer
 from tokenizer.perceptual import HOW_TO_GET, SMALLEST, load_lpips
 
 RECORD, METRICS, PAGE = "reconstruct.json", "metrics.json", "index.html"
 SHOWN_SIDE = 192
 """Pixels that a small picture is enlarged to, at least."""
-
-
-@dataclass(frozen=True)
-class Footage:
-    """Windows that share no frame, evenly spread over all videos."""
-
-    reader: WindowReader
-    places: list[tuple[str, str, int]]
-    """Split, video and first frame of each."""
-    source: str
-    fps: float
-    notes: list[str]
 
 
 def reconstruct(
@@ -84,7 +69,7 @@ def reconstruct(
     damaged, or `out` holds something else.
     """
     model = _open_tokenizer(tokenizer, config, device)
-    footage = _windows(frames, config, limit)
+    footage = windows_apart(frames, config, limit)
     pictures = _pictures(model, footage.reader, lpips, config, device)
     made_from = {
         "tokenizer": identity(model),
@@ -95,20 +80,12 @@ def reconstruct(
     encode = encoder_of(model, half=config.precision == "bf16-mixed")
     with lock(out):
         _prepare(out, made_from, overwrite=overwrite)
-        gathered = Reconstructions(model.config.codebook_size)
-        for part in batches(len(footage.places), config.batch_size, "windows"):
-            places = footage.places[part]
-            real = np.stack([footage.reader.pixels(*place) for place in places])
-            tokens = encode(real)
-            made = pictures.decode(tokens)
-            perceptual = pictures.perceptual(real, made) or [None] * len(places)
-            for row in zip(places, real, made, tokens, perceptual, strict=True):
-                gathered.add(*row)
+        gathered = _gathered(footage, pictures, encode, model.config.codebook_size, config)
         shown = spread_and_worst(len(footage.places), gathered.worst(num_shown), num_shown)
         for name, row in shown.items():
             real = footage.reader.pixels(*footage.places[row])
             (made,) = pictures.decode(encode(real[None]))
-            enlarge = -(-SHOWN_SIDE // config.size)
+            enlarge = -(-SHOWN_SIDE // min(sides(config.size)))
             path = out / f"{name}.mp4"
             write_mp4(path, side_by_side(real, made), fps=footage.fps, enlarge=enlarge)
         record = gathered.record(shown, pictures.lpips)
@@ -118,35 +95,38 @@ def reconstruct(
     return record
 
 
-def _open_tokenizer(path: Path, config: TokenizeConfig, device: str) -> VQGAN:
+def _gathered(
+    footage: WindowsApart,
+    pictures: Pictures,
+    encode: Encode,
+    codebook_size: int,
+    config: TokenizeConfig,
+) -> Reconstructions:
+    """Measures every window, a batch at a time."""
+    gathered = Reconstructions(codebook_size)
+    for part in batches(len(footage.places), config.batch_size, "windows"):
+        places = footage.places[part]
+        real = np.stack([footage.reader.pixels(*place) for place in places])
+        tokens = encode(real)
+        made = pictures.decode(tokens)
+        likeness: Sequence[float | None] = pictures.perceptual(real, made) or [None] * len(places)
+        for window in zip(places, real, made, tokens, likeness, strict=True):
+            gathered.add(*window)
+    return gathered
+
+
+def _open_tokenizer(path: Path, config: TokenizeConfig, device: str) -> Tokenizer:
     with user_errors():
         model = load_tokenizer(path, device)
     try:
-        model.config.grid(config.frames, config.size, config.size)
+        model.config.grid(config.frames, *sides(config.size))
     except ValueError as error:
         raise ConfigError(f"section tokenize does not fit {path}: {error}") from None
     return model
 
 
-def _windows(frames: Place, config: TokenizeConfig, limit: int) -> Footage:
-    videos = scan_frames(frames).videos
-    plan = plan_windows(videos, replace(config, hop=config.span)).table
-    chosen = plan.take(np.asarray(spread_rows(len(plan), limit), np.int64))
-    columns = (chosen[key].to_pylist() for key in ("split", "video", "first_frame"))
-    rate = config.fps or recorded_rate(frames)
-    fps, said = playing_rate(None, None if rate is None else rate / config.stride)
-    notes = describe_frames(videos, as_stored=config.as_stored)
-    return Footage(
-        WindowReader(videos, config, cache_bytes=0),
-        list(zip(*columns, strict=True)),
-        source_of(list_frames(videos, frames)),
-        fps,
-        [*notes, said.replace("decode.fps", "tokenize.fps")] if said else notes,
-    )
-
-
 def _pictures(
-    model: VQGAN,
+    model: Tokenizer,
     reader: WindowReader,
     lpips: tuple[Path, ...],
     config: TokenizeConfig,
@@ -156,7 +136,7 @@ def _pictures(
         read=reader.pixels,
         decode=partial(decode_tokens, model),
         encoder=model.features,
-        lpips=_open_lpips(lpips, config.size, device),
+        lpips=_open_lpips(lpips, min(sides(config.size)), device),
         device=device,
     )
 

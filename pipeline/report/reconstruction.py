@@ -27,8 +27,8 @@ def reconstruction_page(record: Mapping[str, Any]) -> str:
         clip = {"file": file, "about": about_window(record["windows"][row])}
         shown.setdefault(TITLES[file.partition("-")[0]], []).append(clip)
     return pages.get_template("reconstruction.html.j2").render(
-        lede=f"{len(record['windows']):,} windows of {len(record['frames'])} frames, no two of which "
-        "share one, turned into tokens and back.",
+        lede=f"{len(record['windows']):,} windows of {len(record['frames'])} frames, no two of "
+        "which share one, turned into tokens and back.",
         misfits=record["misfits"],
         numbers=[(key, number(value)) for key, value in record["metrics"].items()],
         cards=[card for card in _curves(record["frames"], record["metrics"]) if card.drawing],

@@ -24,7 +24,7 @@ from pipeline.windows.plan import Plan, TokenizeConfig, WindowReader
 
 LONG = 30.0
 """Seconds after which no further window is encoded."""
-EXTRACTED, MAX_FRAMES = 4, 3000
+EXTRACTED, MAX_FRAMES = 8, 3000
 """Videos that are extracted to take windows of, and the frames of a video beyond which it is taken
 only if there is no shorter one."""
 

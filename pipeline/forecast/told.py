@@ -1,5 +1,6 @@
 """A forecast as lines for people."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -110,7 +111,9 @@ def _costs(record: Mapping[str, Any]) -> Iterator[str]:
         )
     if peaks := [cost["memory_gb"] for cost in record["costs"].values() if "memory_gb" in cost]:
         whose = "of the GPU" if record["device"].startswith("cuda") else "of the whole process"
-        caches = "; ".join(f"{gb:.2g} GB for {what}" for what, gb in record["caches"].items())
+        caches = "; ".join(
+            f"{size(gb * 2**30)} for {what}" for what, gb in record["caches"].items()
+        )
         yield f"memory: up to {max(peaks):.2g} GB {whose} while steps were timed; besides {caches}"
 
 
@@ -121,11 +124,12 @@ def _params(params: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "params to use:"
     for item in params:
         now = "" if item["now"] is None else f", now {item['now']}"
-        yield f"  --set {item['key']}={_plain(item['value'])}{now}: {item['reason']}"
+        word = shlex.quote(f"{item['key']}={_plain(item['value'])}")
+        yield f"  --set {word}{now}: {item['reason']}"
 
 
 def _plain(value: object) -> str:
-    return "null" if value is None else str(value)
+    return "null" if value is None else str(value).replace(" ", "")
 
 
 def _span(words: Sequence[str]) -> str:

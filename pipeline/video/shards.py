@@ -67,7 +67,7 @@ class Shards:
                 content = fingerprint([stamp, member.offset, member.size])
                 read = partial(self._read_member, member, videos[0])
                 lend = partial(self._lent, member, videos[0])
-                self.videos.append(Source(f"{name}/{key}", content, read, split, texts, lend))
+                self.videos.append(Source(f"{name}/{key}", content, read, split, texts, lend=lend))
             elif videos:
                 self.rejected.append(reject(source, f"holds {len(videos)} videos"))
             elif not frames:

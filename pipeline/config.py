@@ -83,7 +83,14 @@ def load_params(params: Path, overrides: Sequence[str] = ()) -> dict[str, dict[s
         _check_section(str(name), str(params))
         if not isinstance(section, dict | None):
             raise ConfigError(f"{params}: {name}: must hold keys and values, found {section!r}.")
-    sections = {name: dict(values or {}) for name, values in tree.items()}
+    return with_overrides({name: values or {} for name, values in tree.items()}, overrides)
+
+
+def with_overrides(
+    values: Mapping[str, Mapping[str, Any]], overrides: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Returns sections with `section.key=value` overrides applied."""
+    sections = {name: dict(section) for name, section in values.items()}
     for override in overrides:
         path, equals, value = override.partition("=")
         name, _, key = path.partition(".")

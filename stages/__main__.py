@@ -19,8 +19,10 @@ from pipeline.tuning import tune_process
 
 STAGES = (
     "init",
+    "check",
     "extract",
     "fit-tokenizer",
+    "reconstruct",
     "tokenize",
     "train",
     "sample",

@@ -27,6 +27,7 @@ ROOMS = {
     "params": {"storage", "frames", "video"},
     "sharing": {"storage", "training"},
     "evaluation": {"storage", "video", "store", "published"},
+    "forecast": {"storage", "frames", "video", "store", "windows", "params"},
     "report": {"storage", "frames", "video", "store", "evaluation"},
 }
 """Rooms of `pipeline/`, and which others each may import; all may import the files beside them."""
@@ -42,6 +43,8 @@ SHARED_BY_STAGES = {
         "mebt_task",
         "tokenizer_task",
         "token_files",
+        "forecast",
+        "trial",
     )
 }
 SOURCES = [file for package in ALLOWED for file in sorted((ROOT / package).glob("**/*.py"))]

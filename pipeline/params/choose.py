@@ -4,7 +4,7 @@ import itertools
 import math
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,10 +151,7 @@ def without_footage() -> Choice:
 
 def fitted(footage: Sequence[Seen], machine: Machine) -> Choice:
     """Returns values for these videos on this machine. Raises FrameError if they are too short."""
-    choice = without_footage()
-    if machine.gpu_gb:
-        for name, section in LARGE.items():
-            choice.values[name] |= section
+    choice = _for_machine(machine)
     rate = _fit_rate(choice, footage)
     lengths = [round(video.seconds * min(rate or video.rate, video.rate)) for video in footage]
     _fit_size(choice, footage, machine)
@@ -162,6 +159,50 @@ def fitted(footage: Sequence[Seen], machine: Machine) -> Choice:
     _fit_hop(choice, lengths, machine)
     _fit_batches(choice, machine)
     _fit_codebook(choice, sum(lengths))
+    return choice
+
+
+def fitted_to_frames(
+    footage: Sequence[Seen], splits: Mapping[str, Sequence[int]], machine: Machine
+) -> Choice:
+    """Returns values for videos that are frames already, in splits of such lengths.
+
+    Raises FrameError if none of a split is long enough for the shortest window.
+    """
+    choice = _for_machine(machine)
+    lengths = [length for split in splits.values() for length in split]
+    size = _largest_size(choice, footage)
+    choice.set(_size_reason(choice, footage, machine), tokenize__size=size)
+    halves = [int(quantile(split, split, share=0.5)) for split in splits.values()]
+    frames = next((frames for frames in WINDOWS if frames <= min(halves)), None)
+    if frames is None:
+        raise FrameError(
+            f"half of the frames of a split are in videos of {min(halves)} frames or fewer, too "
+            f"few for a window of {WINDOWS[-1]}; give longer videos."
+        )
+    choice.set(
+        f"half of the footage of each split is in videos of {min(halves):,} frames or more.",
+        tokenize__frames=frames,
+    )
+    _fit_hop(choice, lengths, machine)
+    _fit_batches(choice, machine)
+    _fit_codebook(choice, sum(lengths))
+    return choice
+
+
+def fitted_to_machine(machine: Machine) -> Choice:
+    """Returns values for tokens that are there already: what the machine alone decides."""
+    choice = _for_machine(machine)
+    _fit_batches(choice, machine)
+    choice.reasons = {k: why for k, why in choice.reasons.items() if k.startswith("train.")}
+    return choice
+
+
+def _for_machine(machine: Machine) -> Choice:
+    choice = without_footage()
+    if machine.gpu_gb:
+        for name, section in LARGE.items():
+            choice.values[name] |= section
     return choice
 
 
@@ -190,15 +231,24 @@ def quantile(values: Sequence[float], weights: Sequence[float], *, share: float)
 
 
 def _fit_size(choice: Choice, footage: Sequence[Seen], machine: Machine) -> None:
-    short = min(min(video.width, video.height) for video in footage)
+    reason, size = _size_reason(choice, footage, machine), _largest_size(choice, footage)
+    choice.set(reason, extract__size=size, tokenize__size=size)
+
+
+def _shortest_side(footage: Sequence[Seen]) -> int:
+    return min(min(video.width, video.height) for video in footage)
+
+
+def _largest_size(choice: Choice, footage: Sequence[Seen]) -> int:
+    """The largest side of whole tokens that all videos have, and that the machine bears."""
     largest, step = choice.values["extract"]["size"], DOWNSAMPLE[1]
-    size = max(step, min(largest, short // step * step))
-    on = "a GPU" if machine.gpu_gb else "a CPU"
-    choice.set(
-        f"the shortest side of your videos is {short}; {largest} is what {on} trains well.",
-        extract__size=size,
-        tokenize__size=size,
-    )
+    return int(max(step, min(largest, _shortest_side(footage) // step * step)))
+
+
+def _size_reason(choice: Choice, footage: Sequence[Seen], machine: Machine) -> str:
+    on, largest = "a GPU" if machine.gpu_gb else "a CPU", choice.values["extract"]["size"]
+    short = _shortest_side(footage)
+    return f"the shortest side of your videos is {short}; {largest} is what {on} trains well."
 
 
 def _fit_window(

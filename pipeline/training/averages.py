@@ -98,14 +98,15 @@ class StepMeans:
             **self.latest,
             f"{self.task.rate_name}_per_second": round(speed, 3),
             "data_wait": round(self.waited / seconds, 6),
-            "memory_gb": round(_memory_gb(fabric.device), 3),
+            "memory_gb": round(peak_memory_gb(fabric.device), 3),
             "seconds_per_step": round(seconds / self.steps, 5),
         }
         self._reset()
         return found
 
 
-def _memory_gb(device: torch.device) -> float:
+def peak_memory_gb(device: torch.device) -> float:
+    """Returns the most memory so far: of a GPU what torch held, else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if resource is None:

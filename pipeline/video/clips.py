@@ -5,9 +5,9 @@ import math
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from errno import ENAMETOOLONG
 from pathlib import Path
@@ -42,6 +42,8 @@ class Source:
     """What is known of it besides: `source`, `caption` and `label`, if it came in a shard."""
     states: Callable[[], pa.Table] | None = None
     """Returns numbers of each of its frames, if there are any, with a column `time`, in seconds."""
+    lend: Callable[[], AbstractContextManager[Path]] | None = None
+    """Lends the file of the video; None: it lies in none of its own."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _boxes(source: Source, frame: Frame, config: ExtractConfig) -> dict[str, Box
     return boxes
 
 
-def _frames(source: Source, about: About, threads: int) -> Iterator[Frame]:
+def _frames(source: Source, about: About, threads: int) -> Generator[Frame]:
     """Reads a video. Raises FrameError if it holds nothing or changes its size."""
     first: tuple[int, ...] | None = None
     for frame in source.read(about=about, threads=threads):
@@ -199,11 +201,37 @@ def _all_clips(
         for tile, box in enumerate(boxes.values()):
             save(frame, box, _staged(staged, tile, num_frames, config))
         num_frames += 1
+    return _cut(source, num_frames, boxes, config)
+
+
+def _cut(
+    source: Source, num_frames: int, boxes: Mapping[str, Box], config: ExtractConfig
+) -> list[Clip]:
     return [
         Clip(split, source.name + suffix + _moment(numbers, config), numbers, tile)
         for split, numbers in cut_in_time(num_frames, config, source.split)
         for tile, suffix in enumerate(boxes)
     ]
+
+
+def plan_clips(
+    source: Source, config: ExtractConfig, num_frames: int | None
+) -> tuple[list[Clip], list[tuple[str, str]]]:
+    """Returns the clips that `extract_video` would keep, and those that it would reject.
+
+    Decodes all of the video, but its first frame alone if `num_frames` is known and clips need not
+    move. Raises FrameError if the video cannot be used.
+    """
+    if config.min_motion:
+        return _moving_clips(source, Path(), config, About(), 1, _save_nothing)
+    if num_frames is None:
+        return _all_clips(source, Path(), config, About(), 1, _save_nothing), []
+    with closing(_frames(source, About(), 1)) as frames:
+        return _cut(source, num_frames, _boxes(source, next(frames), config), config), []
+
+
+def _save_nothing(frame: Frame, box: Box, path: str) -> None:
+    pass
 
 
 def _moment(numbers: range, config: ExtractConfig) -> str:

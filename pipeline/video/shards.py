@@ -6,6 +6,7 @@ So video2dataset and the Hugging Face hub publish them: `KEY.mp4` beside `KEY.js
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -65,7 +66,8 @@ class Shards:
                 member = sample[videos[0]]
                 content = fingerprint([stamp, member.offset, member.size])
                 read = partial(self._read_member, member, videos[0])
-                self.videos.append(Source(f"{name}/{key}", content, read, split, texts))
+                lend = partial(self._lent, member, videos[0])
+                self.videos.append(Source(f"{name}/{key}", content, read, split, texts, lend=lend))
             elif videos:
                 self.rejected.append(reject(source, f"holds {len(videos)} videos"))
             elif not frames:
@@ -94,7 +96,13 @@ class Shards:
     def _read_member(
         self, member: Member, kind: str, *, about: About, threads: int
     ) -> Iterator[Frame]:
-        """Decodes a video of a tar, from a file of its own; messages name the tar."""
+        """Decodes a video of a tar; messages name the tar."""
+        with self._lent(member, kind) as path:
+            yield from read_video(path, threads=threads, about=about, **self.config.reading)
+
+    @contextmanager
+    def _lent(self, member: Member, kind: str) -> Iterator[Path]:
+        """Copies a video of a tar to a file of its own; messages of FrameError name the tar."""
         make_folder(self.scratch)
         with tempfile.NamedTemporaryFile(dir=self.scratch, suffix=f".{kind}") as file:
             for start in range(0, member.size, AT_ONCE):
@@ -102,9 +110,7 @@ class Shards:
                 file.write(*read_parts(member.tar, [(member.offset + start, length)]))
             file.flush()
             try:
-                yield from read_video(
-                    Path(file.name), threads=threads, about=about, **self.config.reading
-                )
+                yield Path(file.name)
             except FrameError as error:
                 raise FrameError(str(error).replace(file.name, str(member))) from None
 

@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -50,6 +51,7 @@ def find_videos(
     known: Known | None = None,
     skip_broken: bool = False,
     cameras: Sequence[str] = (),
+    hashed: bool = True,
 ) -> tuple[list[Source], list[Rejected]]:
     """Lists the videos of a folder, and of tars; every other file is rejected with a reason.
 
@@ -57,13 +59,15 @@ def find_videos(
     its name; for tars see `pipeline.video.shards`; of a LeRobot data set these `cameras` are taken,
     or all, see `pipeline.video.lerobot`. What lies in `out` is left out: it was made, not given. If
     there are folders `train` and `test`, their videos stay in these, and others are rejected. Every
-    video has a name of its own. `known` spares and learns hashes. Raises FrameError, naming it, for
-    a broken tar; to `skip_broken` ones, they are rejected, and what lies before the break is used.
+    video has a name of its own. `known` spares and learns hashes; unless `hashed`, contents have no
+    name. Raises FrameError, naming it, for a broken tar; to `skip_broken` ones, they are rejected,
+    and what lies before the break is used.
     """
     known = {} if known is None else known
     (folder,) = places if len(places) == 1 and _is_folder(places[0]) else (None,)
+    look = partial(_looked_into, known=known, hashed=hashed)
     if isinstance(folder, Path) and is_lerobot(folder):
-        return find_episodes(folder, config, cameras, partial(_looked_into, known=known))
+        return find_episodes(folder, config, cameras, look)
     if cameras:
         raise FrameError(f"{places[0]} is no LeRobot data set, and so has no cameras.")
     if isinstance(folder, Path):
@@ -73,7 +77,7 @@ def find_videos(
         given, rejected = False, []
         files = [(tar, Path(PurePosixPath(tar).name)) for tar in tars]
     local = [file for file, _ in files if isinstance(file, Path)]
-    stamps: dict[Place, object] = dict(zip(local, _looked_into(local, known), strict=True))
+    stamps: dict[Place, object] = dict(zip(local, look(local), strict=True))
     shards = Shards(config, out / SCRATCH)
     found: list[Source] = []
     for file, relative in files:
@@ -87,7 +91,8 @@ def find_videos(
                 shards.add(file, str(name.with_suffix("")), stamp, split=split)
             else:
                 read = partial(read_video, Path(file), **config.reading)
-                found.append(Source(str(name), str(stamp), read, split))
+                lend = partial(_lent, Path(file))
+                found.append(Source(str(name), str(stamp), read, split, lend=lend))
         except FrameError as error:
             if _suffix(file) == SUFFIX and not skip_broken:
                 raise FrameError(f"{error} To go on without it, give --skip-broken.") from None
@@ -99,6 +104,10 @@ def find_videos(
         taken.add(free)
         sources.append(replace(source, name=free))
     return sources, rejected + shards.rejected
+
+
+def _lent(path: Path) -> AbstractContextManager[Path]:
+    return nullcontext(path)
 
 
 def expand(words: Sequence[str]) -> list[Place]:
@@ -170,8 +179,16 @@ def _below(folder: Path, out: Path) -> tuple[bool, list[tuple[Place, Path]], lis
     return given, files, rejected
 
 
-def _looked_into(paths: Sequence[Path], known: Known) -> list[str | FrameError]:
-    """Returns the hash of every video, or why a file is none; several at a time."""
+def _looked_into(
+    paths: Sequence[Path], known: Known, *, hashed: bool = True
+) -> list[str | FrameError]:
+    """Returns the hash of every video, or why a file is none; several at a time.
+
+    Unless `hashed`, hashes are empty, and files are only opened.
+    """
+    if not hashed:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(_opened, paths))
     total = sum(_megabytes(path.stat().st_size) for path in paths if path.exists())
     before = dict(known)
     known.clear()  # Files that are gone are forgotten.
@@ -192,6 +209,28 @@ def _megabytes(num_bytes: int) -> int:
     return -(-num_bytes >> 20)
 
 
+def _opened(path: Path) -> str | FrameError:
+    try:
+        path.stat()
+        _open_if_video(path)
+    except FrameError as error:
+        return error
+    except OSError as error:
+        return _unreadable(path, error)
+    return ""
+
+
+def _open_if_video(path: Path) -> None:
+    """Raises FrameError if what is no tar, nor a table of a data set, is no video."""
+    if _suffix(path) not in (SUFFIX, ".parquet"):
+        with open_video(path):
+            pass
+
+
+def _unreadable(path: Path, error: OSError) -> FrameError:
+    return FrameError(f"{printable(str(path))} cannot be read: {os.strerror(error.errno or 0)}.")
+
+
 def _look_into(
     path: Path, before: Mapping[str, list[Any]], known: Known, advance: Callable[[int], Any]
 ) -> str | FrameError:
@@ -202,16 +241,12 @@ def _look_into(
             advance(state.st_size)
             digest = str(before[str(path)][-1])
         else:
-            if _suffix(path) not in (SUFFIX, ".parquet"):
-                with open_video(path):  # Before it is hashed: a large file may be no video.
-                    pass
+            _open_if_video(path)  # Before it is hashed: a large file may be none.
             digest = _hash(path, advance)
     except FrameError as error:
         return error
     except OSError as error:
-        return FrameError(
-            f"{printable(str(path))} cannot be read: {os.strerror(error.errno or 0)}."
-        )
+        return _unreadable(path, error)
     known[str(path)] = [*stamp, digest]
     return digest
 

@@ -105,6 +105,11 @@ class Plan:
         return int(np.sum(self.table["split"].to_numpy(zero_copy_only=False) == split))
 
 
+def window_starts(num_frames: int, config: TokenizeConfig) -> range:
+    """Returns the first frame of every window of a video."""
+    return range(0, num_frames - config.span + 1, config.hop)
+
+
 def plan_windows(videos: Sequence[Video], config: TokenizeConfig) -> Plan:
     """Lists every window of every video, before the first is encoded.
 
@@ -128,7 +133,7 @@ def plan_windows(videos: Sequence[Video], config: TokenizeConfig) -> Plan:
         random.Random(f"{config.seed} {split}").shuffle(chosen)
         row = 0
         for video in chosen:
-            for first in range(0, len(video.frames) - config.span + 1, config.hop):
+            for first in window_starts(len(video.frames), config):
                 rows.append((split, row // config.shard_windows, row, video.name, first))
                 row += 1
     if not rows:

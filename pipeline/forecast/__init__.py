@@ -1,0 +1,1 @@
+"""What a flow would find and take, before it is begun: clips, windows, bytes, time."""

@@ -1,0 +1,150 @@
+"""What videos and frames hold: clips with their lengths, what is rejected, what looks alike."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.errors import FrameError
+from pipeline.forecast.looks import Looks, chosen, look_at_frames, look_at_video, small
+from pipeline.frames.scan import Video, describe_frames, scan_frames
+from pipeline.frames.tars import Rejected, reject
+from pipeline.params.survey import Seen, look
+from pipeline.progress import progress
+from pipeline.storage.places import Place
+from pipeline.video.clips import Source, plan_clips
+from pipeline.video.footage import About
+from pipeline.video.reader import count_frames
+from pipeline.video.sources import find_videos
+from pipeline.video.tiles import ExtractConfig
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+@dataclass
+class Footage:
+    """Videos of one kind or another, as they were looked at."""
+
+    videos: list[Video] = field(default_factory=list)
+    """As `plan_windows` takes them; of videos that are not extracted yet frames have no names."""
+    seen: list[Seen] = field(default_factory=list)
+    """Size, rate and length of each given video, where they are known."""
+    rejected: list[Rejected] = field(default_factory=list)
+    still: list[Rejected] = field(default_factory=list)
+    """Clips that `extract.min_motion` leaves out."""
+    looks: dict[str, Looks] = field(default_factory=dict)
+    """Small pictures of each given video, by its name."""
+    lengths: dict[str, int] = field(default_factory=dict)
+    """Frames of all clips of each given video that is not extracted yet, by its name."""
+    by_packets: int = 0
+    """Videos whose frames were counted by their packets: what is damaged inside was not seen."""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """One given video."""
+
+    videos: list[Video]
+    still: list[Rejected]
+    seen: Seen | None
+    looks: Looks | None
+    by_packets: bool
+
+
+def look_at_videos(
+    places: Sequence[Place], config: ExtractConfig, *, cameras: Sequence[str] = ()
+) -> Footage:
+    """Finds the clips that `extract` would make of videos; those that it would reject, with reason.
+
+    Frames are counted without decoding where that is sure to give the same number, and
+    `extract.min_motion` and filters do not ask for pixels.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        sources, rejected = find_videos(
+            places, config, out=out, skip_broken=True, cameras=cameras, hashed=False
+        )
+        footage = Footage(rejected=list(rejected))
+        for source, found in _all(sources, lambda source: _look(source, config), "look at videos"):
+            if isinstance(found, FrameError):
+                footage.rejected.append(Rejected(source.name, str(found)))
+                continue
+            footage.videos += found.videos
+            footage.still += found.still
+            footage.lengths[source.name] = sum(len(video.frames) for video in found.videos)
+            footage.by_packets += found.by_packets
+            if found.seen:
+                footage.seen.append(found.seen)
+            if found.looks is not None:
+                footage.looks[source.name] = found.looks
+    if not footage.videos:
+        why = [*footage.rejected, *footage.still]
+        such = f"; for example {why[0].name}: {why[0].reason.rstrip('.')}" if why else ""
+        raise FrameError(f"{places[0]} holds no video of use ({len(why)} rejected){such}.")
+    return footage
+
+
+def look_at_images(frames: Place, *, as_stored: bool, rate: float | None) -> Footage:
+    """Finds the videos of a frame folder or of tars, as `tokenize` does.
+
+    `rate` is their frames a second, if that is known. Raises FrameError if there is none.
+    """
+    scanned = scan_frames(frames)
+    footage = Footage(scanned.videos, rejected=list(scanned.rejected))
+
+    def look(video: Video) -> tuple[Looks, tuple[int, int]]:
+        return look_at_frames(video.frames, as_stored=as_stored)
+
+    for video, found in _all(scanned.videos, look, "look at frames"):
+        if isinstance(found, FrameError):
+            footage.rejected.append(reject(video.name, f"{found} tokenize will stop at it."))
+            continue
+        footage.looks[f"{video.split}: {video.name}"], (width, height) = found
+        footage.seen.append(Seen(Path(video.name), width, height, rate or 0.0, len(video.frames)))
+    footage.notes = describe_frames(scanned.videos, as_stored=as_stored)
+    return footage
+
+
+def _all(
+    items: Sequence[Item], work: Callable[[Item], Found], what: str
+) -> Iterator[tuple[Item, Found | FrameError]]:
+    """Yields each item with what was found, or why it cannot be used; several at a time."""
+
+    def tried(item: Item) -> Found | FrameError:
+        try:
+            return work(item)
+        except FrameError as error:
+            return error
+
+    with (
+        progress(what, len(items), "video") as advance,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for item, found in zip(items, pool.map(tried, items), strict=True):
+            yield item, found
+            advance(1)
+
+
+def _look(source: Source, config: ExtractConfig) -> _Looked:
+    seen, looks, num_frames = None, None, None
+    if source.lend is None:  # Images in tars, stretches of longer files: all is read.
+        pictures = [small(frame) for frame in source.read(about=About(), threads=1)]
+        looks, num_frames = chosen(pictures), len(pictures)
+    else:
+        with source.lend() as path:
+            seen = look(path)
+            with suppress(FrameError):  # What cannot be looked into may be decoded from its begin.
+                looks = look_at_video(path)
+            num_frames = count_frames(path, **config.reading)
+    clips, still = plan_clips(source, config, num_frames)
+    videos = [
+        Video(f"{clip.split}/{clip.name}", clip.split, ("",) * len(clip.numbers)) for clip in clips
+    ]
+    counted = source.lend is not None and num_frames is not None and not config.min_motion
+    return _Looked(videos, [Rejected(*pair) for pair in still], seen, looks, counted)

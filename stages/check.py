@@ -1,0 +1,119 @@
+"""Say what footage or tokens hold, and what they will take, before a day is spent on them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from pipeline.config import load_params, with_overrides
+from pipeline.forecast.record import advice
+from pipeline.forecast.told import told
+from pipeline.params.choose import fitted, this_machine
+from pipeline.params.survey import look_at_folder
+from pipeline.storage.files import keep_apart, write_json
+from pipeline.storage.places import Place
+from pipeline.video.filters import check_filters
+from pipeline.video.sources import expand
+from stages.forecast import Values, check_footage, check_tokens
+from stages.options import FILE, OUT, PLACE, device_option, params_options
+from stages.sections import complete
+from stages.trial import Trials
+
+CHOSEN = "what mebt init would choose"
+"""Where values are from without a params.yaml."""
+
+
+def _sections(
+    params: Path, overrides: Sequence[str], videos: Sequence[Place]
+) -> tuple[dict[str, dict[str, Any]], str]:
+    """Returns the values to go by, and where they are from.
+
+    Without a params.yaml those that `mebt init` would choose for a folder of videos.
+    """
+    (folder,) = videos if len(videos) == 1 else (None,)
+    if params.exists() or params != Path("params.yaml") or not isinstance(folder, Path):
+        return load_params(params, overrides), str(params)
+    if not folder.is_dir():
+        return load_params(params, overrides), str(params)
+    chosen = fitted(look_at_folder(folder)[0], this_machine()).values
+    return with_overrides(chosen, overrides), CHOSEN
+
+
+@click.command("check")
+@click.option(
+    "--videos",
+    multiple=True,
+    help="Folder of videos or of tars, a tar, a pattern of tars, as for `mebt extract`.",
+)
+@click.option(
+    "--camera",
+    "cameras",
+    multiple=True,
+    help="Camera of a LeRobot data set; repeat it for several.  [default: all]",
+)
+@click.option("--frames", type=PLACE, help="Frame folder, or tars of frames.")
+@click.option("--tokens", type=PLACE, help="Token store.")
+@click.option(
+    "--tokenizer", type=FILE, help="Tokenizer to encode with; without, one as fast is timed."
+)
+@click.option("--json", "out", type=OUT, help="File to write all that was found to.")
+@params_options
+@device_option
+def command(
+    videos: tuple[str, ...],
+    cameras: tuple[str, ...],
+    frames: Place | None,
+    tokens: Place | None,
+    tokenizer: Path | None,
+    out: Path | None,
+    params: Path,
+    overrides: tuple[str, ...],
+    device: str,
+) -> None:
+    """Say what footage holds and what it will take, before a day is spent on it.
+
+    Counts clips, rejects, still and near-duplicate ones; counts windows at each tokenize.hop as
+    `tokenize` will plan them; foretells the bytes of the token store, and times a few steps of
+    encoding and training on this device. Ends with the params that suit. Writes nothing but what
+    --json asks for. Values: the sections of the params file; without one, those that `mebt init`
+    would choose for the videos.
+
+    \b
+    Example:
+      mebt check --videos my_videos
+      mebt check --frames frames --tokenizer tokenizer-run/tokenizer.safetensors
+      mebt check --tokens tokens --json check.json
+    """
+    if sum(map(bool, (videos, frames, tokens))) != 1:
+        raise click.UsageError("give one of --videos, --frames and --tokens.")
+    if tokens and tokenizer:
+        raise click.UsageError("--tokenizer is of no use with --tokens.")
+    if cameras and not videos:
+        raise click.UsageError("--camera is of videos.")
+    places = expand(videos)
+    if out is not None:
+        keep_apart(out, *places, frames, tokens, tokenizer, params, inside=True)
+    sections, where = _sections(params, overrides, places)
+    values = Values.of(sections, where)
+    check_filters(values.extract.filters)
+    trials = Trials(torch.device(device).type)
+    if tokens:
+        found, choice = check_tokens(tokens, values, trials)
+    else:
+        found, choice = check_footage(*(places, frames, tokenizer, values, trials), cameras=cameras)
+    now = complete(sections, where=where)
+    record = {
+        **found,
+        "values": where,
+        "device": trials.kind,
+        "costs": trials.costs,
+        "caches": trials.caches,
+        "not_measured": trials.not_measured,
+        "params": advice(choice, now) if choice else [],
+    }
+    if out is not None:
+        write_json(out, record)
+    for line in told(record):
+        click.echo(line)

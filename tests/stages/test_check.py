@@ -1,0 +1,195 @@
+"""`mebt check`: what there is and what it will take, before anything is made."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.store.reader import TokenStore
+from pipeline.video.synthetic import moving_shapes
+from pipeline.video.writer import write_mp4
+from stages.__main__ import cli
+from tests.helpers.small import ROOT, Flow, content
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.trial.MOST", 1)
+    monkeypatch.setattr("stages.trial.LEAST", 1)
+
+
+def run(flow: Flow, *words: str | Path) -> Result:
+    params = flow.root / "params.yaml"
+    return CliRunner().invoke(cli, ["check", *map(str, words), "--params", str(params)])
+
+
+def found(flow: Flow, *words: str | Path) -> tuple[dict[str, Any], str]:
+    out = flow.root.parent / "check.json"
+    result = run(flow, *words, "--json", out)
+    assert result.exit_code == 0, result.output
+    record: dict[str, Any] = json.loads(out.read_text())
+    return record, result.output
+
+
+def stored_bytes(root: Path) -> int:
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+
+
+def test_frames_with_a_tokenizer_tell_windows_and_bytes_of_the_store(flow: Flow) -> None:
+    before = content(flow.root)
+    tokenizer = ("--tokenizer", flow.root / "tokenizer.safetensors")
+    record, said = found(flow, "--frames", flow.root / "frames", *tokenizer)
+    assert content(flow.root) == before
+    store = TokenStore(flow.root / "tokens")
+    assert record["windows"]["by_hop"]["2"] == store.info.counts
+    assert not record["store"]["at_most"]
+    assert record["store"]["bytes"] == pytest.approx(stored_bytes(store.root), rel=0.1)
+    shards = sum(store.part(*shard)["bytes"] for shard in store.info.shards())
+    assert record["store"]["bytes_of_tokens"] == pytest.approx(shards, rel=0.1)
+    assert list(record["costs"]) == ["tokenize", "train"]
+    assert all(cost["seconds"] > 0 for cost in record["costs"].values())
+    assert "  2: " in said and "<- tokenize.hop" in said
+    assert said.splitlines()[-1].startswith("  --set ")
+
+
+def test_another_hop_is_foretold_as_tokenize_makes_it(flow: Flow) -> None:
+    more = ("--set", "tokenize.hop=3")
+    tokenizer = ("--tokenizer", flow.root / "tokenizer.safetensors")
+    record, _ = found(flow, "--frames", flow.root / "frames", *tokenizer, *more)
+    flow.ok("tokenize", *more, out="other")
+    store = TokenStore(flow.root / "other")
+    assert record["windows"]["by_hop"]["3"] == store.info.counts
+    assert record["store"]["bytes"] == pytest.approx(stored_bytes(store.root), rel=0.1)
+
+
+def test_without_a_tokenizer_the_most_is_said(flow: Flow) -> None:
+    record, said = found(flow, "--frames", flow.root / "frames")
+    assert record["store"]["at_most"]
+    assert record["store"]["bytes"] >= stored_bytes(flow.root / "tokens")
+    assert list(record["costs"]) == ["fit-tokenizer", "tokenize", "train"]
+    assert "token store: at most" in said
+
+
+def write_videos(folder: Path) -> Path:
+    for seed in range(3):
+        frames = np.stack(list(moving_shapes(40 + seed, 32, seed=seed)))
+        write_mp4(folder / f"v{seed}.mp4", frames, fps=25)
+    (folder / "copy.mp4").write_bytes((folder / "v1.mp4").read_bytes())
+    write_mp4(folder / "still.mp4", np.full((40, 32, 32, 3), 90, np.uint8), fps=25)
+    (folder / "notes.txt").write_text("no video")
+    return folder
+
+
+def test_videos_are_foretold_as_extract_and_tokenize_make_them(flow: Flow) -> None:
+    videos = write_videos(flow.root / "mine")
+    tokenizer = ("--tokenizer", flow.root / "tokenizer.safetensors")
+    record, said = found(flow, "--videos", videos, *tokenizer)
+    words = ["extract", "--videos", videos, "--out", flow.root / "made"]
+    words += ["--params", flow.root / "params.yaml"]
+    assert CliRunner().invoke(cli, list(map(str, words))).exit_code == 0
+    words = flow.arguments("tokenize", out="other")
+    words[words.index("--frames") + 1] = str(flow.root / "made")
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    store = TokenStore(flow.root / "other")
+    assert record["windows"]["by_hop"]["2"] == store.info.counts
+    assert record["store"]["bytes"] == pytest.approx(stored_bytes(store.root), rel=0.1)
+    assert list(record["costs"]) == ["extract", "tokenize", "train"]
+    about = record["footage"]
+    assert [name for name, _ in about["rejected"]] == ["notes.txt"]
+    assert about["look_still"] == ["still"]
+    assert about["look_alike"] == [["copy", "v1"]]
+    for line in ("rejected notes.txt: ", "1 of 5 look still", "1 of 5 look like an earlier one"):
+        assert line in said
+
+
+def test_values_are_those_of_init_without_a_params_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = write_videos(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    small = [f"{key}={value}" for key, value in SMALL.items()]
+    words = [word for pair in small for word in ("--set", pair)]
+    result = CliRunner().invoke(cli, ["check", "--videos", str(videos), *words])
+    assert result.exit_code == 0, result.output
+    assert "(values: what mebt init would choose)" in result.output
+    assert "--set tokenizer.width" not in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    result = CliRunner().invoke(cli, ["check", "--frames", str(videos)])
+    assert result.exit_code == 1
+    assert "params.yaml does not exist; write one with `mebt init`" in result.output
+
+
+SMALL = {
+    **{"tokenizer.width": 4, "model.layers": "[dense]", "model.width": 16},
+    **{"train.batch_size": 2, "fit_tokenizer.batch_size": 2},
+}
+
+
+def test_tokens_are_read_and_what_repeats_is_told(flow: Flow) -> None:
+    record, said = found(flow, "--tokens", flow.root / "tokens")
+    store = TokenStore(flow.root / "tokens")
+    about = record["tokens"]
+    assert about["windows"] == store.info.counts
+    rows = {
+        split: store.read(split).reshape(store.num_windows(split), -1) for split in store.splits
+    }
+    different = {split: {row.tobytes() for row in found} for split, found in rows.items()}
+    repeated = sum(len(rows[split]) - len(different[split]) for split in rows)
+    assert about["repeated_windows"] == repeated
+    assert about["in_train_and_test"] == len(different["train"] & different["test"])
+    tokens = np.concatenate([store.read(split) for split in store.splits])
+    assert about["still_windows"] == sum((window == window[:1]).all() for window in tokens)
+    assert list(record["costs"]) == ["train"]
+    assert "every shard is whole" in said
+
+
+def test_wrong_usage_and_bad_input_are_one_line(flow: Flow) -> None:
+    frames, tokens = flow.root / "frames", flow.root / "tokens"
+    assert run(flow).exit_code == 2
+    assert run(flow, "--frames", frames, "--tokens", tokens).exit_code == 2
+    tokenizer = ("--tokenizer", flow.root / "tokenizer.safetensors")
+    assert run(flow, "--tokens", tokens, *tokenizer).exit_code == 2
+    shard = next((tokens / "train.zarr" / "c").rglob("0"))
+    while shard.is_dir():
+        shard = next(shard.iterdir())
+    shard.write_bytes(shard.read_bytes()[:-9])
+    for words, what in (
+        (("--videos", flow.root / "nowhere"), "nowhere does not exist."),
+        (("--videos", frames / "extract.json"), "is neither a folder nor a .tar"),
+        (("--frames", tokens), "holds no video"),
+        (("--tokens", frames), "so"),
+        (("--tokens", tokens), "train.zarr"),
+        (("--frames", frames, "--set", "tokenize.frames=3"), "a clip of 3 frames does not divide"),
+        (("--frames", frames, "--set", "tokenize.frames=400"), "no window fits"),
+        (("--frames", frames, "--set", "model.layers=[refresh]"), "model: the last layer"),
+        (("--frames", frames, "--json", frames), "which is read; choose another place"),
+    ):
+        result = run(flow, *words)
+        assert result.exit_code == 1, (words, result.output)
+        assert isinstance(result.exception, SystemExit), repr(result.exception)
+        (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+        assert what in line
+
+
+def test_what_cannot_be_timed_is_said(flow: Flow) -> None:
+    more = ("--set", "fit_tokenizer.perceptual_weight=1.0")
+    record, said = found(flow, "--frames", flow.root / "frames", *more)
+    assert "fit-tokenizer" not in record["costs"]
+    assert "not measured: fit-tokenizer: its perceptual_weight needs weights of LPIPS" in said
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['mebt', '--help']\n"
+        "try: from stages.__main__ import cli; cli()\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "\n  check " in result.stdout and "\n  reconstruct " in result.stdout

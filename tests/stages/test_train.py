@@ -28,6 +28,7 @@ from pipeline.store.reader import TokenStore
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.source import WindowSource
 from tests.helpers.small import ROOT, Flow, content, make_tokenizer
+from tests.test_readme import run_section, sections
 from tokenizer import load_tokenizer
 from tokenizer.objective import measure_reconstruction
 
@@ -138,6 +139,20 @@ def test_a_log_goes_to_tables_and_loggers(flow: Flow, stage: str) -> None:
     shutil.rmtree(plots)
     assert "nothing to do" in flow.ok(stage, *more, out="logged")
     assert len((plots / "validation.csv").read_text().splitlines()) > 1
+
+
+def test_the_commands_of_the_page_about_logs_run(
+    made: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tokens").symlink_to(made.root / "tokens")
+    shutil.copy(made.root / "params.yaml", tmp_path)
+    page = dict(sections(ROOT / "docs/experiments.md"))
+    for title, table in (
+        ("Curves", "plots/train/training"),
+        ("Other loggers", "logged/csv/metrics"),
+    ):
+        assert len(run_section(page[title], tmp_path, monkeypatch)) == 1
+        assert (tmp_path / f"{table}.csv").exists()
 
 
 def test_a_logger_that_is_not_installed_is_one_line(

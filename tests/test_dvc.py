@@ -48,6 +48,7 @@ def run(root: Path, *words: str) -> str:
             **os.environ,
             "PATH": f"{here}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(root),
+            "DVC_NO_ANALYTICS": "1",  # A folder without our .dvc/config would send some.
             "PYTHONDONTWRITEBYTECODE": "",  # Compiled modules appear beside the code that is read.
         },
         capture_output=True,

@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from pipeline.config import as_dict, load_section
-from pipeline.errors import ConfigError, FrameError, PipelineError, user_errors
+from pipeline.errors import FrameError, PipelineError, user_errors
 from pipeline.evaluation.numbers import Missing
 from pipeline.evaluation.pictures import FrameDistances, Pictures
 from pipeline.evaluation.reconstruction import Reconstructions, side_by_side, spread_and_worst
@@ -33,6 +33,7 @@ from pipeline.video.writer import write_mp4
 from pipeline.windows.apart import WindowsApart, windows_apart
 from pipeline.windows.encode import Encode, encoder_of
 from pipeline.windows.plan import TokenizeConfig, WindowReader
+from stages.fitting import open_tokenizer
 from stages.options import (
     FILE,
     OUT,
@@ -42,7 +43,7 @@ from stages.options import (
     overwrite_option,
     params_options,
 )
-from tokenizer import Tokenizer, identity, load_tokenizer
+from tokenizer import Tokenizer, identity
 from tokenizer.perceptual import HOW_TO_GET, SMALLEST, load_lpips
 
 RECORD, METRICS, PAGE = "reconstruct.json", "metrics.json", "index.html"
@@ -68,7 +69,7 @@ def reconstruct(
     that it returns. Raises PipelineError if the tokenizer cannot encode a window, a frame is
     damaged, or `out` holds something else.
     """
-    model = _open_tokenizer(tokenizer, config, device)
+    model = open_tokenizer(tokenizer, config, device)
     footage = windows_apart(frames, config, limit)
     pictures = _pictures(model, footage.reader, lpips, config, device)
     made_from = {
@@ -113,16 +114,6 @@ def _gathered(
         for window in zip(places, real, made, tokens, likeness, strict=True):
             gathered.add(*window)
     return gathered
-
-
-def _open_tokenizer(path: Path, config: TokenizeConfig, device: str) -> Tokenizer:
-    with user_errors():
-        model = load_tokenizer(path, device)
-    try:
-        model.config.grid(config.frames, *sides(config.size))
-    except ValueError as error:
-        raise ConfigError(f"section tokenize does not fit {path}: {error}") from None
-    return model
 
 
 def _pictures(

@@ -9,7 +9,6 @@ import numpy as np
 from lightning_fabric import Fabric
 
 from pipeline.config import load_section
-from pipeline.errors import ConfigError, user_errors
 from pipeline.frame_list import source_of
 from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import FrameFolder, describe_frames, scan_frames
@@ -28,6 +27,7 @@ from pipeline.windows.encode import encode_shards, encoder_of
 from pipeline.windows.of_tokens import reconstruction_psnr
 from pipeline.windows.plan import Plan, TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.verify import refuse_damaged, verify_frames
+from stages.fitting import open_tokenizer
 from stages.launch import Launch, fabric_options
 from stages.options import (
     FILE,
@@ -40,7 +40,7 @@ from stages.options import (
     verify_option,
     workers_option,
 )
-from tokenizer import Tokenizer, identity, load_tokenizer
+from tokenizer import Tokenizer, identity
 
 CHECKED_WINDOWS = 32
 """Windows that are decoded again at the end, for the PSNR."""
@@ -87,7 +87,7 @@ def tokenize(
     frames or `out` holds something else; if frames cannot be used, when all shards without them
     are made: the first process only, which alone returns what was made.
     """
-    model = _open_tokenizer(tokenizer, config, str(fabric.device))
+    model = open_tokenizer(tokenizer, config, str(fabric.device))
     found = scan_frames(frames)
     plan = plan_windows(found.videos, config)
     if verify and not verify_frames(found.videos, plan, config, fabric):
@@ -117,17 +117,6 @@ def tokenize(
     if not fabric.is_global_zero:
         return None
     return _measured(out, model, found, plan, config, share.kept + share.total, taken)
-
-
-def _open_tokenizer(path: Path, config: TokenizeConfig, device: str) -> Tokenizer:
-    """Opens the tokenizer. Raises ConfigError unless it can encode a window."""
-    with user_errors():
-        model = load_tokenizer(path, device)
-    try:
-        model.config.grid(config.frames, *sides(config.size))
-    except ValueError as error:
-        raise ConfigError(f"section tokenize does not fit {path}: {error}") from None
-    return model
 
 
 def _store_info(

@@ -38,6 +38,7 @@ SHARED_BY_STAGES = {
         "options",
         "sections",
         "previews",
+        "fitting",
         "given",
         "described",
         "mebt_task",

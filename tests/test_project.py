@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from jsonschema import Draft7Validator
@@ -24,6 +25,7 @@ from pipeline.errors import ConfigError
 from stages.__main__ import STAGES, cli
 from stages.sections import OWNERS, owner
 from tests import code_deps
+from tests.pipeline.store.test_reader import make
 from tests.shipped import shipped_files
 
 ROOT = Path(__file__).parent.parent
@@ -196,6 +198,40 @@ def test_a_wheel_draws_videos_in_an_empty_folder(wheel: Path, tmp_path: Path) ->
         result = subprocess.run(arguments, cwd=empty, env=ours, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
     assert (empty / "videos" / "sheet.webp").stat().st_size > 1000
+
+
+LOADED = """
+import sys
+from stages.__main__ import cli
+
+def loads(name, *words):
+    cli(words, standalone_mode=False)
+    assert any(module.partition(".")[0] == name for module in sys.modules), name
+
+loads("webdataset", "extract", "--synthetic", "3", "--out", "frames", "--format", "webdataset",
+      "--set", "extract.size=16")
+loads("numcodecs", "tokens", "info", sys.argv[1])
+from pipeline.store import shards
+assert shards.Zstd.__module__ == "numcodecs.zstd"
+"""
+
+
+@pytest.mark.slow
+def test_a_wheel_writes_tars_and_reads_shards_by_their_libraries(
+    wheel: Path, tmp_path: Path
+) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    rows = np.zeros((5, 1, 2, 2), np.int64)
+    store = make(tmp_path / "tokens", rows, 9, shard=8, chunk=4)
+    (tmp_path / "params.yaml").write_text("{}\n")
+    result = subprocess.run(
+        [sys.executable, "-c", LOADED, str(store)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def test_training_values_are_no_dependency_of_tokenization() -> None:

@@ -185,11 +185,22 @@ def read_images(tar: Place) -> tuple[list[TarFrame], list[str]]:
     """
     frames, empty = [], []
     for key, sample in read_samples(tar, FrameError):
+        if "json" in sample and _is_clip(sample["json"]):
+            raise FrameError(f"{sample['json']} is of a clip, but not all before it is; refused.")
         found = frames_of(key, sample)
         frames += found
         if not found:
             empty.append(f"{tar}: {key}")
     return frames, empty
+
+
+def _is_clip(about: Member) -> bool:
+    """Says whether a .json is what we write beside a clip."""
+    try:
+        record = parse_json(about.read_text(FrameError), about, FrameError, "sample")
+    except FrameError:
+        return False
+    return {"split", "frames"} <= record.keys()
 
 
 def frames_of(key: str, sample: Mapping[str, Member]) -> list[TarFrame]:

@@ -184,6 +184,17 @@ def test_the_split_of_images_in_shards_is_that_of_their_tar(
     assert video.split == split
 
 
+def test_a_clip_of_ours_among_images_of_others_is_refused(tmp_path: Path) -> None:
+    ours = {"split": "train", "frames": ["v/v_0.png"]}
+    write_shard(
+        tmp_path / "a.tar",
+        {"__key__": "a", "0.png": image(0)},
+        {"__key__": "b", "0.png": image(0), "json": json.dumps(ours).encode()},
+    )
+    with pytest.raises(FrameError, match=r"a\.tar: b\.json is of a clip, but not all before it is"):
+        scan_frames(tmp_path)
+
+
 def entry(name: str, **fields: object) -> bytes:
     made = tarfile.TarInfo(name)
     for field, value in fields.items():

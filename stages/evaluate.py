@@ -21,16 +21,14 @@ from pipeline.evaluation.pictures import FrameDistances, Pictures
 from pipeline.evaluation.sets import choose_windows
 from pipeline.frames.scan import scan_frames
 from pipeline.pixels import decode_tokens
-from pipeline.published.checkpoint import load_content, state_tensors
-from pipeline.size import sides
 from pipeline.storage.files import keep_apart, sha256_file, write_json
 from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore
 from pipeline.store.same_tokens import TokensOf, check_same_tokens, check_tokenizer
 from pipeline.windows.of_tokens import window_reader
+from stages.fitting import open_distances
 from stages.options import FILE, FOLDER, OUT, PLACE, device_option, params_options
 from tokenizer import identity, load_tokenizer
-from tokenizer.perceptual import HOW_TO_GET, SMALLEST, load_lpips
 
 CACHE = "fvd-cache"
 
@@ -72,7 +70,7 @@ def evaluate(
     samples = None if given.samples is None else TokenStore(given.samples)
     network = open_i3d(given.i3d, cache=cache, truncate=published_rounding, device=device)
     evaluation = Evaluation()
-    lpips = _open_lpips(given, store, device)
+    lpips = open_distances(given.lpips, store.info.size, device)
     if isinstance(lpips, Missing):
         evaluation.skip(["lpips"], lpips.why)
     sets = choose_windows(
@@ -112,17 +110,6 @@ def _identities(
         if not isinstance(pictures.lpips, Missing):
             known["lpips"] = sorted(map(sha256_file, given.lpips))
     return known
-
-
-def _open_lpips(given: Artefacts, store: TokenStore, device: str) -> FrameDistances | Missing:
-    if not given.lpips:
-        return Missing(f"needs weights, and no --lpips was given: {HOW_TO_GET}")
-    with user_errors():
-        tensors = {str(file): state_tensors(file, load_content(file)) for file in given.lpips}
-        model = load_lpips(tensors, device)
-    if store.info.size is not None and min(sides(store.info.size)) < SMALLEST:
-        return Missing(f"needs frames of {SMALLEST} pixels a side, got {store.info.size}")
-    return model.frame_distances
 
 
 def _open_model(

@@ -14,7 +14,6 @@ from pipeline.frame_list import source_of
 from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import describe_frames, scan_frames
 from pipeline.precision import precision_of
-from pipeline.size import sides
 from pipeline.storage.files import keep_apart, sha256_file
 from pipeline.storage.places import Place
 from pipeline.training.checkpoint import CHECKPOINTS, last_step
@@ -23,6 +22,7 @@ from pipeline.training.loop import run_loop
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.source import WindowSource
 from pipeline.windows.verify import name_damaged, verify_frames
+from stages.fitting import check_window
 from stages.launch import Launch, fabric_options
 from stages.options import (
     FILE,
@@ -80,7 +80,7 @@ def fit_tokenizer(
     what is in `out` do not fit together, or a frame is damaged.
     """
     config = replace(config, precision=precision_of(fabric))
-    _check_window(shape, windows)
+    check_window(shape, windows, "sections tokenizer and tokenize")
     videos = scan_frames(frames).videos
     plan = plan_windows(videos, windows)
     if not plan.num_windows("train"):
@@ -113,14 +113,6 @@ def fit_tokenizer(
             raise
     notes = describe_frames(videos, as_stored=windows.as_stored) if fabric.is_global_zero else []
     return Fitted(result, steps, identity(load_tokenizer(result)), notes)
-
-
-def _check_window(shape: VQGANConfig, windows: TokenizeConfig) -> None:
-    """Raises ConfigError unless a tokenizer of this shape can encode a window."""
-    try:
-        shape.grid(windows.frames, *sides(windows.size))
-    except ValueError as error:
-        raise ConfigError(f"sections tokenizer and tokenize: {error}") from None
 
 
 def _made_from(

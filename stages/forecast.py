@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from mebt import MeBTConfig, MeBTShape
 from pipeline.config import as_dict, build
-from pipeline.errors import ConfigError, FrameError, PipelineError, user_errors
+from pipeline.errors import ConfigError, FrameError, PipelineError
 from pipeline.forecast.footage import Footage, look_at_images, look_at_videos
 from pipeline.forecast.record import about_footage, about_tokens
 from pipeline.forecast.sample import Sample, encode_sample, extract_sample
@@ -36,10 +36,11 @@ from pipeline.store.reader import TokenStore
 from pipeline.video.tiles import ExtractConfig
 from pipeline.windows.encode import Encode, encoder_of
 from pipeline.windows.plan import Plan, TokenizeConfig, plan_windows
+from stages.fitting import check_window, open_tokenizer
 from stages.mebt_task import TrainConfig
 from stages.tokenizer_task import FitTokenizerConfig
 from stages.trial import Trials
-from tokenizer import VQGAN, Tokenizer, VQGANConfig, identity, load_tokenizer
+from tokenizer import VQGAN, Tokenizer, VQGANConfig, identity
 
 
 @dataclass(frozen=True)
@@ -123,17 +124,10 @@ def check_tokens(
 
 def _open(tokenizer: Path | None, values: Values, device: str) -> Tokenizer:
     """Opens the tokenizer, or makes one of section `tokenizer` that is as fast."""
-    windows, where = values.tokenize, "sections tokenizer and tokenize"
-    if tokenizer is None:
-        model: Tokenizer = VQGAN(values.tokenizer).eval().to(device)
-    else:
-        where = f"section tokenize does not fit {tokenizer}"
-        with user_errors():
-            model = load_tokenizer(tokenizer, device)
-    try:
-        model.config.grid(windows.frames, *sides(windows.size))
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
+    if tokenizer is not None:
+        return open_tokenizer(tokenizer, values.tokenize, device)
+    model = VQGAN(values.tokenizer).eval().to(device)
+    check_window(model.config, values.tokenize, "sections tokenizer and tokenize")
     return model
 
 

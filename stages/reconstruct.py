@@ -9,13 +9,11 @@ import click
 import numpy as np
 
 from pipeline.config import as_dict, load_section
-from pipeline.errors import FrameError, PipelineError, user_errors
-from pipeline.evaluation.numbers import Missing
-from pipeline.evaluation.pictures import FrameDistances, Pictures
+from pipeline.errors import FrameError, PipelineError
+from pipeline.evaluation.pictures import Pictures
 from pipeline.evaluation.reconstruction import Reconstructions, side_by_side, spread_and_worst
 from pipeline.evaluation.sets import batches
 from pipeline.pixels import decode_tokens
-from pipeline.published.checkpoint import load_content, state_tensors
 from pipeline.report.reconstruction import about_window, reconstruction_page
 from pipeline.size import sides
 from pipeline.storage.files import (
@@ -33,7 +31,7 @@ from pipeline.video.writer import write_mp4
 from pipeline.windows.apart import WindowsApart, windows_apart
 from pipeline.windows.encode import Encode, encoder_of
 from pipeline.windows.plan import TokenizeConfig, WindowReader
-from stages.fitting import open_tokenizer
+from stages.fitting import open_distances, open_tokenizer
 from stages.options import (
     FILE,
     OUT,
@@ -44,7 +42,6 @@ from stages.options import (
     params_options,
 )
 from tokenizer import Tokenizer, identity
-from tokenizer.perceptual import HOW_TO_GET, SMALLEST, load_lpips
 
 RECORD, METRICS, PAGE = "reconstruct.json", "metrics.json", "index.html"
 SHOWN_SIDE = 192
@@ -127,19 +124,9 @@ def _pictures(
         read=reader.pixels,
         decode=partial(decode_tokens, model),
         encoder=model.features,
-        lpips=_open_lpips(lpips, min(sides(config.size)), device),
+        lpips=open_distances(lpips, config.size, device),
         device=device,
     )
-
-
-def _open_lpips(files: tuple[Path, ...], size: int, device: str) -> FrameDistances | Missing:
-    if not files:
-        return Missing(f"needs weights, and no --lpips was given: {HOW_TO_GET}")
-    with user_errors():
-        model = load_lpips({str(f): state_tensors(f, load_content(f)) for f in files}, device)
-    if size < SMALLEST:
-        return Missing(f"needs frames of {SMALLEST} pixels a side, got {size}")
-    return model.frame_distances
 
 
 def _prepare(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> None:

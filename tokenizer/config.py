@@ -54,6 +54,31 @@ def divide(
     return alone + (frames - alone) // t, height // h, width // w
 
 
+class FiniteConfig:
+    """What the shapes of others' tokenizers share: causal dataclasses with a codebook of levels."""
+
+    kind: ClassVar[str]
+    """What files call it."""
+    causal: ClassVar[bool] = True
+    levels: tuple[int, ...]
+
+    @property
+    def codebook_size(self) -> int:
+        """Vectors K in the codebook: all combinations of levels."""
+        return math.prod(self.levels)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Entries of one codebook vector."""
+        return len(self.levels)
+
+    def recorded(self) -> dict[str, Any]:
+        """Returns the fields and the kind, as files remember them, in JSON's types."""
+        assert dataclasses.is_dataclass(self)
+        fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {"kind": self.kind, **fields}
+
+
 @dataclass(frozen=True, kw_only=True)
 class VQGANConfig:
     """The shape of the 3D VQGAN: equal shapes have interchangeable weights.

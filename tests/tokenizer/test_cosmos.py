@@ -8,8 +8,9 @@ import torch
 
 from tokenizer.cosmos import Cosmos, CosmosConfig
 from tokenizer.cosmos.layers import from_patches, to_patches
-from tokenizer.cosmos.published import config_from_state, our_name, resizing_names
+from tokenizer.cosmos.published import PARTS, config_from_state, resizing_names
 from tokenizer.fsq import PaperFSQ
+from tokenizer.ladder_names import our_name
 
 SMALL = CosmosConfig(
     width=3, multipliers=(1, 2, 2), blocks=1, latent_width=5, downsample=(8, 16, 16)
@@ -183,4 +184,4 @@ def test_decoders_count_resolutions_from_the_other_end() -> None:
         ("encoder.mid.attn_1.1.norm.norm.bias", "encoder.middle.2.norm.bias"),
         ("encoder.mid.attn_1.0.q.conv3d.bias", "encoder.middle.1.query.bias"),
     ):
-        assert our_name(theirs, resolutions=3) == ours
+        assert our_name(theirs, PARTS, resolutions=3) == ours

@@ -1,12 +1,9 @@
 """What fixes every parameter shape of a Cosmos tokenizer."""
 
-import dataclasses
-import json
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-from tokenizer.config import check_downsample, check_levels, divide
+from tokenizer.config import FiniteConfig, check_downsample, check_levels, divide
 
 
 class Resampling(NamedTuple):
@@ -17,12 +14,11 @@ class Resampling(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosmosConfig:
+class CosmosConfig(FiniteConfig):
     """The shape of a Cosmos tokenizer. The defaults are those of DV8x16x16."""
 
     kind: ClassVar[str] = "cosmos"
     what: ClassVar[str] = "A Cosmos tokenizer"
-    causal: ClassVar[bool] = True
 
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
     """Levels of each entry of a codebook vector."""
@@ -73,16 +69,6 @@ class CosmosConfig:
                 raise ValueError(f"{said} is not what {len(self.multipliers)} resolutions make.")
 
     @property
-    def codebook_size(self) -> int:
-        """Vectors K in the codebook: all combinations of levels."""
-        return math.prod(self.levels)
-
-    @property
-    def embedding_dim(self) -> int:
-        """Entries of one codebook vector."""
-        return len(self.levels)
-
-    @property
     def about(self) -> str:
         """Its make, in a few words."""
         made = f"Cosmos, width {self.width}, patches of {self.patch}"
@@ -110,11 +96,6 @@ class CosmosConfig:
             time = 0 < n <= t if self.mirrored else n < t
             layers.append(Resampling(time, time or (n < s and s > t)))
         return (*layers, Resampling(False, False))
-
-    def recorded(self) -> dict[str, Any]:
-        """Returns the fields and the kind, as files remember them, in JSON's types."""
-        fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return {"kind": self.kind, **fields}
 
     def grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Returns the latent grid (t, h, w) of a clip. Raises ValueError if it does not divide."""

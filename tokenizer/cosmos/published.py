@@ -8,27 +8,20 @@ from typing import Any
 from torch import Tensor
 
 from tokenizer.cosmos.config import CosmosConfig
+from tokenizer.ladder_names import SHARED, our_name
 
 SIGN = re.compile(r"(encoder|decoder)\.conv_in\.0\.conv3d\.|(post_)?quant_conv\.conv3d\.")
 """Starts of names that only Cosmos's networks of factorised convolutions have."""
 
 PARTS = (
     (r"\.conv3d\.", "."),
-    (r"\.norm\.(weight|bias)$", r".\1"),
+    *SHARED,
     (r"^quant_conv\.", "to_embedding."),
     (r"^post_quant_conv\.", "from_embedding."),
-    (r"\.conv_in\.", ".stem."),
-    (r"\.conv_out\.", ".head."),
-    (r"\.norm_out\.", ".norm."),
     (r"\.mid\.block_1\.", ".middle.0."),
     (r"\.mid\.attn_1\.0\.", ".middle.1."),
     (r"\.mid\.attn_1\.1\.", ".middle.2."),
     (r"\.mid\.block_2\.", ".middle.3."),
-    (r"\.q\.", ".query."),
-    (r"\.k\.", ".key."),
-    (r"\.v\.", ".value."),
-    (r"\.proj_out\.", ".out."),
-    (r"\.nin_shortcut\.", ".shortcut."),
     (r"\.downsample\.conv1\.", ".resize.space."),
     (r"\.downsample\.conv2\.", ".resize.time."),
     (r"\.upsample\.conv1\.", ".resize.time."),
@@ -47,16 +40,6 @@ CONSTANTS = re.compile(
 CONSTANT = "a constant, which is known here"
 IDLE = "a layer that this down-sampling never uses"
 LEAVES = ("weight", "bias")
-
-
-def our_name(name: str, *, resolutions: int) -> str:
-    """Translates a name. Decoders count resolutions from the finest, ours from the coarsest."""
-    for old, new in PARTS:
-        name = re.sub(old, new, name)
-    if match := re.match(r"decoder\.resolutions\.(\d+)\.", name):
-        number = resolutions - 1 - int(match[1])
-        name = f"decoder.resolutions.{number}.{name[match.end() :]}"
-    return name
 
 
 def config_from_state(
@@ -205,7 +188,7 @@ def sort_names(
         elif re.search(r"\.(down|up)sample\.", key) and key not in used:
             ignored[key] = IDLE
         else:
-            ours[our_name(key, resolutions=len(config.multipliers))] = key
+            ours[our_name(key, PARTS, resolutions=len(config.multipliers))] = key
     return ours, ignored
 
 

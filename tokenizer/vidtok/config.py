@@ -1,21 +1,17 @@
 """What fixes every parameter shape of a VidTok tokenizer."""
 
-import dataclasses
-import json
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from tokenizer.config import check_levels, divide
+from tokenizer.config import FiniteConfig, check_levels, divide
 
 
 @dataclass(frozen=True, kw_only=True)
-class VidTokConfig:
+class VidTokConfig(FiniteConfig):
     """The shape of a VidTok tokenizer. The defaults are those of `vidtok_fsq_causal_488_262144`."""
 
     kind: ClassVar[str] = "vidtok"
     what: ClassVar[str] = "A VidTok tokenizer"
-    causal: ClassVar[bool] = True
 
     levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)
     """Levels of each entry of a codebook vector."""
@@ -69,24 +65,9 @@ class VidTokConfig:
         return 1 << len(self.halved), side, side
 
     @property
-    def codebook_size(self) -> int:
-        """Vectors K in the codebook: all combinations of levels."""
-        return math.prod(self.levels)
-
-    @property
-    def embedding_dim(self) -> int:
-        """Entries of one codebook vector."""
-        return len(self.levels)
-
-    @property
     def about(self) -> str:
         """Its make, in a few words."""
         return f"VidTok, width {self.width}"
-
-    def recorded(self) -> dict[str, Any]:
-        """Returns the fields and the kind, as files remember them, in JSON's types."""
-        fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return {"kind": self.kind, **fields}
 
     def grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Returns the latent grid (t, h, w) of a clip. Raises ValueError if it does not divide."""

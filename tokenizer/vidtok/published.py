@@ -7,6 +7,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor
 
+from tokenizer.ladder_names import SHARED, our_name
 from tokenizer.vidtok.config import VidTokConfig
 
 SIGN = re.compile(r"encoder\.down_temporal\.")
@@ -14,18 +15,10 @@ SIGN = re.compile(r"encoder\.down_temporal\.")
 
 PARTS = (
     (r"\.conv\.", "."),
-    (r"\.norm\.(weight|bias)$", r".\1"),
-    (r"\.conv_in\.", ".stem."),
-    (r"\.conv_out\.", ".head."),
-    (r"\.norm_out\.", ".norm."),
+    *SHARED,
     (r"\.mid\.block_1\.", ".middle.0."),
     (r"\.mid\.attn_1\.", ".middle.1."),
     (r"\.mid\.block_2\.", ".middle.2."),
-    (r"\.q\.", ".query."),
-    (r"\.k\.", ".key."),
-    (r"\.v\.", ".value."),
-    (r"\.proj_out\.", ".out."),
-    (r"\.nin_shortcut\.", ".shortcut."),
     (r"\.mix_factor$", ".mix"),
     (r"\.(?:down|up)_temporal\.(\d+)\.(?:down|up)sample\.", r".resolutions.\1.resize.time."),
     (r"\.(?:down|up)\.(\d+)\.(?:down|up)sample\.", r".resolutions.\1.resize.space."),
@@ -44,16 +37,6 @@ ENCODERS = {
 }
 """What a YAML calls the encoder -> whether it sees the first frame before it, or zeros."""
 REGULARIZERS = ("vidtok.modules.regularizers.FSQRegularizer",)
-
-
-def our_name(name: str, *, resolutions: int) -> str:
-    """Translates a name. Decoders count resolutions from the finest, ours from the coarsest."""
-    for old, new in PARTS:
-        name = re.sub(old, new, name)
-    if match := re.match(r"decoder\.resolutions\.(\d+)\.", name):
-        number = resolutions - 1 - int(match[1])
-        name = f"decoder.resolutions.{number}.{name[match.end() :]}"
-    return name
 
 
 def config_from_yaml(tree: Mapping[str, Any]) -> VidTokConfig:
@@ -122,7 +105,7 @@ def sort_names(
         if reason := next((why for start, why in IGNORED.items() if key.startswith(start)), None):
             ignored[key] = reason
         else:
-            ours[our_name(key, resolutions=len(config.multipliers))] = key
+            ours[our_name(key, PARTS, resolutions=len(config.multipliers))] = key
     return ours, ignored
 
 

@@ -18,6 +18,7 @@ from pipeline.storage.files import keep_apart, sha256_file
 from pipeline.storage.places import Place
 from pipeline.training.checkpoint import CHECKPOINTS, last_step
 from pipeline.training.folder import open_run, recorded
+from pipeline.training.log import Besides
 from pipeline.training.loop import run_loop
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.source import WindowSource
@@ -67,15 +68,13 @@ def fit_tokenizer(
     init: Path | None = None,
     lpips: Sequence[Path] = (),
     verify: bool = False,
-    plots: Path | None = None,
-    loggers: Sequence[str] = (),
+    besides: Besides | None = None,
     overwrite: bool = False,
 ) -> Fitted | None:
     """Trains a 3D VQGAN on random windows of the train split; resumes if `out` has checkpoints.
 
     It begins from the weights of the tokenizer `init`, or from random ones. `lpips` are files of
-    published weights. `plots` is a folder for tables of the log, `loggers` are programs that get
-    it, too. `verify` decodes every frame first; of damaged ones only the first process
+    published weights. `verify` decodes every frame first; of damaged ones only the first process
     speaks, for the others there is nothing to return. Raises PipelineError if what is given and
     what is in `out` do not fit together, or a frame is damaged.
     """
@@ -104,8 +103,7 @@ def fit_tokenizer(
                     held_out.read([row])  # What is damaged shall not come up in mid-training.
             steps = run_loop(
                 *(fabric, *first_model(shape, config, fabric, begin), task, config, out),
-                plots=plots,
-                loggers=loggers,
+                besides=besides,
             )
         except FrameError:
             if not name_damaged(videos, plan, windows, fabric, step=last_step(out / CHECKPOINTS)):
@@ -195,8 +193,7 @@ def command(
         init=init,
         lpips=lpips,
         verify=verify_frames,
-        plots=plots,
-        loggers=loggers,
+        besides=Besides(plots, loggers),
         overwrite=overwrite,
     )
     if fitted and fabric.is_global_zero:

@@ -1,7 +1,6 @@
 """tokens -> a MeBT trained on them."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore
 from pipeline.training.checkpoint import CHECKPOINTS, last_step
 from pipeline.training.folder import open_run, recorded
+from pipeline.training.log import Besides
 from pipeline.training.loop import run_loop
 from pipeline.training.previews import Previews, read_previews
 from pipeline.training.profiling import RECORDED, TABLE, TRACE, WARM_UP
@@ -55,16 +55,14 @@ def train(
     init: Path | None = None,
     tokenizer: Path | None = None,
     profile: bool = False,
-    plots: Path | None = None,
-    loggers: Sequence[str] = (),
+    besides: Besides | None = None,
     overwrite: bool = False,
 ) -> Trained:
     """Trains MeBT on the train split of a token store; resumes if `out` has checkpoints.
 
     A new run begins with `init`: with the weights, the optimizer's state and the step of a run's
     folder, or with the weights of a model file, at step 0. `tokenizer` decodes previews, and
-    `profile` records where the time of a few steps goes. `plots` is a folder for tables of the log,
-    `loggers` are programs that get it, too. Raises PipelineError if the store is
+    `profile` records where the time of a few steps goes. Raises PipelineError if the store is
     damaged, or not the one that `out` was begun with, or if `init` or `tokenizer` does not fit.
     """
     config = replace(config, precision=precision_of(fabric))
@@ -93,8 +91,7 @@ def train(
                 *(fabric, model, optimizer, task, config, out),
                 init=init / CHECKPOINTS if init and init.is_dir() else None,
                 profile=out / PROFILE if profile else None,
-                plots=plots,
-                loggers=loggers,
+                besides=besides,
             )
         share = previews.seconds / (time.perf_counter() - began)
         fabric.barrier()
@@ -206,8 +203,7 @@ def command(
         init=init,
         tokenizer=tokenizer,
         profile=profile,
-        plots=plots,
-        loggers=loggers,
+        besides=Besides(plots, loggers),
         overwrite=overwrite,
     )
     if fabric.is_global_zero:

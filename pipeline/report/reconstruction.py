@@ -3,37 +3,32 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from pipeline.evaluation.reconstruction import GAIN
 from pipeline.report.charts import Level, Series, line_chart, number
 from pipeline.report.curves import Card
+from pipeline.report.pages import templates
 
 TITLES = {"clip": "Clips, evenly spread", "worst": "The worst clips"}
 
 
 def reconstruction_page(record: Mapping[str, Any]) -> str:
     """Writes the page of a metrics.json of `mebt reconstruct`, whose videos lie beside it."""
-    pages = Environment(
-        loader=PackageLoader("pipeline.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     shown: dict[str, list[dict[str, str]]] = {}
     for file, row in record["shown"].items():
         clip = {"file": file, "about": about_window(record["windows"][row])}
         shown.setdefault(TITLES[file.partition("-")[0]], []).append(clip)
-    return pages.get_template("reconstruction.html.j2").render(
-        lede=f"{len(record['windows']):,} windows of {len(record['frames'])} frames, no two of "
-        "which share one, turned into tokens and back.",
-        misfits=record["misfits"],
-        numbers=[(key, number(value)) for key, value in record["metrics"].items()],
-        cards=[card for card in _curves(record["frames"], record["metrics"]) if card.drawing],
-        shown=list(shown.items()),
-        gain=GAIN,
+    return (
+        templates()
+        .get_template("reconstruction.html.j2")
+        .render(
+            lede=f"{len(record['windows']):,} windows of {len(record['frames'])} frames, no two of "
+            "which share one, turned into tokens and back.",
+            misfits=record["misfits"],
+            numbers=[(key, number(value)) for key, value in record["metrics"].items()],
+            cards=[card for card in _curves(record["frames"], record["metrics"]) if card.drawing],
+            shown=list(shown.items()),
+            gain=GAIN,
+        )
     )
 
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from pipeline.evaluation.copying import verdict
 from pipeline.frames.tars import Rejected
 from pipeline.report.artefacts import Artefact
@@ -13,6 +11,7 @@ from pipeline.report.charts import number
 from pipeline.report.clips import Clip, NearestPair, Pair
 from pipeline.report.curves import Log, along_the_video, distances_from_training, learning
 from pipeline.report.findings import distances, flat, headlines, other_numbers
+from pipeline.report.pages import templates
 from pipeline.report.strips import (
     animate,
     nearest_strips,
@@ -49,14 +48,7 @@ class Contents:
 
 def make_report(contents: Contents) -> str:
     """Writes the page by `report.html.j2`, which escapes every text; nothing is fetched or run."""
-    pages = Environment(
-        loader=PackageLoader("pipeline.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    pages = templates()
     pages.filters["number"] = number
     return pages.get_template("report.html.j2").render(
         contents=contents, **_clips(contents), **_numbers(contents)

@@ -15,6 +15,8 @@ from pipeline.storage.outputs import prepare_output
 from pipeline.storage.places import Folder, Place, open_storage
 
 WHAT = "pushed run"
+LARGEST_MANIFEST = 4 * 2**20
+"""Bytes of a manifest beyond which it is not read."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,6 @@ def read_manifest(storage: Hub | Folder | Bucket) -> Manifest:
     if len(data) > LARGEST_MANIFEST:
         raise ShareError(f"{where} has more than {LARGEST_MANIFEST:,} bytes; do not trust it.")
     return parse_manifest(data, where)
-
-
-LARGEST_MANIFEST = 4 * 2**20
 
 
 def _differences(share: Share, storage: Hub | Folder | Bucket) -> list[str]:

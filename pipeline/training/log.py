@@ -10,6 +10,7 @@ import math
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,20 @@ from pipeline.training.plots import Plots
 FILE, LOG_CHECKSUM = "metrics.jsonl", "log"
 
 
+@dataclass(frozen=True)
+class Besides:
+    """Where a log goes besides its file."""
+
+    plots: Path | None = None
+    """Folder for tables of it: see `Plots`."""
+    loggers: Sequence[str] = ()
+    """Programs that get each line, too: see `LOGGERS`."""
+
+
 class Log:
     """Writes the log of a run in `folder`; goes on behind what its last checkpoint vouches for.
 
-    `keys` are those that each line has, whichever of them are given with it. `plots` is a folder
-    for tables of the log, and `loggers` name programs that get each line, too.
+    `keys` are those that each line has, whichever of them are given with it.
     """
 
     def __init__(
@@ -36,8 +46,7 @@ class Log:
         resumed_step: int,
         checksum: Mapping[str, Any] | None = None,
         keys: Sequence[str] = (),
-        plots: Path | None = None,
-        loggers: Sequence[str] = (),
+        besides: Besides | None = None,
     ) -> None:
         self.path = folder / FILE
         self.keys = keys
@@ -52,9 +61,10 @@ class Log:
             kept = "".join(line for line in begun if _step_of(line) <= resumed_step).encode()
         write_bytes(self.path, kept)
         lines = _parsed(kept)
-        self.plots = Plots(plots, keys, lines) if plots else None
+        besides = besides or Besides()
+        self.plots = Plots(besides.plots, keys, lines) if besides.plots else None
         self.copies = open_copies(
-            loggers, folder, kept=lines, before=_parsed(data), step=resumed_step
+            besides.loggers, folder, kept=lines, before=_parsed(data), step=resumed_step
         )
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:

@@ -19,7 +19,7 @@ from pipeline.seeds import step_seed
 from pipeline.training.averages import StepMeans, WeightAverage
 from pipeline.training.checkpoint import CHECKPOINTS, mend_pointer
 from pipeline.training.fsdp import gather, whole
-from pipeline.training.log import FILE, LOG_CHECKSUM, Log, read_log
+from pipeline.training.log import FILE, LOG_CHECKSUM, Besides, Log, read_log
 from pipeline.training.plots import Plots
 from pipeline.training.profiling import PART, RECORDED, WARM_UP, profiled
 from pipeline.training.signals import stop_requests
@@ -37,17 +37,15 @@ def run_loop(
     *,
     init: Path | None = None,
     profile: Path | None = None,
-    plots: Path | None = None,
-    loggers: Sequence[str] = (),
+    besides: Besides | None = None,
 ) -> int:
     """Trains to `config.max_steps`, from the last checkpoint of `out` if there is one.
 
     A new run begins with the last checkpoint in the folder `init` if one is given. A few steps of
-    this call are recorded in the folder `profile` if one is given: see `profiled`. For `plots` and
-    `loggers` see `Log`.
-    Returns the number of steps done in this call. On one CPU, n steps, a stop and n more are bit
-    for bit 2n steps: every draw is seeded by its step. Raises StoppedError after a signal, and
-    PipelineError on a loss that is not finite.
+    this call are recorded in the folder `profile` if one is given: see `profiled`. The log goes to
+    what is `besides`, too. Returns the number of steps done in this call. On one CPU, n steps, a
+    stop and n more are bit for bit 2n steps: every draw is seeded by its step. Raises StoppedError
+    after a signal, and PipelineError on a loss that is not finite.
     """
     if config.batch_size % (fabric.world_size * config.accumulate):
         raise ConfigError(
@@ -57,30 +55,17 @@ def run_loop(
     module, optimizer = fabric.setup(model, optimizer)
     average = WeightAverage(config.ema_decay)
     start, values = restore_state(fabric, out, model, optimizer, average, init)
-    if profile and config.max_steps - start < WARM_UP + RECORDED:
-        raise ConfigError(
-            f"--profile records {RECORDED} steps after the first {WARM_UP}, but only "
-            f"{max(0, config.max_steps - start)} are left to do; raise max_steps."
-        )
+    if profile:
+        _check_profiled(config.max_steps - start)
     if start >= config.max_steps:
         weights = gather(fabric, average.tensors or model.state_dict())
         if fabric.is_global_zero:
-            mend_pointer(out / CHECKPOINTS)
-            if not task.result.exists():  # The checkpoint still has it.
-                task.export(weights, start)
-            if plots:
-                Plots(plots, task.logged, read_log(out / FILE))
+            _mend_finished(task, weights, start, out, besides)
         return 0
     log = None
     if fabric.is_global_zero:
-        log = Log(
-            out,
-            resumed_step=start,
-            checksum=values.get(LOG_CHECKSUM),
-            keys=task.logged,
-            plots=plots,
-            loggers=loggers,
-        )
+        seen = values.get(LOG_CHECKSUM)
+        log = Log(out, resumed_step=start, checksum=seen, keys=task.logged, besides=besides)
     with (
         closing(log) if log else nullcontext(),
         stop_requests() as stops,
@@ -124,6 +109,25 @@ def run_loop(
             if stopped and not last:
                 raise StoppedError(f"stopped by a signal at step {done}; run it again to go on.")
     return config.max_steps - start
+
+
+def _check_profiled(left: int) -> None:
+    if left < WARM_UP + RECORDED:
+        raise ConfigError(
+            f"--profile records {RECORDED} steps after the first {WARM_UP}, but only "
+            f"{max(0, left)} are left to do; raise max_steps."
+        )
+
+
+def _mend_finished(
+    task: Task, weights: Mapping[str, Tensor], step: int, out: Path, besides: Besides | None
+) -> None:
+    """Makes again what was lost of a run that is done: its result, and tables of its log."""
+    mend_pointer(out / CHECKPOINTS)
+    if not task.result.exists():  # The checkpoint still has it.
+        task.export(weights, step)
+    if besides and besides.plots:
+        Plots(besides.plots, task.logged, read_log(out / FILE))
 
 
 def _batches(fabric: Fabric, task: Task, step: int, means: StepMeans) -> tuple[Sequence[Any], str]:

@@ -5,10 +5,11 @@ holds numbers for each frame, such as `action` and `observation.state`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -149,13 +150,11 @@ def _episodes(
         raise FrameError(f"{folder / EPISODES} lists no episode.")
 
 
-def _read_table(
-    path: Path, columns: Sequence[str], filters: list[tuple[str, str, int]] | None = None
-) -> pa.Table:
+def _read_table(path: Path, columns: Sequence[str]) -> pa.Table:
     try:
         if missing := set(columns) - set(pq.read_schema(path).names):
             raise FrameError(f"{path} has no column {min(missing)}.")
-        return pq.read_table(path, columns=list(columns), filters=filters).select(list(columns))
+        return pq.read_table(path, columns=list(columns)).select(list(columns))
     except FileNotFoundError:
         raise FrameError(f"{path} is missing.") from None
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -197,13 +196,27 @@ def _read(
         )
 
 
+@lru_cache(2)
+def _numbers(path: Path, names: tuple[str, ...], _: int) -> tuple[pa.Table, dict[int, range]]:
+    """Returns the numbers of a file, by episode and frame, and the rows of each episode.
+
+    The last number changes with the file. A file holds many episodes, so it is kept for the next.
+    """
+    table = _read_table(path, ["episode_index", "frame_index", "timestamp", *names])
+    table = table.sort_by([("episode_index", "ascending"), ("frame_index", "ascending")])
+    episodes, first = np.unique(table["episode_index"].to_numpy(), return_index=True)
+    ends = [*first[1:].tolist(), len(table)]
+    return table, dict(zip(episodes.tolist(), map(range, first.tolist(), ends), strict=True))
+
+
 def read_states(path: Path, episode: int, length: int, names: Sequence[str]) -> pa.Table:
     """Returns time and numbers of each frame of an episode: columns `time`, then `names`.
 
     Raises FrameError unless there are so many.
     """
-    columns = ["episode_index", "frame_index", "timestamp", *names]
-    mine = _read_table(path, columns, [("episode_index", "==", episode)]).sort_by("frame_index")
+    table, rows = _numbers(path, tuple(names), path.stat().st_mtime_ns)
+    found = rows.get(episode, range(0))
+    mine = table.slice(found.start, len(found))
     if mine["frame_index"].to_pylist() != list(range(length)):
         raise FrameError(f"{path} has {len(mine)} rows of episode {episode}, which has {length}.")
     columns = [pc.cast(mine["timestamp"], pa.float64())]

@@ -3,10 +3,10 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
@@ -71,39 +71,60 @@ def find_videos(
     if cameras:
         raise FrameError(f"{places[0]} is no LeRobot data set, and so has no cameras.")
     if isinstance(folder, Path):
-        given, files, rejected = _below(folder, out)
+        files, rejected = _below(folder, out)
     else:
-        tars = _tars_below(folder) if folder else list(places)
-        given, rejected = False, []
-        files = [(tar, Path(PurePosixPath(tar).name)) for tar in tars]
-    local = [file for file, _ in files if isinstance(file, Path)]
+        tars = _tars_below(folder) if folder else places
+        files, rejected = [_File(tar, PurePosixPath(tar).name, None) for tar in tars], []
+    local = [file.place for file in files if isinstance(file.place, Path)]
     stamps: dict[Place, object] = dict(zip(local, look(local), strict=True))
     shards = Shards(config, out / SCRATCH)
     found: list[Source] = []
-    for file, relative in files:
-        split = relative.parts[0] if given else None
-        name = Path(*relative.parts[1:]) if given else relative
+    for file in files:
+        is_tar = _suffix(file.place) == SUFFIX
         try:
-            stamp = stamps[file] if file in stamps else _stamp(str(file))
+            stamp = stamps[file.place] if file.place in stamps else _stamp(str(file.place))
             if isinstance(stamp, FrameError):
                 raise stamp
-            if _suffix(file) == SUFFIX:
-                shards.add(file, str(name.with_suffix("")), stamp, split=split)
+            if is_tar:
+                name = str(PurePosixPath(file.name).with_suffix(""))
+                shards.add(file.place, name, stamp, split=file.split)
             else:
-                read = partial(read_video, Path(file), **config.reading)
-                lend = partial(_lent, Path(file))
-                found.append(Source(str(name), str(stamp), read, split, lend=lend))
+                found.append(_video(Path(file.place), file, str(stamp), config))
         except FrameError as error:
-            if _suffix(file) == SUFFIX and not skip_broken:
+            if is_tar and not skip_broken:
                 raise FrameError(f"{error} To go on without it, give --skip-broken.") from None
-            rejected.append(Rejected(printable(str(relative)), str(error)))
+            rejected.append(Rejected(printable(file.given), str(error)))
+    return _renamed([*found, *shards.sources()]), rejected + shards.rejected
+
+
+@dataclass(frozen=True)
+class _File:
+    """A video or a tar that was found."""
+
+    place: Place
+    name: str
+    """Its path in the folder of its split, or of all."""
+    split: str | None
+
+    @property
+    def given(self) -> str:
+        """Its path in what was given."""
+        return f"{self.split}/{self.name}" if self.split else self.name
+
+
+def _video(path: Path, file: _File, stamp: str, config: ExtractConfig) -> Source:
+    read = partial(read_video, path, **config.reading)
+    return Source(file.name, stamp, read, file.split, lend=partial(_lent, path))
+
+
+def _renamed(sources: Iterable[Source]) -> list[Source]:
+    """Gives every video a name of its own."""
     taken: set[str] = set()
-    sources = []
-    for source in [*found, *shards.sources()]:
-        free = _free_name(Path(source.name), taken)
-        taken.add(free)
-        sources.append(replace(source, name=free))
-    return sources, rejected + shards.rejected
+    renamed = []
+    for source in sources:
+        renamed.append(replace(source, name=_free_name(Path(source.name), taken)))
+        taken.add(renamed[-1].name)
+    return renamed
 
 
 def _lent(path: Path) -> AbstractContextManager[Path]:
@@ -113,14 +134,16 @@ def _lent(path: Path) -> AbstractContextManager[Path]:
 def expand(words: Sequence[str]) -> list[Place]:
     """Returns the places that words name: each a folder, a tar or a pattern of tars, or in S3.
 
-    A pattern is as of a shell, `shards/{000..041}.tar`. Raises FrameError, naming it, for what is
-    not there, and for a folder beside anything else.
+    A pattern is as of a shell, `shards/{000..041}.tar`; what is there by that name is no pattern.
+    Raises FrameError, naming it, for what is not there, and for a folder beside anything else.
     """
     places: list[Place] = []
     for word in words:
         try:
             names = list(itertools.islice(braceexpand(word), MAX_TARS + 1))
         except ValueError:  # Braces that are never closed: a name like any other.
+            names = [word]
+        if not is_remote(word) and Path(word).exists():
             names = [word]
         if len(names) > MAX_TARS:
             raise FrameError(f"{word} names more than {MAX_TARS:,} tars.")
@@ -158,25 +181,25 @@ def _stamp(url: str) -> list[Any]:
         raise FrameError(f"{url} is missing.") from None
 
 
-def _below(folder: Path, out: Path) -> tuple[bool, list[tuple[Place, Path]], list[Rejected]]:
-    """Lists the files of a folder, each with its path in there, and what is not to be read.
-
-    And says whether its top folders name splits.
-    """
+def _below(folder: Path, out: Path) -> tuple[list[_File], list[Rejected]]:
+    """Lists the files of a folder, and what is not to be read."""
     if folder.resolve().is_relative_to(out.resolve()):
         raise FrameError(f"{out} holds the videos themselves; choose another --out.")
     given = all((folder / split).is_dir() for split in SPLITS)
     rejected: list[Rejected] = []
-    files: list[tuple[Place, Path]] = []
+    files: list[_File] = []
     for path, reason in files_below(folder, suffixes=SUFFIXES, skip=[out]):
         relative = path.relative_to(folder)
         if given and relative.parts[0] not in SPLITS:
             reason = reason or f"outside of {' and '.join(f'{split}/' for split in SPLITS)}"
         if reason:
             rejected.append(Rejected(printable(str(relative)), reason))
+        elif given:
+            name = str(Path(*relative.parts[1:]))
+            files.append(_File(path, name, relative.parts[0]))
         else:
-            files.append((path, relative))
-    return given, files, rejected
+            files.append(_File(path, str(relative), None))
+    return files, rejected
 
 
 def _looked_into(

@@ -263,5 +263,7 @@ def test_what_names_no_videos_is_one_clear_line(
 def test_a_name_with_braces_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a{b.tar").touch()
-    assert expand(["a{b.tar"]) == [Path("a{b.tar")]
+    Path("a{b,c}").mkdir()
+    for name in ("a{b.tar", "a{b,c}"):
+        assert expand([name]) == [Path(name)]
     assert expand(["s3://b/{0..1}.tar"]) == ["s3://b/0.tar", "s3://b/1.tar"]

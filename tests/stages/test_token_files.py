@@ -120,7 +120,7 @@ def test_an_import_that_was_killed_goes_on(
     def dies(self: StoreWriter, *args: object) -> None:
         if len(done) == 1:
             raise KeyboardInterrupt
-        done.append(write(self, *args))  # type: ignore[arg-type,func-returns-value]
+        done.append(write(self, *args))
 
     with monkeypatch.context() as patch:
         patch.setattr(StoreWriter, "write_shard", dies)
@@ -252,10 +252,7 @@ def saved(name: str, array: np.ndarray) -> Callable[[Path], object]:
 def tar(**members: bytes) -> Callable[[Path], object]:
     named = {name.replace("__", "."): data for name, data in members.items()}
     return lambda root: (
-        [path.unlink() for path in root.iterdir()]
-        + [
-            write_tar(root / "x.tar", named)  # type: ignore[list-item]
-        ]
+        [path.unlink() for path in root.iterdir()] + [write_tar(root / "x.tar", named)]
     )
 
 
@@ -325,7 +322,7 @@ def test_words_that_do_not_fit_are_wrong_usage(tmp_path: Path) -> None:
     assert "leads out of" in refused("import", *two, *out)
     said = refused("import", folder, *size, "--levels", "4,7", *out, code=2)
     assert "give one of --codebook-size and --levels" in said
-    write_folder(folder, {"a.npy": draw_ids(7, 3, 5)})  # type: ignore[arg-type]
+    write_folder(folder, {"a.npy": draw_ids(7, 3, 5)})
     assert "give --frames" in refused("import", folder, *size, *out)
     np.save(tmp_path / "w.npy", draw_ids(9, 4, 3, 5))
     said = refused("import", tmp_path / "w.npy", *size, "--frames", 4, *out)

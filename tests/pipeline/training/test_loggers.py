@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.errors import ConfigError
-from pipeline.training.log import Log
+from pipeline.training.log import Besides, Log
 from pipeline.training.loggers import LOGGERS
 
 KEYS = ("split", "l1")
@@ -83,8 +83,8 @@ def write(log: Log, *steps: int) -> None:
 
 def train(folder: Path, *loggers: str) -> None:
     """Does 5 steps: four, of which two are done again after a kill, and one more."""
-    write(Log(folder, resumed_step=0, keys=KEYS, loggers=loggers), 1, 2, 3, 4)
-    log = Log(folder, resumed_step=2, keys=KEYS, loggers=loggers)
+    write(Log(folder, resumed_step=0, keys=KEYS, besides=Besides(loggers=loggers)), 1, 2, 3, 4)
+    log = Log(folder, resumed_step=2, keys=KEYS, besides=Besides(loggers=loggers))
     write(log, 3, 4, 5)
     log.close()
 
@@ -102,7 +102,9 @@ def test_without_the_flag_there_are_no_copies(tmp_path: Path, calls: Calls) -> N
 def test_tensorboard_shows_each_step_once(tmp_path: Path) -> None:
     write(Log(tmp_path, resumed_step=0, keys=KEYS), 1)
     for resumed, steps in ((1, (2, 3, 4)), (2, (3, 4, 5))):  # The first step from before the flag.
-        log = Log(tmp_path, resumed_step=resumed, keys=KEYS, loggers=["tensorboard"])
+        log = Log(
+            tmp_path, resumed_step=resumed, keys=KEYS, besides=Besides(loggers=["tensorboard"])
+        )
         write(log, *steps)
         log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -147,7 +149,7 @@ def test_a_run_that_goes_on_is_the_same_run_there(
 @pytest.mark.parametrize("logger", ["wandb", "trackio"])
 def test_a_logger_that_comes_later_gets_what_was(tmp_path: Path, calls: Calls, logger: str) -> None:
     write(Log(tmp_path, resumed_step=0, keys=KEYS), 1, 2, 3)
-    write(Log(tmp_path, resumed_step=2, keys=KEYS, loggers=[logger]), 3, 4, 5)
+    write(Log(tmp_path, resumed_step=2, keys=KEYS, besides=Besides(loggers=[logger])), 3, 4, 5)
     assert [step for step, _ in logged(calls, "l1")] == STEPS
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.training.log import Log
+from pipeline.training.log import Besides, Log
 
 KEYS = ("split", "loss", "val_loss")
 
@@ -17,7 +17,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def log(folder: Path, *, step: int = 0) -> Log:
-    return Log(folder / "run", resumed_step=step, keys=KEYS, plots=folder / "plots/train")
+    return Log(
+        folder / "run", resumed_step=step, keys=KEYS, besides=Besides(folder / "plots/train")
+    )
 
 
 def test_training_and_validation_are_tables_of_their_own(tmp_path: Path) -> None:

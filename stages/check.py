@@ -1,5 +1,6 @@
 """Say what footage or tokens hold, and what they will take, before a day is spent on them."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,10 @@ def command(
     if tokens:
         found, choice = check_tokens(tokens, values, trials)
     else:
-        found, choice = check_footage(*(places, frames, tokenizer, values, trials), cameras=cameras)
+        with tempfile.TemporaryDirectory() as scratch:
+            found, choice = check_footage(
+                *(places, frames, tokenizer, values, trials, Path(scratch)), cameras=cameras
+            )
     now = complete(sections, where=where)
     record = {
         **found,

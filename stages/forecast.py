@@ -1,6 +1,5 @@
 """What a flow would find in footage or tokens, and take: what `mebt check` says."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,16 +67,17 @@ def check_footage(
     tokenizer: Path | None,
     values: Values,
     trials: Trials,
+    scratch: Path,
     *,
     cameras: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Choice | None]:
     """Looks at videos or frames, and forecasts windows, bytes and times of what follows.
 
-    Returns the record, and the values that would suit. Raises PipelineError if nothing is of use.
+    What is extracted of videos for that goes into the folder `scratch`. Returns the record, and the values that would suit. Raises PipelineError if nothing is of use.
     """
     windows = values.tokenize
     if frames is None:
-        footage = look_at_videos(videos, values.extract, cameras=cameras)
+        footage = look_at_videos(videos, values.extract, scratch / "look", cameras=cameras)
     else:
         rate = windows.fps or recorded_rate(frames)
         footage = look_at_images(frames, as_stored=windows.as_stored, rate=rate)
@@ -88,7 +88,7 @@ def check_footage(
     sample = None
     if tokenizer is not None:
         try:
-            sample = _sample(videos, cameras, footage, plan, info, encode, values, trials)
+            sample = _sample(footage, plan, info, encode, values, trials, scratch / "frames")
         except FrameError as error:
             trials.not_measured.append(f"how well tokens compress: {error}")
     else:
@@ -146,27 +146,23 @@ def _store_info(model: Tokenizer, plan: Plan, values: Values, *, known: bool) ->
 
 
 def _sample(
-    videos: Sequence[Place],
-    cameras: Sequence[str],
     footage: Footage,
     plan: Plan,
     info: StoreInfo,
     encode: Encode,
     values: Values,
     trials: Trials,
+    folder: Path,
 ) -> Sample:
-    """Encodes a few real windows; of videos, some are extracted for it."""
-    if not videos:
+    """Encodes a few real windows; of videos, some are extracted into `folder` for it."""
+    if not footage.sources:
         return encode_sample(footage.videos, plan, info, values.tokenize, encode)
-    with tempfile.TemporaryDirectory() as folder:
-        clips, seconds = extract_sample(
-            *(videos, footage, values.extract, Path(folder) / "frames"), cameras=cameras
-        )
-        trials.extracting(seconds, sum(footage.lengths.values()))
-        few = plan_windows(clips, values.tokenize)
-        counts = {split: few.num_windows(split) for split in ("train", "test")}
-        about = replace(info, counts={split: n for split, n in counts.items() if n})
-        return encode_sample(clips, few, about, values.tokenize, encode)
+    clips, seconds = extract_sample(footage, values.extract, folder)
+    trials.extracting(seconds, sum(footage.lengths.values()))
+    few = plan_windows(clips, values.tokenize)
+    counts = {split: few.num_windows(split) for split in ("train", "test")}
+    about = replace(info, counts={split: n for split, n in counts.items() if n})
+    return encode_sample(clips, few, about, values.tokenize, encode)
 
 
 def _store_bytes(

@@ -1,7 +1,6 @@
 """What videos and frames hold: clips with their lengths, what is rejected, what looks alike."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -32,6 +31,8 @@ class Footage:
 
     videos: list[Video] = field(default_factory=list)
     """As `plan_windows` takes them; of videos that are not extracted yet frames have no names."""
+    sources: list[Source] = field(default_factory=list)
+    """What `extract` would read."""
     seen: list[Seen] = field(default_factory=list)
     """Size, rate and length of each given video, where they are known."""
     rejected: list[Rejected] = field(default_factory=list)
@@ -58,31 +59,30 @@ class _Looked:
 
 
 def look_at_videos(
-    places: Sequence[Place], config: ExtractConfig, *, cameras: Sequence[str] = ()
+    places: Sequence[Place], config: ExtractConfig, scratch: Path, *, cameras: Sequence[str] = ()
 ) -> Footage:
     """Finds the clips that `extract` would make of videos; those that it would reject, with reason.
 
     Frames are counted without decoding where that is sure to give the same number, and
-    `extract.min_motion` and filters do not ask for pixels.
+    `extract.min_motion` and filters do not ask for pixels. Videos of tars lie in the folder
+    `scratch` while they are read, also by the sources that are kept.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        sources, rejected = find_videos(
-            places, config, out=out, skip_broken=True, cameras=cameras, hashed=False
-        )
-        footage = Footage(rejected=list(rejected))
-        for source, found in _all(sources, lambda source: _look(source, config), "look at videos"):
-            if isinstance(found, FrameError):
-                footage.rejected.append(Rejected(source.name, str(found)))
-                continue
-            footage.videos += found.videos
-            footage.still += found.still
-            footage.lengths[source.name] = sum(len(video.frames) for video in found.videos)
-            footage.by_packets += found.by_packets
-            if found.seen:
-                footage.seen.append(found.seen)
-            if found.looks is not None:
-                footage.looks[source.name] = found.looks
+    sources, rejected = find_videos(
+        places, config, out=scratch, skip_broken=True, cameras=cameras, hashed=False
+    )
+    footage = Footage(rejected=list(rejected), sources=sources)
+    for source, found in _all(sources, lambda source: _look(source, config), "look at videos"):
+        if isinstance(found, FrameError):
+            footage.rejected.append(Rejected(source.name, str(found)))
+            continue
+        footage.videos += found.videos
+        footage.still += found.still
+        footage.lengths[source.name] = sum(len(video.frames) for video in found.videos)
+        footage.by_packets += found.by_packets
+        if found.seen:
+            footage.seen.append(found.seen)
+        if found.looks is not None:
+            footage.looks[source.name] = found.looks
     if not footage.videos:
         why = [*footage.rejected, *footage.still]
         such = f"; for example {why[0].name}: {why[0].reason.rstrip('.')}" if why else ""

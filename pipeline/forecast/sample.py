@@ -1,7 +1,7 @@
 """A few real windows of footage, encoded: how well tokens compress, and how long reading takes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,9 @@ from pipeline.forecast.footage import Footage
 from pipeline.forecast.store_size import sampled_rows
 from pipeline.frames.scan import Video, scan_frames
 from pipeline.progress import progress
-from pipeline.storage.places import Place
 from pipeline.store.layout import StoreInfo
 from pipeline.video.clips import Source
 from pipeline.video.extract import extract
-from pipeline.video.sources import find_videos
 from pipeline.video.tiles import ExtractConfig
 from pipeline.windows.encode import Encode
 from pipeline.windows.plan import Plan, TokenizeConfig, WindowReader
@@ -76,30 +74,21 @@ def encode_sample(
 
 
 def extract_sample(
-    places: Sequence[Place],
-    footage: Footage,
-    config: ExtractConfig,
-    folder: Path,
-    *,
-    cameras: Sequence[str] = (),
+    footage: Footage, config: ExtractConfig, folder: Path
 ) -> tuple[Sequence[Video], float]:
     """Extracts a few short videos into a folder; returns their clips, and seconds per clip frame.
 
     Raises FrameError if none of them is of use.
     """
-    sources, _ = find_videos(
-        places, config, out=folder, skip_broken=True, cameras=cameras, hashed=False
-    )
-    chosen = _short(sources, footage)
+    chosen = _short(footage.sources, footage.lengths)
     began = time.perf_counter()
     made = extract(chosen, [], folder, config)
     seconds = (time.perf_counter() - began) / max(1, made.num_frames)
     return scan_frames(folder).videos, seconds
 
 
-def _short(sources: Sequence[Source], footage: Footage) -> list[Source]:
+def _short(sources: Sequence[Source], lengths: Mapping[str, int]) -> list[Source]:
     """Chooses videos evenly among those that are not long, or the shortest one."""
-    lengths = footage.lengths
     usable = sorted((s for s in sources if lengths.get(s.name)), key=lambda s: lengths[s.name])
     if not usable:
         raise FrameError("no video is of use to take windows of.")

@@ -62,7 +62,7 @@ def test_windows_of_videos_are_those_of_their_frames(
 ) -> None:
     config = ExtractConfig(size=16, **values)
     videos, out = write_films(tmp_path / "videos"), tmp_path / "frames"
-    footage = look_at_videos([videos], config)
+    footage = look_at_videos([videos], config, tmp_path / "look")
     made = extract(*find_videos([videos], config, out=out), out, config)
     frames = scan_frames(out).videos
     assert sorted((v.split, v.name, len(v.frames)) for v in footage.videos) == sorted(
@@ -105,7 +105,9 @@ def test_a_video_that_breaks_off_is_no_count(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_video_is_looked_at(tmp_path: Path) -> None:
-    looks = look_at_videos([write_films(tmp_path / "videos")], ExtractConfig()).looks
+    looks = look_at_videos(
+        [write_films(tmp_path / "videos")], ExtractConfig(), tmp_path / "look"
+    ).looks
     assert set(looks) == {*(Path(name).stem for name in FILMS), "still"}
 
 
@@ -119,7 +121,7 @@ def test_videos_and_images_in_tars_are_counted(tmp_path: Path) -> None:
     )
     config = ExtractConfig(size=16)
     places, out = [tmp_path / "shards/0.tar"], tmp_path / "frames"
-    footage = look_at_videos(places, config)
+    footage = look_at_videos(places, config, tmp_path / "look")
     extract(*find_videos(places, config, out=out), out, config)
     assert sorted((v.name, len(v.frames)) for v in footage.videos) == sorted(
         (v.name, len(v.frames)) for v in scan_frames(out).videos
@@ -131,7 +133,7 @@ def test_videos_and_images_in_tars_are_counted(tmp_path: Path) -> None:
 def test_episodes_of_a_camera_are_counted(tmp_path: Path) -> None:
     root, out = write_set(tmp_path / "set"), tmp_path / "frames"
     config = ExtractConfig(size=16, test_share=0.25)
-    footage = look_at_videos([root], config, cameras=["wrist"])
+    footage = look_at_videos([root], config, tmp_path / "look", cameras=["wrist"])
     extract(*find_videos([root], config, out=out, cameras=["wrist"]), out, config)
     assert sorted((v.name, len(v.frames)) for v in footage.videos) == sorted(
         (v.name, len(v.frames)) for v in scan_frames(out).videos
@@ -141,7 +143,7 @@ def test_episodes_of_a_camera_are_counted(tmp_path: Path) -> None:
 def test_nothing_of_use_is_one_line_with_an_example(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no video")
     with pytest.raises(FrameError, match=r"no video of use \(1 rejected\); for example notes"):
-        look_at_videos([tmp_path], ExtractConfig())
+        look_at_videos([tmp_path], ExtractConfig(), tmp_path / "look")
 
 
 def test_damaged_images_are_named(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def check_footage(
 ) -> tuple[dict[str, Any], Choice | None]:
     """Looks at videos or frames, and forecasts windows, bytes and times of what follows.
 
-    What is extracted of videos for that goes into the folder `scratch`. Returns the record, and the values that would suit. Raises PipelineError if nothing is of use.
+    What is extracted of videos for that goes into the folder `scratch`. Returns the record, and the
+    values that would suit. Raises PipelineError if nothing is of use.
     """
     windows = values.tokenize
     if frames is None:

@@ -347,7 +347,7 @@ def test_lpips_is_that_of_every_frame(project, lpips_files):
 def test_without_pictures_lpips_has_nothing_to_see(project, lpips_files, monkeypatch):
     found = measure(project, lpips=lpips_files)
     assert found.not_computed["lpips"] == "no --tokenizer was given"
-    monkeypatch.setattr("stages.evaluate.SMALLEST", 17)
+    monkeypatch.setattr("stages.fitting.SMALLEST", 17)
     found = everything(project, lpips=lpips_files)
     assert found.not_computed["lpips"] == "needs frames of 17 pixels a side, got 16"
 

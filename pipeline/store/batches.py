@@ -57,7 +57,7 @@ class Batches:
         fitting = max(1, int(memory_gb * 2**30 / shard_bytes))
         everything = num_shards <= fitting
         self.group_shards = num_shards if everything else max(1, fitting // 2)
-        self._kept_shards = num_shards if everything else max(2, fitting)
+        self.kept_shards = num_shards if everything else max(2, fitting)
         self._shards: OrderedDict[int, NDArray[np.unsignedinteger[Any]]] = OrderedDict()
         self._orders: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
         self._epoch: _Epoch | None = None
@@ -85,17 +85,21 @@ class Batches:
             left -= len(part)
         return np.concatenate(parts)
 
-    def tokens(self, step: int, *, rank: int = 0, world_size: int = 1) -> Int[Tensor, "B N"]:
-        """Returns this process's part of the global batch, windows flattened to N tokens."""
+    def own_rows(self, step: int, *, rank: int = 0, world_size: int = 1) -> NDArray[np.int64]:
+        """Returns the rows of this process's part of the global batch."""
         if self.batch_size % world_size:
             raise ValueError(f"a batch of {self.batch_size} is not for {world_size} processes.")
         share = self.batch_size // world_size
-        rows = self.rows(step)[rank * share : (rank + 1) * share]
-        tokens = np.empty((share, *self.store.info.grid), dtype=np.int64)
+        return self.rows(step)[rank * share : (rank + 1) * share]
+
+    def tokens(self, step: int, *, rank: int = 0, world_size: int = 1) -> Int[Tensor, "B N"]:
+        """Returns this process's part of the global batch, windows flattened to N tokens."""
+        rows = self.own_rows(step, rank=rank, world_size=world_size)
+        tokens = np.empty((len(rows), *self.store.info.grid), dtype=np.int64)
         shards, places = np.divmod(rows, self.store.info.shard_windows)
         for window, shard, place in zip(tokens, shards.tolist(), places.tolist(), strict=True):
             window[:] = self._shard(shard)[place]
-        return torch.from_numpy(tokens.reshape(share, -1))
+        return torch.from_numpy(tokens.reshape(len(rows), -1))
 
     def names(self, step: int) -> list[str]:
         """Returns what the windows of a step's global batch are called: video and first frame."""
@@ -159,6 +163,6 @@ class Batches:
             self._shards.move_to_end(shard)
         else:
             self._shards[shard] = self.store.read_shard(self.split, shard)
-            if len(self._shards) > self._kept_shards:
+            if len(self._shards) > self.kept_shards:
                 self._shards.popitem(last=False)
         return self._shards[shard]

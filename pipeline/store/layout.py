@@ -9,6 +9,7 @@ Those of the first versions hold none; they are told from damaged ones and still
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ PLAN_SCHEMA = pa.schema(
         ("first_frame", pa.int32()),
     ]
 )
+LABEL = "label"
+"""The column behind those, of a plan that has a label for any of its windows; null: not known."""
 PART_SCHEMA = pa.schema(
     [
         ("split", pa.string()),
@@ -170,6 +173,8 @@ def hash_plan(plan: pa.Table) -> str:
             digest.update("\0".join(column.to_pylist()).encode())
         else:
             digest.update(column.to_numpy().astype("<i8").tobytes())
+    if LABEL in plan.column_names:
+        digest.update(json.dumps(plan[LABEL].to_pylist()).encode())
     return digest.hexdigest()
 
 

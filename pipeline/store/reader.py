@@ -16,20 +16,16 @@ from numpy.typing import NDArray
 
 from pipeline.config import build
 from pipeline.errors import ConfigError, TokenStoreError
-from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, source_of
 from pipeline.metrics import token_counts
 from pipeline.storage.files import parse_json, to_json
 from pipeline.storage.places import Place, Storage, open_storage
-from pipeline.storage.sealed import from_parquet
 from pipeline.store.layout import (
     INFO,
     MANIFEST,
     PLAN,
-    PLAN_SCHEMA,
     REDO,
     SCHEMA,
     StoreInfo,
-    hash_plan,
     header_name,
     part_name,
     rate_seal,
@@ -45,6 +41,7 @@ from pipeline.store.shards import (
     read_places,
 )
 from pipeline.store.states import read_states
+from pipeline.store.tables import label_names, read_plan, read_source
 
 RECORD_KEYS = {"schema", "fingerprint", "plan", "info", "seal", "frames"}
 """What a store.json may hold; the last if its tokens were made from frames."""
@@ -126,17 +123,18 @@ class TokenStore:
         return self.info.shard_rows(split, shard)
 
     def plan(self, split: str | None = None) -> pa.Table:
-        """Returns what each row is, of a split or of all: see `PLAN_SCHEMA`."""
+        """Returns what each row is, of a split or of all: see `PLAN_SCHEMA`, `LABEL`."""
         table = self._plan
         return table if split is None else table.filter(np.asarray(table["split"]) == split)
 
     @cached_property
     def _plan(self) -> pa.Table:
-        table = self._table(PLAN, PLAN_SCHEMA, sum(self.info.counts.values()))
-        if hash_plan(table) != self.plan_hash:
-            path = self.files.place(PLAN)
-            raise TokenStoreError(f"{path} is not the plan that {INFO} was written with; {REDO}.")
-        return table
+        return read_plan(self.files, self.info, self.plan_hash)
+
+    @cached_property
+    def label_names(self) -> list[str]:
+        """Names of the labels of windows, of all splits, in order; none if it has no labels."""
+        return label_names(self._plan)
 
     @cached_property
     def made_from(self) -> pa.Table | None:
@@ -144,27 +142,7 @@ class TokenStore:
 
         None for tokens that were made from none, and for stores of the first versions.
         """
-        if self.num_frames is None:
-            return None
-        table = self._table(FRAMES, SOURCE_SCHEMA, self.num_frames)
-        if source_of(table) != self.info.source:
-            path = self.files.place(FRAMES)
-            raise TokenStoreError(
-                f"{path} lists other frames than {INFO} was written with; {REDO}."
-            )
-        return table
-
-    def _table(self, name: str, schema: pa.Schema, rows: int) -> pa.Table:
-        path = self.files.place(name)
-        try:
-            data = self.files.read(name)
-        except FileNotFoundError:
-            raise TokenStoreError(f"{path} is missing; {REDO}.") from None
-        try:
-            return from_parquet(data, rows=rows).cast(schema)
-        except (pa.ArrowException, ValueError, OSError) as error:
-            problem = str(error).splitlines()[0]
-            raise TokenStoreError(f"{path} is damaged: {problem}; {REDO}.") from None
+        return read_source(self.files, self.info, self.num_frames)
 
     def token_counts(self, split: str) -> NDArray[np.int64]:
         """Counts how often each token occurs in a split, one shard after the other."""

@@ -23,7 +23,7 @@ STATES = "states"
 KEYS = pa.schema([("split", pa.string()), ("row", pa.int64()), ("frame", pa.int32())])
 MAX_WIDTH = 1024
 """Numbers of one name and frame; a shard of them is held in memory."""
-NAME = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)
+NAME = re.compile(r"[A-Za-z][\w.]{0,99}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class States:
         if not named or not self.widths or not 1 <= min(sizes) <= max(sizes) < 1 << 24:
             raise TokenStoreError(
                 f"states {dict(self.widths)} of {self.frames} frames are impossible: names are "
-                f"letters, digits and _, other than {', '.join(KEYS.names)}."
+                f"letters, digits, _ and dots, other than {', '.join(KEYS.names)}."
             )
         if max(self.widths.values()) > MAX_WIDTH:
             raise TokenStoreError(f"states of more than {MAX_WIDTH:,} numbers are not kept.")
@@ -78,6 +78,11 @@ class States:
             offsets = np.arange(0, len(flat) + 1, width, dtype=np.int32)
             columns.append(pa.ListArray.from_arrays(offsets, flat))
         return pa.Table.from_arrays(columns, schema=self.schema)
+
+    def values(self, table: pa.Table, name: str) -> NDArray[np.float32]:
+        """Returns the numbers of one name in the table of a shard [n, frames, width]."""
+        numbers: NDArray[np.float32] = pc.list_flatten(table[name]).to_numpy()
+        return numbers.reshape(-1, self.frames, self.widths[name])
 
 
 def states_name(split: str, shard: int) -> str:

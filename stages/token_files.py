@@ -16,6 +16,7 @@ from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
 from pipeline.store.layout import INFO
 from pipeline.store.reader import TokenStore
+from pipeline.store.states import STATES
 from stages.options import FILE, OUT, PLACE, PLACE_OUT, choose_split, overwrite_option
 from tokenizer import identity, load_tokenizer
 
@@ -78,6 +79,15 @@ class LevelsType(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="Last share of each video's time that is held out.",
 )
+@click.option(
+    "--labels", type=FILE, help="CSV or Parquet of video and label; a video is named, or a row."
+)
+@click.option(
+    "--states",
+    type=FILE,
+    help="CSV or Parquet of video, frame and names: numbers of each frame, counted from 0. Of "
+    "latent frames, unless the tokenizer or the files say how many frames one is.",
+)
 @click.option("--out", type=PLACE_OUT, required=True, help="Token store to make.")
 @overwrite_option
 def import_command(
@@ -85,6 +95,8 @@ def import_command(
     test: Path | None,
     out: Place,
     tokenizer: Path | None,
+    labels: Path | None,
+    states: Path | None,
     overwrite: bool,
     **values: int | float | tuple[int, ...] | None,
 ) -> None:
@@ -108,13 +120,14 @@ def import_command(
       mebt tokens import digits --levels 8,8,8,5,5,5 --frames 5 --out tokens
       mebt tokens import train_v1.1 --test val_v1.1 --frames 16 --stride 15 --out tokens
       mebt tokens import val_v2.0 --tokenizer cosmos.safetensors --out tokens
+      mebt tokens import videos --codebook-size 8192 --frames 4 --labels labels.csv --out tokens
       mebt tokens import tars --out tokens
     """
-    keep_apart(out, ids, test, tokenizer)
+    keep_apart(out, ids, test, tokenizer, labels, states)
     maker = _maker(tokenizer) if tokenizer else None
     config = ImportConfig(**values, maker=maker)  # type: ignore[arg-type]
     if ids.is_dir() and (ids / INFO).exists():
-        if test or config != ImportConfig():
+        if test or labels or states or config != ImportConfig():
             raise click.UsageError(f"{ids} says all: give no option but --out and --overwrite.")
         _restore(ids, out, overwrite=overwrite)
         return
@@ -123,7 +136,7 @@ def import_command(
     sources, said = _opened(ids, test, config)
     if codebook_of(list(sources.values()), config) is None:
         raise click.UsageError(f"give --codebook-size or --levels: {ids} does not say it.")
-    made = import_ids(sources, out, config, overwrite=overwrite)
+    made = import_ids(sources, out, config, labels=labels, states=states, overwrite=overwrite)
     for line in (*said, *made.said):
         click.echo(line)
     windows = ", ".join(f"{count:,} {split}" for split, count in made.counts.items())
@@ -201,4 +214,10 @@ def export_command(store: Place, split: str | None, format: str, out: Path) -> N
         if out.suffix != ".npy":
             raise click.UsageError(f"--out {out}: give a name that ends in .npy.")
         export_npy(opened, split, out)
+        for what, there in (
+            ("labels", opened.label_names),
+            ("states", STATES in opened.info.extra),
+        ):
+            if there:
+                click.echo(f"left out the {what}: an .npy holds tokens alone; tars keep all")
     click.echo(f"{out}: {opened.num_windows(split):,} windows of {split}")

@@ -1,6 +1,6 @@
 """frames -> a token store, with the frozen tokenizer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,9 +24,11 @@ from pipeline.store.claims import claim_shards
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore
 from pipeline.windows.encode import encode_shards, encoder_of
+from pipeline.windows.given import LabelsFrom, StatesFrom, conditioned
 from pipeline.windows.of_tokens import reconstruction_psnr
 from pipeline.windows.plan import Plan, TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.verify import refuse_damaged, verify_frames
+from stages.conditioned import conditions_options, files_of
 from stages.fitting import open_tokenizer
 from stages.launch import Launch, fabric_options
 from stages.options import (
@@ -62,7 +64,7 @@ class Tokenized:
     """Windows whose tokens were taken over from what was there, because frames changed."""
     rejected: list[Rejected]
     notes: list[str]
-    """What one might not expect of the frames."""
+    """What one might not expect of the frames, and what is known of labels and states."""
     use: CodebookUse
     psnr: float
 
@@ -78,12 +80,15 @@ def tokenize(
     verify: bool = False,
     overwrite: bool = False,
     update: bool = False,
+    labels: LabelsFrom | None = None,
+    states: StatesFrom | None = None,
 ) -> Tokenized | None:
     """Encodes every window of every video once; goes on where an earlier call was cut off.
 
     Process r of R encodes each R-th of the shards that are missing, and `workers` more processes
     of each decode frames ahead. `verify` decodes all frames first; with `update` a store of other
-    frames is brought to what they are now. Raises PipelineError if the tokenizer does not fit the
+    frames is brought to what they are now. `labels` and `states` of the videos are kept with them.
+    Raises PipelineError if the tokenizer does not fit the
     frames or `out` holds something else; if frames cannot be used, when all shards without them
     are made: the first process only, which alone returns what was made.
     """
@@ -94,8 +99,9 @@ def tokenize(
         return None
     source = list_frames(found.videos, frames)
     info = _store_info(model, plan, source_of(source), config, config.fps or recorded_rate(frames))
+    info, given = conditioned(info, plan.table, found.videos, frames, labels=labels, states=states)
     with claim_shards(
-        *(out, info, plan.table),
+        *(out, info, given.plan),
         fabric=fabric,
         batch_size=config.batch_size,
         what="tokenize",
@@ -110,13 +116,15 @@ def tokenize(
             workers=workers,
             advance=share.advance,
             known=share.known,
+            states=given.states,
         )
     if not refuse_damaged(gathered(fabric, done.damaged), ADVICE, fabric):
         return None
     taken = share.kept + summed(fabric, done.taken)
     if not fabric.is_global_zero:
         return None
-    return _measured(out, model, found, plan, config, share.kept + share.total, taken)
+    made = _measured(out, model, found, plan, config, share.kept + share.total, taken)
+    return replace(made, notes=[*made.notes, *given.said])
 
 
 def _store_info(
@@ -164,6 +172,7 @@ def _measured(
 )
 @click.option("--tokenizer", type=FILE, required=True, help="Frozen tokenizer, .safetensors.")
 @click.option("--out", type=PLACE_OUT, required=True, help="Token store to make or to go on with.")
+@conditions_options()
 @as_stored_option("tokenize")
 @params_options
 @fabric_options
@@ -172,13 +181,16 @@ def _measured(
 @click.option(
     "--update",
     is_flag=True,
-    help="Bring a store of other frames to what they are now; tokens of the same are taken over.",
+    help="Bring a store of other frames, labels or states to what they are now; tokens of the same "
+    "frames are taken over.",
 )
 @overwrite_option
 def command(
     frames: Place,
     tokenizer: Path,
     out: Place,
+    labels: LabelsFrom | None,
+    states: StatesFrom | None,
     as_stored: tuple[str, ...],
     params: Path,
     overrides: tuple[str, ...],
@@ -195,16 +207,17 @@ def command(
     not fit the memory is halved. Values: section `tokenize` of the params file.
 
     Damaged frames stop only the shards that hold them, and are named at the end: once they are
-    mended, the same command encodes those. A finished store whose frames change, or get further
-    videos, is left alone until --update brings it up to date.
+    mended, the same command encodes those. A finished store whose frames, labels or states change,
+    or that gets further videos, is left alone until --update brings it up to date.
 
     \b
     Example:
       mebt tokenize --frames frames --tokenizer models/fish-64.safetensors --out tokens
       mebt tokenize --frames frames --tokenizer t.safetensors --out s3://bucket/tokens --devices 8
       mebt tokenize --frames frames --tokenizer t.safetensors --out tokens --update
+      mebt tokenize --frames frames --tokenizer t.safetensors --out tokens --labels labels.csv
     """
-    keep_apart(out, frames, tokenizer, params)
+    keep_apart(out, frames, tokenizer, params, *files_of(labels, states))
     config = load_section(params, "tokenize", TokenizeConfig, (*overrides, *as_stored))
     fabric = launch()
     if workers is None:
@@ -220,6 +233,8 @@ def command(
         verify=verify_frames,
         overwrite=overwrite,
         update=update,
+        labels=labels,
+        states=states,
     )
     if tokenized is None:  # The first process says it.
         return

@@ -1,6 +1,7 @@
 """Look into token stores, check and mend them, bring tokens in, take tokens out."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -13,17 +14,24 @@ from pipeline.metrics import codebook_use
 from pipeline.progress import progress
 from pipeline.size import sides
 from pipeline.storage.places import Place, open_storage
-from pipeline.store.layout import INFO
+from pipeline.store.given import Given
+from pipeline.store.layout import INFO, LABEL, REDO
 from pipeline.store.reader import TokenStore
 from pipeline.store.same_tokens import check_tokenizer
+from pipeline.store.states import STATES, STATES_HASH, States
 from pipeline.store.writer import create_store
 from pipeline.windows.encode import encode_shards, encoder_of
+from pipeline.windows.given import LabelsFrom, StatesFrom, conditioned_again
 from pipeline.windows.of_tokens import check_source
 from pipeline.windows.plan import TokenizeConfig, plan_windows
 from pipeline.windows.verify import refuse_damaged
+from stages.conditioned import conditions_options
 from stages.options import FILE, PLACE, device_option, spare_cores, workers_option
 from stages.token_files import export_command, import_command
 from tokenizer import Tokenizer, identity, load_tokenizer
+
+MAX_NAMES = 20
+"""Labels that are shown with their number of windows."""
 
 
 @click.group("tokens")
@@ -69,8 +77,25 @@ def info(store: Place) -> None:
             f"shards, {size / 1e6:.1f} MB, codebook {use.share:.1%} used ({use.dead} dead), "
             f"perplexity {use.perplexity:.1f}, {use.bits:.2f} bits per token"
         )
+    for name, said in _conditions(opened):
+        click.echo(f"{name:12s} {said}")
     for key, value in found.extra.items():
-        click.echo(f"{key:12s} {value}")
+        if key not in (STATES, STATES_HASH):
+            click.echo(f"{key:12s} {value}")
+
+
+def _conditions(store: TokenStore) -> Iterator[tuple[str, str]]:
+    """Says what windows are labelled with, and which numbers there are of their frames."""
+    counts = Counter(store.plan()[LABEL].to_pylist() if store.label_names else [])
+    if unknown := counts.pop(None, 0):
+        yield "no label", f"{unknown:,} windows"
+    if counts:
+        shown = [f"{name} {counts[name]:,}" for name in store.label_names[:MAX_NAMES]]
+        more = f" and {len(counts) - len(shown):,} more" if len(counts) > len(shown) else ""
+        yield "labels", f"{len(counts):,}, by windows: {', '.join(shown)}{more}"
+    if states := States.of(store.info):
+        widths = ", ".join(f"{name} ({width})" for name, width in states.widths.items())
+        yield "states", f"{widths} of each of {states.frames} frames"
 
 
 @command.command("verify")
@@ -101,9 +126,18 @@ def verify(store: Place) -> None:
     help="Frames that its tokens were made of: a folder, or a bucket.",
 )
 @click.option("--tokenizer", type=FILE, required=True, help="Tokenizer that made its tokens.")
+@conditions_options(" Needed if the store's own are broken.")
 @workers_option
 @device_option
-def repair(store: Place, frames: Place, tokenizer: Path, workers: int | None, device: str) -> None:
+def repair(
+    store: Place,
+    frames: Place,
+    tokenizer: Path,
+    labels: LabelsFrom | None,
+    states: StatesFrom | None,
+    workers: int | None,
+    device: str,
+) -> None:
     """Encode anew what `verify` finds broken in STORE, and nothing else.
 
     All values are those that STORE was made with. Imported and sampled tokens have no frames: run
@@ -127,8 +161,11 @@ def repair(store: Place, frames: Place, tokenizer: Path, workers: int | None, de
     files = open_storage(store)
     with files.lock():
         plan = _planned_again(opened, videos, model)
-        writer = create_store(files, opened.info, plan, source=list_frames(videos, frames))
+        given = conditioned_again(opened, plan, videos, frames, labels=labels, states=states)
+        writer = create_store(files, opened.info, given.plan, source=list_frames(videos, frames))
         broken = writer.unfinished()
+        for shard in broken:
+            _check_states(given, *shard)
         total = sum(len(range(*opened.shard_rows(*shard))) for shard in broken)
         with progress("repair", total, "window") as advance:
             done = encode_shards(
@@ -139,10 +176,20 @@ def repair(store: Place, frames: Place, tokenizer: Path, workers: int | None, de
                 batch_size=TokenizeConfig.batch_size,
                 workers=spare_cores(device) if workers is None else workers,
                 advance=advance,
+                states=given.states,
             )
     refuse_damaged(done.damaged, "All shards without them are whole; mend them, and repair again.")
     names = ", ".join(f"{split} {shard}" for split, shard in broken)
     click.echo(f"{store}: " + (f"encoded {total:,} windows anew: {names}" if broken else "whole"))
+
+
+def _check_states(given: Given, split: str, shard: int) -> None:
+    """Raises TokenStoreError if the states of a shard are broken, and none are given."""
+    try:
+        given.states(split, shard)
+    except TokenStoreError as error:
+        said = str(error).removesuffix(f"; {REDO}.")
+        raise TokenStoreError(f"{said}; give --states as `mebt tokenize` was given them.") from None
 
 
 def _planned_again(store: TokenStore, videos: Sequence[Video], model: Tokenizer) -> pa.Table:

@@ -40,6 +40,7 @@ SHARED_BY_STAGES = {
         "previews",
         "fitting",
         "given",
+        "conditioned",
         "described",
         "mebt_task",
         "tokenizer_task",

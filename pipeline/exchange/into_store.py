@@ -4,17 +4,20 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import PipelineError
 from pipeline.exchange.arrays import FileArray
+from pipeline.exchange.given import given_states, label_videos
 from pipeline.exchange.ids import Codebook, Ids, ImportConfig
 from pipeline.exchange.windows import Cut, WindowFiles, cut_of, cut_windows, plan_of, read_all
 from pipeline.progress import progress
 from pipeline.size import check_size
 from pipeline.storage.places import Place, open_storage
+from pipeline.store.given import GivenStates
 from pipeline.store.layout import MAX_SHARD_BYTES, SMALL_CODEBOOK, StoreInfo
 from pipeline.store.states import States
 from pipeline.store.writer import StoreWriter, create_store
@@ -50,9 +53,15 @@ def codebook_of(sources: Sequence[Ids], config: ImportConfig) -> Codebook | None
 
 
 def import_ids(
-    sources: Mapping[str, Ids], out: Place, config: ImportConfig, *, overwrite: bool = False
+    sources: Mapping[str, Ids],
+    out: Place,
+    config: ImportConfig,
+    *,
+    labels: Path | None = None,
+    states: Path | None = None,
+    overwrite: bool = False,
 ) -> Imported:
-    """Makes a store of the ids of each split.
+    """Makes a store of the ids of each split, with `labels` and `states` of files, if given.
 
     Goes on where an earlier call was cut off. Raises PipelineError if files hold anything but
     tokens of the codebook, differ in their grid, or have no window.
@@ -74,10 +83,18 @@ def import_ids(
     plan = pa.concat_tables(
         plan_of(of.ids, split, of.parts, cut, info.shard_windows) for split, of in windows.items()
     )
+    if labels:
+        plan, lines = label_videos(plan, labels, windows=found[0].are_windows)
+        said += lines
+    given = None
+    if states:
+        given = given_states(info, plan, states, found[0], cut, config.maker)
+        info = replace(info, extra={**info.extra, **given.extra()})
+        said += given.said()
     storage = open_storage(out)
     with storage.lock():
         writer = create_store(storage, info, plan, overwrite=overwrite)
-        _fill(writer, windows)
+        _fill(writer, windows, given)
     return Imported(info.counts, info.grid, codebook.size, said)
 
 
@@ -173,7 +190,9 @@ def _fingerprint(found: Sequence[Ids], codebook: Codebook) -> str:
     return digest.hexdigest()
 
 
-def _fill(writer: StoreWriter, windows: Mapping[str, WindowFiles]) -> None:
+def _fill(
+    writer: StoreWriter, windows: Mapping[str, WindowFiles], given: GivenStates | None
+) -> None:
     """Writes the shards that are missing or damaged."""
     info, states = writer.info, States.of(writer.info)
     missing = set(writer.unfinished())
@@ -181,8 +200,10 @@ def _fill(writer: StoreWriter, windows: Mapping[str, WindowFiles]) -> None:
         for split, shard in info.shards():
             start, stop = info.shard_rows(split, shard)
             if (split, shard) in missing:
-                files = windows[split]
-                values = files.states(start, stop) if states else {}
-                table = states.table(info, split, shard, values) if states else None
+                files, table = windows[split], None
+                if given:
+                    table = given.table(split, shard)
+                elif states:
+                    table = states.table(info, split, shard, files.states(start, stop))
                 writer.write_shard(split, shard, files.tokens(start, stop), table)
             advance(stop - start)

@@ -44,6 +44,8 @@ def export_one_x(
 
 def _unsaid(store: TokenStore, states: States | None) -> Iterator[str]:
     (t, h, w), rate = store.grid, _rate(store)
+    if store.label_names:
+        yield "left out the labels: the layout has no place for them"
     if states and states.frames != t:
         yield f"left out the states: they are of {states.frames} frames, not of {t} latent ones"
     if h != w:

@@ -13,6 +13,8 @@ from pipeline.exchange.arrays import FileArray
 from pipeline.exchange.ids import Codebook, Ids, ImportConfig, Video
 from pipeline.store.layout import PLAN_SCHEMA, numbered_plan
 
+IMPORTED = "imported"
+"""Begins the name of a window that comes from no known video; its row follows."""
 PIECE_BYTES = 1 << 24
 """About so many bytes of a file are read at a time."""
 
@@ -125,7 +127,7 @@ def plan_of(ids: Ids, split: str, parts: Sequence[Part], cut: Cut, shard_windows
     counts = np.array([part.count for part in parts])
     total = int(counts.sum())
     if ids.are_windows:
-        return numbered_plan({split: total}, "imported", shard_windows)
+        return numbered_plan({split: total}, IMPORTED, shard_windows)
     which = np.arange(len(parts)).repeat(counts)
     number = np.arange(total) - (counts.cumsum() - counts)[which]
     starts = np.array([part.first - part.video.first for part in parts])[which] + number * cut.hop

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.errors import FrameError
 from pipeline.frames.images import FrameFile, look_at_first
 from pipeline.frames.numbering import cut_runs
@@ -27,6 +30,8 @@ from pipeline.storage.places import Place, open_storage
 
 MAX_NAME, MAX_PATH = 255, 4095
 """Bytes of a name and of a path that a system can find."""
+MAX_NUMBER = (1 << 63) - 1
+"""Of a frame, where it is compared with others."""
 MAX_SAID = 5
 """Ways of numbering frames that are told apart."""
 
@@ -92,6 +97,13 @@ def group_frames(
             taken.add(name)
             videos.append(Video(name, split, tuple(ordered[run.start : run.stop]), numbering))
     return videos, rejected
+
+
+def frame_numbers(video: Video) -> NDArray[np.int64]:
+    """Returns the numbers in the names of a video's frames."""
+    names = (frame.path if isinstance(frame, TarFrame) else Path(frame) for frame in video.frames)
+    numbers = (re.search(r"\d+$", name.stem, re.ASCII) for name in names)
+    return np.array([min(int(found[0]), MAX_NUMBER) if found else 0 for found in numbers])
 
 
 def _text(path: Path | str) -> str:

@@ -16,7 +16,8 @@ from pipeline.storage.bucket import Bucket
 from pipeline.storage.places import Folder, Inside, Place, Storage, open_storage
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore
-from pipeline.store.update import Known, Shard, Work, prepare_store, switch
+from pipeline.store.switch import switch
+from pipeline.store.update import Known, Shard, Work, prepare_store
 from pipeline.store.writer import StoreWriter
 
 
@@ -67,7 +68,7 @@ def claim_shards(
                 files, info, plan, source=source, overwrite=overwrite, update=update
             )
             if work.said:
-                print(f"{root}: other frames than before: {work.said}", file=sys.stderr, flush=True)
+                print(f"{root}: not as before: {work.said}", file=sys.stderr, flush=True)
             let_others_in()
         with all_alive():
             work = fabric.broadcast(work)

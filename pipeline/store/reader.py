@@ -40,7 +40,7 @@ from pipeline.store.shards import (
     is_header,
     read_places,
 )
-from pipeline.store.states import read_states
+from pipeline.store.states import STATES, STATES_HASH, States, hash_states, read_states
 from pipeline.store.tables import label_names, read_plan, read_source
 
 RECORD_KEYS = {"schema", "fingerprint", "plan", "info", "seal", "frames"}
@@ -237,6 +237,8 @@ class TokenStore:
                 self.check_shard(split, shard)
             except TokenStoreError as error:
                 wrong.append(str(error))
+        if not wrong and (found := self._states_hash()) != self.info.extra.get(STATES_HASH, found):
+            wrong.append(f"{self.files.place(STATES)} holds numbers of another store; {REDO}.")
         wrong += [
             f"{self.files.place(MANIFEST, name)} commits no shard of this store; delete it."
             for name in sorted(self.orphaned_parts())
@@ -256,6 +258,13 @@ class TokenStore:
     def states(self, split: str, shard: int) -> pa.Table | None:
         """Returns what else is known of a shard's frames: see `pipeline.store.states`."""
         return read_states(self.files, self.info, split, shard)
+
+    def _states_hash(self) -> str | None:
+        states = States.of(self.info)
+        if states is None:
+            return None
+        tables = (self.states(*shard) for shard in self.info.shards())
+        return hash_states({name: states.values(t, name) for name in states.widths} for t in tables)
 
     def fits(self, plan: pa.Table) -> bool:
         """Says whether a plan has the rows of every split, each in its shard."""

@@ -4,8 +4,9 @@ Each shard has a table of its own, `states/SPLIT-00000.parquet`: split, row, fra
 and for each name a list of so many float32. `store.json` says names, widths and frames of a window.
 """
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.errors import TokenStoreError
+from pipeline.condition_files import StatesFile
+from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.storage.places import Storage
 from pipeline.storage.sealed import from_parquet, to_parquet
-from pipeline.store.layout import INFO, REDO, StoreInfo, part_name
+from pipeline.store.layout import INFO, MAX_SHARD_BYTES, REDO, StoreInfo, part_name
 
-STATES = "states"
+STATES, STATES_HASH = "states", "states_sha256"
+"""The folder of their tables; what a store says of them below `extra`, and which they are."""
 KEYS = pa.schema([("split", pa.string()), ("row", pa.int64()), ("frame", pa.int32())])
 MAX_WIDTH = 1024
 """Numbers of one name and frame; a shard of them is held in memory."""
@@ -64,6 +67,11 @@ class States:
         raise TokenStoreError(f"{INFO} says states that are none: {str(said)[:200]}.")
 
     @property
+    def window_bytes(self) -> int:
+        """Bytes of the numbers of one window."""
+        return 4 * self.frames * sum(self.widths.values())
+
+    @property
     def schema(self) -> pa.Schema:
         """The columns of their tables."""
         return pa.schema([*KEYS, *((name, pa.list_(pa.float32())) for name in self.widths)])
@@ -83,6 +91,40 @@ class States:
         """Returns the numbers of one name in the table of a shard [n, frames, width]."""
         numbers: NDArray[np.float32] = pc.list_flatten(table[name]).to_numpy()
         return numbers.reshape(-1, self.frames, self.widths[name])
+
+
+def states_of(info: StoreInfo, frames: int, file: StatesFile) -> States:
+    """Returns what a store says of numbers of `frames` of a window that a file holds.
+
+    Raises PipelineError, naming the file, for names that cannot be, and for shards too large.
+    """
+    try:
+        states = States(frames, file.widths)
+    except TokenStoreError as error:
+        raise PipelineError(f"{file.place}: {error}") from None
+    if info.shard_windows * states.window_bytes > MAX_SHARD_BYTES:
+        raise PipelineError(
+            f"{file.place}: the numbers of a shard of {info.shard_windows} windows take more than "
+            f"{MAX_SHARD_BYTES:,} bytes; lower shard_windows, or give fewer."
+        )
+    return states
+
+
+def empty_states(states: States, rows: int) -> dict[str, NDArray[np.float32]]:
+    """Returns numbers of which none is known, by name [rows, frames, width]."""
+    return {
+        name: np.full((rows, states.frames, width), np.nan, np.float32)
+        for name, width in states.widths.items()
+    }
+
+
+def hash_states(shards: Iterable[Mapping[str, NDArray[np.float32]]]) -> str:
+    """Hashes the numbers of every shard, in order; those of a shard are by name."""
+    digest = hashlib.sha256()
+    for values in shards:
+        for name in sorted(values):
+            digest.update(values[name].astype("<f4").tobytes())
+    return digest.hexdigest()
 
 
 def states_name(split: str, shard: int) -> str:

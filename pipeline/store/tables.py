@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.condition_files import MAX_LABEL, is_label
 from pipeline.errors import TokenStoreError
 from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, source_of
 from pipeline.storage.places import Storage
@@ -12,8 +13,6 @@ from pipeline.storage.sealed import from_parquet
 from pipeline.store.layout import INFO, LABEL, PLAN, PLAN_SCHEMA, REDO, StoreInfo, hash_plan
 
 LABELLED_SCHEMA = PLAN_SCHEMA.append(pa.field(LABEL, pa.string()))
-MAX_LABEL = 200
-"""Letters of a label."""
 
 
 def with_labels(plan: pa.Table, labels: Sequence[str | None]) -> pa.Table:
@@ -24,9 +23,18 @@ def with_labels(plan: pa.Table, labels: Sequence[str | None]) -> pa.Table:
     return pa.Table.from_arrays([*plan.columns, column], schema=LABELLED_SCHEMA)
 
 
-def is_label(text: str) -> bool:
-    """Says whether a text can be a label: it can be printed, in one line."""
-    return 0 < len(text) <= MAX_LABEL and text.isprintable() and text == text.strip()
+def labels_of(plan: pa.Table) -> dict[tuple[str, str], str | None]:
+    """Returns the label of each video, by split and name."""
+    keys = zip(plan["split"].to_pylist(), plan["video"].to_pylist(), strict=True)
+    labels = plan[LABEL].to_pylist() if LABEL in plan.column_names else [None] * len(plan)
+    return dict(zip(keys, labels, strict=True))
+
+
+def videos_of(plan: pa.Table) -> list[tuple[str, str]]:
+    """Returns split and name of each video of a plan, in order."""
+    return list(
+        dict.fromkeys(zip(plan["split"].to_pylist(), plan["video"].to_pylist(), strict=True))
+    )
 
 
 def label_names(plan: pa.Table) -> list[str]:

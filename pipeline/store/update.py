@@ -5,7 +5,7 @@ plan is another, the new store grows in a hidden folder of the old one and then 
 """
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,29 +15,28 @@ from numpy.typing import NDArray
 
 from pipeline.config import as_dict
 from pipeline.errors import TokenStoreError
-from pipeline.frame_list import FRAMES, by_video, difference
+from pipeline.frame_list import by_video, difference
 from pipeline.storage.bucket import Bucket
 from pipeline.storage.places import Folder, Inside, Storage
 from pipeline.store.layout import (
-    INFO,
     MANIFEST,
-    PLAN,
     StoreInfo,
     hash_plan,
-    header_name,
     part_name,
     read_part,
-    shard_name,
     store_fingerprint,
     write_part,
 )
 from pipeline.store.reader import TokenStore, read_rows
+from pipeline.store.states import STATES, STATES_HASH
+from pipeline.store.switch import GROWING, finish_switch, growing, remove_growing
+from pipeline.store.tables import labels_of
 from pipeline.store.writer import StoreWriter, committed_fingerprints, create_store, describe_store
 
-GROWING, SWITCH = ".update-", ".switch"
-"""Begins the name of a folder where a store grows; the file that says which is taking its place."""
-FROM_FRAMES = {"source", "counts", "fps"}
+FROM_FRAMES = {"source", "counts", "fps", "extra"}
 """What a store says of its frames: all else must be the same for tokens to be taken over."""
+OF_STATES = {STATES, STATES_HASH}
+"""What of `extra` may be another, too: tokens do not depend on states, nor on labels."""
 
 Shard = tuple[str, int]
 
@@ -79,50 +78,70 @@ def prepare_store(
         store = None
     if store is None or source is None:
         writer = create_store(files, info, plan, source=source, overwrite=overwrite)
-        _remove_growing(files)
+        remove_growing(files)
         return Work(writer.unfinished())
     missing, total = store.missing(), sum(1 for _ in store.info.shards())
     same_plan = store.plan_hash == hash_plan(plan)
-    before = _listed(store)
+    before, said = _listed(store), ""
     if before is not None:
-        said = str(difference(before, source))
-        if same_plan and (update or missing):
+        said = _changed(store, before, info, plan, source)
+        same_states = OF_STATES.isdisjoint(_differing(store.info.extra, info.extra))
+        if same_plan and same_states and (update or missing):
             return _go_on_in_place(store, info, plan, source, said)
         if update:
             return _grow_beside(files, store, info, plan, source, said)
     if not overwrite and len(missing) < total:
-        raise TokenStoreError(_refusal(store, before, source))
+        raise TokenStoreError(_refusal(store, info, said))
     return Work(create_store(files, info, plan, source=source, overwrite=True).unfinished())
 
 
-def _refusal(store: TokenStore, before: pa.Table | None, source: pa.Table) -> str:
-    if before is None:
+def _refusal(store: TokenStore, info: StoreInfo, said: str) -> str:
+    if not said:
         return (
             f"{store.root} was made from other frames, and does not list them: an earlier version "
             "made it, or its list is damaged. None of it can be taken over: choose another --out, "
             "or give --overwrite to encode all anew."
         )
     finished = "" if store.missing() else "It is finished, and experiments may be reading it. "
+    other = "frames" if store.info.source != info.source else "labels or states"
     return (
-        f"{store.root} was made from other frames: {difference(before, source)}. {finished}Give "
-        "--update to bring it to what the frames are now, which encodes only what is new, or "
-        "choose another --out."
+        f"{store.root} was made from other {other}: {said}. {finished}Give --update to bring it to "
+        "what they are now, which encodes only what is new, or choose another --out."
     )
 
 
+def _changed(
+    store: TokenStore, before: pa.Table, info: StoreInfo, plan: pa.Table, source: pa.Table
+) -> str:
+    """Says how frames, labels and states differ from those of a store."""
+    parts = [str(difference(before, source))] if store.info.source != info.source else []
+    with contextlib.suppress(TokenStoreError):  # A damaged plan is written anew.
+        theirs, ours = (labels_of(table) for table in (store.plan(), plan))
+        count = sum(theirs.get(key, label) != label for key, label in ours.items())
+        parts += [f"the labels of {count:,} of the videos differ"] if count else []
+    if not parts or not {STATES}.isdisjoint(_differing(store.info.extra, info.extra)):
+        parts.append("the states differ")
+    return "; ".join(parts)
+
+
+def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> set[str]:
+    return {key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key)}
+
+
 def _of_other_frames(files: Storage, info: StoreInfo, plan: pa.Table) -> TokenStore | None:
-    """Opens the store that differs from the one wanted in its frames, and in nothing else."""
+    """Opens the store that differs from the one wanted in frames, labels and states alone."""
     try:
         store = TokenStore(files, allow_partial=True)
     except TokenStoreError:
         return None
     same = _settings(store.info) == _settings(info)
     other = store.fingerprint != store_fingerprint(info, hash_plan(plan))
-    return store if same and other and store.info.source != info.source else None
+    return store if same and other else None
 
 
 def _settings(info: StoreInfo) -> dict[str, Any]:
-    return {key: value for key, value in as_dict(info).items() if key not in FROM_FRAMES}
+    settings = {key: value for key, value in as_dict(info).items() if key not in FROM_FRAMES}
+    return settings | {"extra": {k: v for k, v in info.extra.items() if k not in OF_STATES}}
 
 
 def _listed(store: TokenStore) -> pa.Table | None:
@@ -176,7 +195,7 @@ def _grow_beside(
     folder = GROWING + store_fingerprint(info, hash_plan(plan))[:16]
     missing = create_store(Inside(files, folder), info, plan, source=source).unfinished()
     stores = {"": store}
-    for name in _growing(files):
+    for name in growing(files):
         with contextlib.suppress(TokenStoreError):
             other = TokenStore(Inside(files, name), allow_partial=True)
             if name != folder and _settings(other.info) == _settings(info):
@@ -196,70 +215,6 @@ def _whole_shards(store: TokenStore) -> list[Shard]:
                 store.check_shard(*shard)
                 whole.append(shard)
     return whole
-
-
-def _growing(files: Storage) -> list[str]:
-    return [name for name in files.names() if name.startswith(GROWING)]
-
-
-def _remove_growing(files: Storage) -> None:
-    for name in _growing(files):
-        files.remove(name)
-
-
-def switch(files: Folder | Bucket, folder: str) -> None:
-    """Lets the finished store in a folder of another take that one's place."""
-    TokenStore(Inside(files, folder))  # It is whole, or this raises.
-    files.write(SWITCH, folder.encode())
-    finish_switch(files)
-
-
-def finish_switch(files: Folder | Bucket) -> None:
-    """Does what is left of a switch that was begun, if one was.
-
-    From its first step to its last there is no store.json, so that nobody reads what is half the
-    one and half the other.
-    """
-    try:
-        folder = files.read(SWITCH).decode()
-    except FileNotFoundError:
-        return
-    if INFO in files.names(folder):
-        info = TokenStore(Inside(files, folder), allow_partial=True).info
-        files.remove(INFO)
-        wanted = list(_data_files(info))
-        _remove_others(files, wanted)
-        for name in (*wanted, INFO):
-            with contextlib.suppress(FileNotFoundError):  # It was moved before.
-                files.move(f"{folder}/{name}", name)
-    _remove_growing(files)
-    files.remove(SWITCH)
-
-
-def _data_files(info: StoreInfo) -> Iterator[str]:
-    """Yields the name of every file of a store but store.json."""
-    yield PLAN
-    yield FRAMES
-    for split in info.counts:
-        yield header_name(split)
-    for split, shard in info.shards():
-        yield shard_name(split, shard)
-        yield f"{MANIFEST}/{part_name(split, shard)}"
-
-
-def _remove_others(files: Folder | Bucket, wanted: Iterable[str]) -> None:
-    """Deletes what no store with these files holds, as far as stores ever hold it."""
-    kept = set(wanted)
-    for name in files.names():
-        if name.endswith(".zarr"):
-            for shard in files.names(f"{name}/c"):
-                if f"{name}/c/{shard}/0/0/0" not in kept:
-                    files.remove(f"{name}/c/{shard}")
-            if f"{name}/zarr.json" not in kept:
-                files.remove(name)
-    for name in files.names(MANIFEST):
-        if f"{MANIFEST}/{name}" not in kept:
-            files.remove(f"{MANIFEST}/{name}")
 
 
 def _windows(plan: pa.Table) -> dict[str, tuple[int, NDArray[np.int64]]]:

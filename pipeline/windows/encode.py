@@ -25,6 +25,7 @@ from pipeline.frames.scan import Video
 from pipeline.frames.workers import decoders
 from pipeline.pixels import to_model
 from pipeline.size import Size, sides
+from pipeline.store.given import StatesOf, no_states
 from pipeline.store.layout import StoreInfo
 from pipeline.store.update import Known
 from pipeline.store.writer import StoreWriter
@@ -170,12 +171,13 @@ def encode_shards(
     workers: int,
     advance: Callable[[int], None],
     known: Known | None = None,
+    states: StatesOf = no_states,
 ) -> Encoded:
     """Encodes these shards from their frames; writes each as soon as it is whole.
 
     `advance` is told of each batch: every `batch_size` windows of a shard, and its rest. Batches of
-    which every window is `known` are not encoded. Shards with frames that cannot be used are left
-    out; the others are made all the same.
+    which every window is `known` are not encoded. `states` are kept beside the tokens. Shards with
+    frames that cannot be used are left out; the others are made all the same.
     """
     info, size = writer.info, writer.info.size
     assert size
@@ -199,7 +201,7 @@ def encode_shards(
         for (split, shard), its in zip(shards, rows, strict=True):
             tokens = its.known_tokens(known, info.grid)
             if _encode_new(its, tokens, windows, fitting, batch_size, advance, done):
-                write(split, shard, tokens)
+                write(split, shard, tokens, states(split, shard))
     return done
 
 

@@ -19,7 +19,8 @@ from pipeline.storage.places import Folder, Inside
 from pipeline.store import update
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore
-from pipeline.store.update import Known, prepare_store, switch
+from pipeline.store.switch import switch
+from pipeline.store.update import Known, prepare_store
 from pipeline.store.writer import StoreWriter
 from pipeline.windows.plan import TokenizeConfig, plan_windows
 from tests.helpers.small import content

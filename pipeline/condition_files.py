@@ -1,0 +1,225 @@
+"""Files of what videos are conditioned on: a label of each, numbers of each of their frames.
+
+Either is a CSV or Parquet. Labels are in columns `video` and `label`. Numbers of frames are in
+columns `video`, `frame` and one for each name: of numbers, or, in Parquet, of lists. Columns
+NAME.0, NAME.1 … are one name; a column `time` is none.
+"""
+
+import io
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.errors import PipelineError
+from pipeline.storage.files import printable
+from pipeline.storage.places import Place
+
+VIDEO, FRAME, LABEL, TIME = "video", "frame", "label", "time"
+MAX_LABEL = 200
+"""Letters of a label."""
+MAX_BYTES, AT_ONCE = 1 << 32, 1 << 16
+"""Of a table in memory; rows that are looked at together."""
+NO_FRAME = -(1 << 62)
+PARQUET = b"PAR1"
+"""How such a file begins."""
+PART = re.compile(r"(.+)\.(\d{1,6})", re.ASCII)
+
+
+def is_label(text: str) -> bool:
+    """Says whether a text can be a label: it can be printed, in one line."""
+    return 0 < len(text) <= MAX_LABEL and text.isprintable() and text == text.strip()
+
+
+@dataclass(frozen=True)
+class FrameNumbers:
+    """What is known of frames of one video."""
+
+    frames: NDArray[np.int64]
+    """Numbers of the frames, rising [n]."""
+    values: Mapping[str, NDArray[np.float32]]
+    """By name [n, width]; NaN: not known."""
+
+    def find(self, frames: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Returns the row of each of these frames, and whether there is one."""
+        rows = np.searchsorted(self.frames, frames).clip(max=len(self.frames) - 1)
+        return rows, self.frames[rows] == frames
+
+
+@dataclass(frozen=True)
+class StatesFile:
+    """Numbers of the frames of videos."""
+
+    place: Place
+    widths: Mapping[str, int]
+    """Numbers of a frame, by name."""
+    videos: Mapping[str, FrameNumbers]
+
+    @property
+    def said(self) -> str:
+        """What it holds, in words."""
+        return ", ".join(f"{name} ({width})" for name, width in self.widths.items())
+
+
+def read_labels(place: Place, data: bytes) -> dict[str, str]:
+    """Returns the label of each video of a file; where it is empty, none is known.
+
+    Raises PipelineError, naming the place, for anything but labels, and for two of one video.
+    """
+    table = _read_table(place, data, (VIDEO, LABEL))
+    labels: dict[str, str] = {}
+    pairs = (_texts(place, table, name) for name in (VIDEO, LABEL))
+    for video, label in zip(*pairs, strict=True):
+        if not label:
+            continue
+        if not is_label(label):
+            shown = f"{printable(label[:MAX_LABEL])!r} of {named(video)}"
+            raise PipelineError(f"{place}: {shown} is no label: give up to {MAX_LABEL} letters.")
+        if labels.setdefault(video or "", label) != label:
+            raise PipelineError(f"{place} says two labels of {named(video)}; give one row.")
+    if not labels:
+        raise PipelineError(f"{place} holds no label.")
+    return labels
+
+
+def named(video: str | None) -> str:
+    """Returns the name of a video as it may stand in a message."""
+    return printable((video or "")[:MAX_LABEL]) or "a video without a name"
+
+
+def read_states(place: Place, data: bytes) -> StatesFile:
+    """Returns the numbers of frames in a file.
+
+    Raises PipelineError, naming place and column, for anything but finite numbers, lists of several
+    lengths, and two rows of one frame.
+    """
+    table = _read_table(place, data, (VIDEO, FRAME))
+    table = table.select([i for i, name in enumerate(table.column_names) if name != TIME])
+    texts = pa.array(_texts(place, table, VIDEO), pa.string()).fill_null("").dictionary_encode()
+    try:
+        frames = pc.fill_null(table[FRAME].cast(pa.int64()), NO_FRAME).to_numpy()
+    except pa.ArrowException:
+        raise PipelineError(f"{place}: column {FRAME} must hold whole numbers.") from None
+    values = _values(place, table)
+    if not values or not len(table):
+        raise PipelineError(f"{place} holds no numbers of frames beside {VIDEO} and {FRAME}.")
+    codes = texts.indices.to_numpy()
+    order = np.lexsort((frames, codes))
+    codes, frames = codes[order], frames[order]
+    twice = np.flatnonzero((codes[1:] == codes[:-1]) & (frames[1:] == frames[:-1]))
+    names = texts.dictionary.to_pylist()
+    if len(twice):
+        video, frame = names[codes[twice[0]]], frames[twice[0]]
+        raise PipelineError(f"{place} holds frame {frame} of {named(video)} twice.")
+    ends = np.searchsorted(codes, np.arange(len(names) + 1))
+    videos = {}
+    for name, start, stop in zip(names, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        mine = {key: numbers[order[start:stop]] for key, numbers in values.items()}
+        videos[name] = FrameNumbers(frames[start:stop], mine)
+    return StatesFile(place, {name: v.shape[1] for name, v in values.items()}, videos)
+
+
+def _read_table(place: Place, data: bytes, needed: Collection[str]) -> pa.Table:
+    try:
+        table = _parquet(data) if data.startswith(PARQUET) else _csv(data, needed)
+    except (pa.ArrowException, ValueError, OSError, EOFError) as error:
+        problem = printable(str(error).splitlines()[0][:300]) if str(error) else "it is empty"
+        raise PipelineError(f"{place} is no CSV or Parquet that can be read: {problem}.") from None
+    names = table.column_names
+    shown = ", ".join(printable(name[:100]) for name in names[:10])
+    for name in needed:
+        if name not in names:
+            raise PipelineError(f"{place} has no column {name}; it has {shown}.")
+    if len(set(names)) < len(names):
+        raise PipelineError(f"{place} has two columns of one name; it has {shown}.")
+    return table
+
+
+def _parquet(data: bytes) -> pa.Table:
+    file = pq.ParquetFile(pa.BufferReader(data))
+    parts, size = [], 0
+    for batch in file.iter_batches(AT_ONCE, use_threads=False):
+        size += batch.nbytes
+        if size > MAX_BYTES:
+            raise ValueError(f"it takes more than {MAX_BYTES:,} bytes of memory")
+        parts.append(batch)
+    return pa.Table.from_batches(parts, file.schema_arrow)
+
+
+def _csv(data: bytes, needed: Collection[str]) -> pa.Table:
+    if len(data) > MAX_BYTES // 4:
+        raise ValueError(f"it has {len(data):,} bytes; give a Parquet")
+    kinds = {name: pa.string() for name in (VIDEO, LABEL) if name in needed}
+    return pyarrow.csv.read_csv(
+        io.BytesIO(data),
+        read_options=pyarrow.csv.ReadOptions(use_threads=False),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=kinds),
+    )
+
+
+def _texts(place: Place, table: pa.Table, name: str) -> list[str | None]:
+    """Returns a column of texts, or of whole numbers as texts; None where it is empty."""
+    kind = table[name].type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if not (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
+    ):
+        raise PipelineError(f"{place}: column {name} must hold text, not {kind}.")
+    texts: list[str | None] = table[name].cast(pa.string()).to_pylist()
+    return texts
+
+
+def _values(place: Place, table: pa.Table) -> dict[str, NDArray[np.float32]]:
+    """Returns all columns of numbers by name [rows, width]."""
+    found: dict[str, NDArray[np.float32]] = {}
+    parts: dict[str, dict[int, NDArray[np.float32]]] = {}
+    for name in table.column_names:
+        if name in (VIDEO, FRAME):
+            continue
+        numbers = _numbers(f"{place}: column {printable(name[:100])}", table[name])
+        if (part := PART.fullmatch(name)) and numbers.shape[1] == 1:
+            parts.setdefault(part[1], {})[int(part[2])] = numbers
+        else:
+            found[name] = numbers
+    for name, columns in parts.items():
+        if sorted(columns) != list(range(len(columns))) or name in found:
+            raise PipelineError(
+                f"{place}: columns {printable(name[:100])}.0 and so on must be numbered from 0 "
+                "without a gap, and there must be no other of the name."
+            )
+        found[name] = np.concatenate([columns[place] for place in sorted(columns)], axis=1)
+    if LABEL in found:
+        raise PipelineError(f"{place}: {LABEL} names the label of a video; name the column else.")
+    return found
+
+
+def _numbers(what: str, column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """Returns a column as [rows, width]; NaN where it is empty."""
+    kind, width = column.type, 1
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        widths = pc.unique(pc.list_value_length(column)).drop_null().to_pylist()
+        if len(widths) != 1 or widths[0] < 1:
+            raise PipelineError(f"{what} must hold lists of one length, not of {widths[:5]}.")
+        width, known = widths[0], np.asarray(pc.is_valid(column))
+        flat, kind = pc.list_flatten(column.drop_null()), kind.value_type
+    else:
+        flat, known = column, np.ones(len(column), bool)
+    if pa.types.is_null(kind):
+        return np.full((len(column), 1), np.nan, np.float32)
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise PipelineError(f"{what} must hold numbers, not {kind}.")
+    numbers = np.full((len(column), width), np.nan, np.float32)
+    with np.errstate(over="ignore"):
+        given = flat.cast(pa.float64(), safe=False).to_numpy().astype(np.float32)
+    numbers[known] = given.reshape(-1, width)
+    if np.isinf(numbers).any():
+        row = int(np.flatnonzero(np.isinf(numbers).any(axis=1))[0])
+        raise PipelineError(f"{what} is infinite in row {row + 1}; leave unknown numbers empty.")
+    return numbers

@@ -1,0 +1,83 @@
+"""Labels and states of ids of others, from files that name their videos."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.condition_files import read_labels, read_states
+from pipeline.errors import PipelineError
+from pipeline.exchange.ids import Ids, Maker
+from pipeline.exchange.windows import IMPORTED, Cut
+from pipeline.known_videos import Key
+from pipeline.store.given import GivenStates, label_rows
+from pipeline.store.layout import StoreInfo
+from pipeline.store.tables import videos_of
+
+ROW = re.compile(r"((?:train/|test/)?)(\d{1,12})", re.ASCII)
+"""How a file may call a window of no known video: by its row."""
+Known = TypeVar("Known")
+
+
+def label_videos(plan: pa.Table, file: Path, *, windows: bool) -> tuple[pa.Table, list[str]]:
+    """Adds labels to a plan, of videos or of `windows` by their rows; returns what is to be said.
+
+    Raises PipelineError, naming the file, if it knows none of them.
+    """
+    known = read_labels(file, file.read_bytes())
+    return label_rows(plan, file, _by_rows(known) if windows else known, videos_of(plan))
+
+
+def _by_rows(known: Mapping[str, Known]) -> dict[str, Known]:
+    named = {}
+    for name, what in known.items():
+        row = ROW.fullmatch(name)
+        named[f"{row[1]}{IMPORTED}-{int(row[2]):05d}" if row else name] = what
+    return named
+
+
+def given_states(
+    info: StoreInfo, plan: pa.Table, path: Path, ids: Ids, cut: Cut, maker: Maker | None
+) -> GivenStates:
+    """Brings numbers of frames, counted from 0 in each video or window, to the rows of a plan.
+
+    Frames are those of the video if files or `maker` say how many of them a token is of, else
+    latent ones. Raises PipelineError if the ids come with states, or none is of these videos.
+    """
+    if ids.videos[0].states:
+        raise PipelineError(f"{ids.place} comes with states of its own: give no --states.")
+    file = read_states(path, path.read_bytes())
+    if ids.are_windows:
+        file = replace(file, videos=_by_rows(file.videos))
+
+    def frames_of(_: Key, firsts: NDArray[np.int64]) -> NDArray[np.int64]:
+        return window_frames(firsts // ids.unit, ids, cut, maker)
+
+    frames = window_frames(np.zeros(1, np.int64), ids, cut, maker).shape[1]
+    return GivenStates(info, plan, file, frames, frames_of)
+
+
+def window_frames(
+    firsts: NDArray[np.int64], ids: Ids, cut: Cut, maker: Maker | None
+) -> NDArray[np.int64]:
+    """Returns the frames that windows are of [n, frames], given their first units in a video [n].
+
+    Of a causal tokenizer, latent frame k is frame k * d of the video and those before it, as far
+    as it is of them; of the first in a window, it is that frame alone.
+    """
+    units = firsts[:, None] + np.arange(cut.units) * cut.stride
+    if maker is None or ids.frames:
+        each = ids.frames or ids.unit
+    elif ids.are_windows:
+        each = maker.frames(ids.unit)
+    else:
+        each = maker.downsample[0]
+    of_unit = np.arange(each)
+    behind = maker is not None and maker.causal and not ids.frames and not ids.are_windows
+    frames = (units[..., None] * each + of_unit - (each - 1) * behind).reshape(len(firsts), -1)
+    return frames[:, (each - 1) * behind :]

@@ -197,7 +197,7 @@ def _values(place: Place, table: pa.Table) -> dict[str, NDArray[np.float32]]:
         found[name] = np.concatenate([columns[place] for place in sorted(columns)], axis=1)
     if LABEL in found:
         raise PipelineError(f"{place}: {LABEL} names the label of a video; name the column else.")
-    return found
+    return {name: found[name] for name in sorted(found)}
 
 
 def _numbers(what: str, column: pa.ChunkedArray) -> NDArray[np.float32]:

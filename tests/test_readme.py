@@ -279,17 +279,20 @@ def test_the_commands_for_all_formats_run(tmp_path: Path, monkeypatch: pytest.Mo
     write_set(tmp_path / "robot-set")
     images = {f"{number}.png": still(number) for number in range(20)}
     write_shard(tmp_path / "image-shards/0.tar", {"__key__": "a", **images})
+    (tmp_path / "labels.csv").write_text("video,label\na.npy,surfing\nb.npy,archery\n")
+    (tmp_path / "states.csv").write_text("video,frame,turn\na.npy,0,0.5\na.npy,1,-0.5\n")
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs/formats.md").read_text("utf-8")
     lines = [line for line in commands(page) if is_complete(line)]
-    assert len(lines) == 21
+    assert len(lines) == 25
     late = ("mebt decode", "mebt tokens import tars", "mebt tokenize --frames frame-tars")
     for line in sorted(lines, key=lambda line: line.startswith(late)):  # A table reads first.
         run(line)
     np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), np.load(tmp_path / "ids.npy"))
     made = {path.parent.name for path in tmp_path.glob("*/store.json")}
     names = ("tokens", "one", "cut", "clips-tokens", "tars", "copy", "robot", "clips-of-17", "fsq")
-    assert made == {*names, "known", "frame-tokens", "tar-tokens", "image-tokens"}
+    names = (*names, "known", "frame-tokens", "tar-tokens", "image-tokens")
+    assert made == {*names, "robot-tokens", "labelled", "stated"}
 
 
 def test_the_other_commands_of_the_readme_run(

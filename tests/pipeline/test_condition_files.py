@@ -58,7 +58,7 @@ def test_a_label_may_be_any_text_and_a_video_a_number() -> None:
         (b"video,label,label\na,x,y\n", "two columns of one name"),
         (
             b"video,label\na,x\nb\n",
-            "no CSV or Parquet that can be read: .*Expected 2 columns, got 1",
+            "that can be read: .*Expected 2 columns, got 1",
         ),
         (b"video,label\na,\xff\n", "no CSV or Parquet that can be read"),
         (b"video,label\na,x\na,y\n", "two labels of a"),

@@ -51,7 +51,7 @@ def videos_in(flow: Flow) -> dict[str, list[int]]:
         f"{folder.parent.name}/{folder.name}": [
             int(file.stem.rpartition("_")[2]) for file in sorted(folder.glob("*.png"))
         ]
-        for folder in sorted((flow.root / "frames").glob("*/*"))
+        for folder in sorted((flow.root / "frames").glob("[!.]*/*/"))
     }
 
 
@@ -75,7 +75,7 @@ def given(flow: Flow, *, left_out: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def check_conditions(flow: Flow, store: TokenStore, unknown: Sequence[str] = ()) -> None:
-    labels = dict(csv.reader((flow.root / "labels.csv").open(encoding="utf-8")))
+    labels = dict(csv.reader((flow.root / "labels.csv").read_text("utf-8").splitlines()))
     videos = videos_in(flow)
     for split in store.splits:
         plan = store.plan(split)
@@ -178,12 +178,10 @@ def test_the_folder_of_a_video_is_its_label(flow: Flow, whole: bool) -> None:
 def test_files_of_something_else_are_one_clear_line(flow: Flow) -> None:
     path = write_csv(flow.root / "bad.csv", "video,label", [("nobody", "x")])
     assert "bad.csv names none of the videos" in flow.refused("tokenize", "--labels", str(path))
-    path = write_csv(
-        flow.root / "bad.csv", "video,frame,a b", [(next(iter(videos_in(flow))), 0, 1)]
-    )
-    assert "bad.csv: states {'a b': 1} of 4 frames" in flow.refused(
-        "tokenize", "--states", str(path)
-    )
+    rows = [(next(iter(videos_in(flow))), 0, 1)]
+    path = write_csv(flow.root / "bad.csv", "video,frame,a b", rows)
+    line = flow.refused("tokenize", "--states", str(path))
+    assert "bad.csv: states {'a b': 1} of 4 frames" in line
     assert not (flow.root / "tokens").exists()
 
 

@@ -13,10 +13,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import TokenStoreError
-from pipeline.frame_list import SOURCE_SCHEMA, source_of
+from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, source_of
 from pipeline.frames.scan import Video
 from pipeline.storage.places import Folder, Inside
-from pipeline.store import update
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore
 from pipeline.store.switch import switch
@@ -257,4 +256,4 @@ def test_an_old_store_without_a_list_says_so(tmp_path: Path) -> None:
         make(tmp_path, ONE_FRAME, update=True)
     prepare_store(Folder(tmp_path), info, plan, source=source)
     assert TokenStore(tmp_path).made_from.equals(source)  # It has one now.
-    assert update.FRAMES in content(tmp_path)
+    assert FRAMES in content(tmp_path)

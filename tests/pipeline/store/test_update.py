@@ -6,6 +6,7 @@ No frames are needed for it: tokens stand for the bytes of the frames of their w
 import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.frames.scan import Video
 from pipeline.storage.places import Folder, Inside
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore
+from pipeline.store.states import STATES_HASH, States, hash_states
 from pipeline.store.switch import switch
 from pipeline.store.update import Known, prepare_store
 from pipeline.store.writer import StoreWriter
@@ -42,6 +44,9 @@ def changed(**videos: list[int] | None) -> Frames:
 
 ONE_FRAME = changed(train3=[30, 31, 32, 33, 934, *range(35, 41)])
 OTHER_VIDEOS = changed(train2=None, train9=[*range(200, 216)], train4=[*range(40, 45)], test1=None)
+
+
+STATES = States(3, {"turn": 1})
 
 
 class KilledError(BaseException):
@@ -76,9 +81,29 @@ def tokens_of(frames: Frames, row: Mapping[str, object]) -> list[int]:
     return frames[row["video"]][first : first + 5 : 2]
 
 
-def make(root: Path, frames: Frames, *, most: int = 1000, update: bool = False) -> tuple[int, int]:
+def states_of(
+    frames: Frames, info: StoreInfo, plan: pa.Table, turn: float
+) -> tuple[StoreInfo, dict[tuple[str, int], pa.Table]]:
+    """Gives each frame a number, its own `turn` times; returns what the store says, and tables."""
+    values = {}
+    for split, shard in info.shards():
+        start, stop = info.shard_rows(split, shard)
+        rows = plan.filter(np.asarray(plan["split"]) == split).slice(start, stop - start)
+        numbers = [tokens_of(frames, row) for row in rows.to_pylist()]
+        values[split, shard] = {"turn": turn * np.array(numbers, np.float32)[..., None]}
+    tables = {shard: STATES.table(info, *shard, numbers) for shard, numbers in values.items()}
+    extra = {**STATES.recorded(), STATES_HASH: hash_states(values.values())}
+    return replace(info, extra=extra), tables
+
+
+def make(
+    root: Path, frames: Frames, *, most: int = 1000, update: bool = False, turn: float | None = None
+) -> tuple[int, int]:
     """Does what `tokenize` does, of at most so many shards; returns windows encoded and taken."""
     plan, source, info = lists(frames)
+    states: dict[tuple[str, int], pa.Table] = {}
+    if turn is not None:
+        info, states = states_of(frames, info, plan, turn)
     files = Folder(root)
     work = prepare_store(files, info, plan, source=source, update=update)
     below = Inside(files, work.folder) if work.folder else files
@@ -97,7 +122,7 @@ def make(root: Path, frames: Frames, *, most: int = 1000, update: bool = False) 
         if known:
             np.testing.assert_array_equal(known.read(split, start, stop)[has], tokens[has])
         encoded, taken = encoded + int((~has).sum()), taken + int(has.sum())
-        writer.write_shard(split, shard, tokens)
+        writer.write_shard(split, shard, tokens, states.get((split, shard)))
     if work.folder and not writer.store.missing():
         switch(files, work.folder)
     return encoded, taken
@@ -173,7 +198,12 @@ def test_a_damaged_shard_is_encoded_not_taken_over(tmp_path: Path, fresh: dict[s
 
 
 def stops(
-    monkeypatch: pytest.MonkeyPatch, root: Path, frames: Frames, *, step: int
+    monkeypatch: pytest.MonkeyPatch,
+    root: Path,
+    frames: Frames,
+    *,
+    step: int,
+    turn: float | None = None,
 ) -> Iterator[int]:
     """Makes the store again and again, killed some changes later each time."""
     changes = {name: getattr(Folder, name) for name in ("write", "move", "remove")}
@@ -197,7 +227,7 @@ def stops(
         count = 0
         kill_at(number)
         try:
-            make(root, frames, update=True)
+            make(root, frames, update=True, turn=turn)
         except KilledError:
             monkeypatch.undo()
             yield number
@@ -235,6 +265,37 @@ def test_killed_at_any_change_an_update_ends_the_same(
         shutil.copytree(fresh["before"], root)
     assert number > 12
     assert content(root) == content(fresh[name])
+
+
+@pytest.mark.parametrize("step", [31, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("before", "after"), [(None, 2.0), (1.0, 2.0), (1.0, None)])
+def test_killed_at_any_change_states_are_of_one_store_or_the_other(
+    before: float | None,
+    after: float | None,
+    step: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make(tmp_path / "fresh", BEFORE, turn=after)
+    root = tmp_path / "killed"
+    make(root, BEFORE, turn=before)
+    killed = 0
+    for _ in stops(monkeypatch, root, BEFORE, step=step, turn=after):
+        killed += 1
+        try:
+            store = TokenStore(root)
+        except TokenStoreError:
+            continue
+        assert store.verify() == []
+    assert killed > 1
+    assert content(root) == content(tmp_path / "fresh")
+
+
+def test_states_of_changed_frames_are_kept_where_frames_are_the_same(tmp_path: Path) -> None:
+    make(tmp_path / "fresh", ONE_FRAME, turn=0)
+    make(tmp_path / "s", BEFORE, turn=0)
+    assert make(tmp_path / "s", ONE_FRAME, update=True, turn=0) == (4, 26)
+    assert content(tmp_path / "s") == content(tmp_path / "fresh")
 
 
 def test_settings_that_differ_are_named_not_updated(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ VIDEO, FRAME, LABEL, TIME = "video", "frame", "label", "time"
 MAX_LABEL = 200
 """Letters of a label."""
 MAX_BYTES, AT_ONCE = 1 << 32, 1 << 16
-"""Of a table in memory; rows that are looked at together."""
+"""Of a file, and of a table in memory; rows that are looked at together."""
 NO_FRAME = -(1 << 62)
 PARQUET = b"PAR1"
 """How such a file begins."""
@@ -65,6 +66,15 @@ class StatesFile:
     def said(self) -> str:
         """What it holds, in words."""
         return ", ".join(f"{name} ({width})" for name, width in self.widths.items())
+
+
+def file_bytes(path: Path) -> bytes:
+    """Returns what a file holds. Raises PipelineError if it is none, or too large."""
+    if not path.is_file():
+        raise PipelineError(f"{path} is no file of labels or states.")
+    if path.stat().st_size > MAX_BYTES:
+        raise PipelineError(f"{path} has {path.stat().st_size:,} bytes, more than {MAX_BYTES:,}.")
+    return path.read_bytes()
 
 
 def read_labels(place: Place, data: bytes) -> dict[str, str]:

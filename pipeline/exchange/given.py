@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.condition_files import read_labels, read_states
+from pipeline.condition_files import file_bytes, read_labels, read_states
 from pipeline.errors import PipelineError
 from pipeline.exchange.ids import Ids, Maker
 from pipeline.exchange.windows import IMPORTED, Cut
@@ -29,7 +29,7 @@ def label_videos(plan: pa.Table, file: Path, *, windows: bool) -> tuple[pa.Table
 
     Raises PipelineError, naming the file, if it knows none of them.
     """
-    known = read_labels(file, file.read_bytes())
+    known = read_labels(file, file_bytes(file))
     return label_rows(plan, file, _by_rows(known) if windows else known, videos_of(plan))
 
 
@@ -51,7 +51,7 @@ def given_states(
     """
     if ids.videos[0].states:
         raise PipelineError(f"{ids.place} comes with states of its own: give no --states.")
-    file = read_states(path, path.read_bytes())
+    file = read_states(path, file_bytes(path))
     if ids.are_windows:
         file = replace(file, videos=_by_rows(file.videos))
 

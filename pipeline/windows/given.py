@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.condition_files import is_label, read_labels, read_states
+from pipeline.condition_files import file_bytes, is_label, read_labels, read_states
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.frames.scan import Video, frame_numbers
 from pipeline.known_videos import PIECE, Key
@@ -67,7 +67,7 @@ def label_plan(
 def _bytes(frames: Place, name: str, given: Path | str) -> bytes:
     """Reads a file that is given, or that `extract` left beside the frames."""
     if isinstance(given, Path):
-        return given.read_bytes()
+        return file_bytes(given)
     try:
         return open_storage(frames).read(name)
     except FileNotFoundError:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.condition_files import read_labels, read_states
+from pipeline.condition_files import file_bytes, read_labels, read_states
 from pipeline.errors import PipelineError
 from pipeline.known_videos import matched, told
 
@@ -144,6 +144,20 @@ def test_a_small_file_that_takes_much_memory_is_refused(monkeypatch: pytest.Monk
         read_labels(PLACE, data)
     with pytest.raises(PipelineError, match="give a Parquet"):
         read_labels(PLACE, b"video,label\n" * 50_000)
+
+
+def test_what_is_no_file_or_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PipelineError, match="is no file of labels or states"):
+        file_bytes(Path("/dev/zero"))
+    with pytest.raises(PipelineError, match="is no file of labels or states"):
+        file_bytes(tmp_path)
+    (tmp_path / "labels.csv").write_bytes(b"video,label\n")
+    assert file_bytes(tmp_path / "labels.csv") == b"video,label\n"
+    monkeypatch.setattr("pipeline.condition_files.MAX_BYTES", 11)
+    with pytest.raises(PipelineError, match="has 12 bytes, more than 11"):
+        file_bytes(tmp_path / "labels.csv")
 
 
 @pytest.mark.parametrize("name", ["train/x/a#2", "train/x/a", "x/a#2", "x/a"])

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.storage.bucket import Bucket
+from pipeline.storage.sealed import to_parquet
 from pipeline.store.conditions import ConditionReader
 from pipeline.store.layout import PLAN
 from pipeline.store.reader import TokenStore
@@ -288,3 +290,31 @@ def test_a_store_with_conditions_comes_back_from_tars(flow: Flow) -> None:
         words = ("export", root, "--split", "test", "--format", form, "--out", out)
         said = tokens(*words).output
         assert "left out the labels" in said and "left out the states" in said
+
+
+def objects(bucket: Bucket) -> dict[str, bytes]:
+    return {name: bucket.read(name) for name in bucket.below()}
+
+
+def test_a_store_in_a_bucket_is_the_same_and_is_updated(flow: Flow, bucket: Bucket) -> None:
+    words, url = given(flow), str(bucket.root)
+    flow.ok("tokenize", out="plain")
+    flow.ok("tokenize", *words)
+    flow.ok("tokenize", out=url)
+    flow.ok("tokenize", *words, "--update", out=url)
+    assert objects(bucket) == content(flow.root / "tokens")
+    flow.ok("tokenize", "--update", out=url)
+    assert objects(bucket) == content(flow.root / "plain")
+
+
+def test_labels_lie_beside_frames_in_a_bucket(flow: Flow, bucket: Bucket) -> None:
+    flow.ok("extract", "--format", "webdataset", out="tars")
+    for name, data in content(flow.root / "tars").items():
+        bucket.write(name, data)
+    words = ("--frames", str(bucket.root), "--labels", "beside")
+    assert "has no videos.parquet" in flow.refused("tokenize", *words)
+    video = sorted(videos_in(flow))[-1]
+    bucket.write("videos.parquet", to_parquet(pa.table({"video": [video], "label": ["fish"]})))
+    assert f"1 label of 1 of {len(videos_in(flow))} videos" in flow.ok("tokenize", *words)
+    plan = TokenStore(flow.root / "tokens").plan()
+    assert {row["video"] for row in plan.to_pylist() if row["label"]} == {video}

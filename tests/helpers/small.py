@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -117,6 +118,13 @@ class Flow:
         self.root = root
         write_params(root / "params.yaml")
         make_tokenizer(root / "tokenizer.safetensors")
+
+    def copy(self, root: Path) -> "Flow":
+        """Copies everything into a folder that is not there yet."""
+        shutil.copytree(self.root, root)
+        copied = Flow.__new__(Flow)
+        copied.root = root
+        return copied
 
     def arguments(self, stage: str, *more: str, out: str | None = None) -> list[str]:
         root = self.root

@@ -1,7 +1,6 @@
 """One small flow per test process, and copies of it to break."""
 
 import logging
-import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Flow:
 @pytest.fixture
 def flow(made: Flow, tmp_path: Path) -> Flow:
     """A copy of the flow to change at will."""
-    shutil.copytree(made.root, tmp_path / "flow")
-    copied = Flow.__new__(Flow)
-    copied.root = tmp_path / "flow"
-    return copied
+    return made.copy(tmp_path / "flow")
 
 
 @pytest.fixture(scope="session")

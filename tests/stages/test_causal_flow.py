@@ -1,6 +1,7 @@
 """The whole flow with a causal tokenizer of levels: a window is 1 + 4 frames, or a picture."""
 
 import json
+from pathlib import Path
 
 import pytest
 import zarr
@@ -23,9 +24,10 @@ def run(flow: Flow, *words: str) -> str:
     return result.output
 
 
-@pytest.fixture
-def causal(flow: Flow) -> Flow:
+@pytest.fixture(scope="module")
+def made_causal(made: Flow, tmp_path_factory: pytest.TempPathFactory) -> Flow:
     """A flow whose tokenizer, tokens and run are replaced by those of a causal tokenizer."""
+    flow = made.copy(tmp_path_factory.mktemp("causal") / "flow")
     shape = [word for key, value in SHAPE.items() for word in ("--set", f"tokenizer.{key}={value}")]
     flow.ok("fit-tokenizer", *shape, *WINDOW)
     fitted = flow.root / "tokenizer-run" / "tokenizer.safetensors"
@@ -33,6 +35,12 @@ def causal(flow: Flow) -> Flow:
     flow.ok("tokenize", *WINDOW, "--overwrite")
     flow.ok("train", "--overwrite")
     return flow
+
+
+@pytest.fixture
+def causal(made_causal: Flow, tmp_path: Path) -> Flow:
+    """A copy of it to change at will."""
+    return made_causal.copy(tmp_path / "causal")
 
 
 def test_windows_begin_with_a_frame_by_itself_from_frames_to_numbers(causal: Flow) -> None:

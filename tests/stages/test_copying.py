@@ -33,6 +33,7 @@ def draw(count: int, rng: np.random.Generator) -> np.ndarray:
     return np.where(noisy, rng.integers(0, K, tokens.shape), tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("windows", "copies"), [(20, True), (2000, False)])
 def test_only_a_model_that_knows_its_windows_is_flagged(
     tmp_path: Path, windows: int, copies: bool

@@ -160,6 +160,7 @@ def test_the_log_tells_what_discriminators_do_from_their_first_step_on(flow: Flo
         assert "lpips" not in line
 
 
+@pytest.mark.slow
 def test_two_processes_wait_for_the_discriminators_and_finish(flow: Flow) -> None:
     words = ("--accelerator", "cpu", "--devices", "2", "--strategy", "ddp")
     process = flow.start(STAGE, *ADVERSARIAL, *given(discriminator_start=2), *words, out="two")

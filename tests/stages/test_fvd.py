@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 import torch
 
 from pipeline.evaluation.sets import COMPARED
@@ -15,6 +16,7 @@ FRAMES = 10
 """I3D needs 9, the tokenizer an even number."""
 
 
+@pytest.mark.slow
 def test_fvd_of_a_whole_flow(flow: Flow) -> None:
     meta = json.loads((GOLDEN / "i3d_recipe" / "meta.json").read_text())
     weights = {name: made_by(spec) for name, spec in meta["weights"].items()}

@@ -121,6 +121,7 @@ def test_a_run_from_before_previews_goes_on_and_draws_from_there(flow: Flow) -> 
     assert list(read_previews(flow.root / "old")) == [4, 6]
 
 
+@pytest.mark.slow
 def test_overwriting_a_run_clears_its_previews(flow: Flow) -> None:
     tokenizer = ("--tokenizer", str(flow.root / "tokenizer.safetensors"))
     flow.ok("train", "--set", "train.preview_every=1", *tokenizer, out="drawn")

@@ -137,6 +137,7 @@ def test_muon_steps_slices_as_it_does_whole_matrices(flow: Flow) -> None:
         assert float((second[name] - tensor).abs().mean()) < 3e-4, name
 
 
+@pytest.mark.slow
 def test_slices_compiling_and_computing_again_go_together(flow: Flow) -> None:
     """Without kernels: to compile those takes a minute, and test_train.py does."""
     more = (*SAME, "--set", "model.layers=[dense]", "--set", "model.num_latents=0")

@@ -57,6 +57,7 @@ def test_samples_and_imports_may_lie_there_too(flow: Flow, bucket: Bucket) -> No
     assert (TokenStore(other).read("train") == TokenStore(URL).read("sample")).all()
 
 
+@pytest.mark.slow
 def test_every_command_reads_tokens_from_there(flow: Flow, bucket: Bucket) -> None:
     flow.ok("tokenize", out=URL)
     samples = "s3://tokens/samples"

@@ -34,6 +34,7 @@ def test_the_store_says_how_it_was_made(made: Flow) -> None:
     assert len(np.unique(tokens, axis=0)) > 30
 
 
+@pytest.mark.slow
 def test_the_shipped_model_draws_fish_that_move(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

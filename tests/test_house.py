@@ -27,6 +27,7 @@ ROOMS = {
     "params": {"storage", "frames", "video"},
     "sharing": {"storage", "training"},
     "evaluation": {"storage", "video", "store", "published"},
+    "editing": {"storage", "frames", "video"},
     "forecast": {"storage", "frames", "video", "store", "windows", "params"},
     "report": {"storage", "frames", "video", "store", "evaluation"},
 }
@@ -47,6 +48,8 @@ SHARED_BY_STAGES = {
         "token_files",
         "forecast",
         "trial",
+        "editing",
+        "edit_options",
     )
 }
 SOURCES = [file for package in ALLOWED for file in sorted((ROOT / package).glob("**/*.py"))]

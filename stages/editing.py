@@ -1,0 +1,125 @@
+"""From video to video: a model and its tokenizer, with which clips are continued and filled in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mebt import CachedPredictor, SampleConfig, load_model, model_metadata, weights_identity
+from mebt.editing import edit as edit_tokens
+from mebt.linear import round_weights
+from mebt.weights import MODEL_FILE
+from pipeline.config import Precision
+from pipeline.editing.clip import Box, Clip, read_clip
+from pipeline.editing.edits import Edit
+from pipeline.editing.regions import hide, paste
+from pipeline.editing.shape import WindowShape
+from pipeline.errors import CheckpointError, ConfigError, user_errors
+from pipeline.frames.images import Frame
+from pipeline.pixels import decode_tokens
+from pipeline.precision import HALF, settle
+from pipeline.progress import progress
+from pipeline.store.window import Window
+from pipeline.windows.encode import encoder_of
+from tokenizer import Tokenizer, identity, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Editor:
+    """A trained model and the tokenizer of its tokens, with which videos are edited."""
+
+    predict: CachedPredictor
+    tokenizer: Tokenizer
+    shape: WindowShape
+    made_from: Mapping[str, str]
+    """Identities of both."""
+    precision: str
+    """In which the model computes; the tokenizer does in float32."""
+
+    @classmethod
+    def open(
+        cls, run: Path, tokenizer: Path, *, device: str = "cpu", precision: Precision = "32-true"
+    ) -> "Editor":
+        """Opens both. Raises CheckpointError if the run's tokens are not the tokenizer's."""
+        path = run / MODEL_FILE
+        if not path.exists():
+            raise CheckpointError(f"{path} is missing; train it with `mebt train --out {run}`.")
+        with user_errors():
+            metadata, model = model_metadata(path), load_model(path, device)
+            frozen = load_tokenizer(tokenizer, device)
+        ours, known = identity(frozen), metadata.get("tokenizer") or None
+        if known != ours:
+            said = f"learned tokens of {known}" if known else "does not say which tokens it learned"
+            raise CheckpointError(
+                f"{path} {said}, but {tokenizer} is {ours}. Give the tokenizer that made them."
+            )
+        fixed, _ = settle(precision, None, torch.device(device).type)
+        if fixed == "16-mixed" and torch.device(device).type == "cpu":
+            raise ConfigError("sample.precision 16-mixed does not work on a CPU; use bf16-mixed.")
+        if fixed in HALF:
+            round_weights(model, HALF[fixed])
+        config = frozen.config
+        fps = Window.read(path, metadata).fps
+        shape = WindowShape(model.config.grid, config.downsample, bool(config.causal), fps)
+        made_from = {"model": weights_identity(path), "tokenizer": ours}
+        return cls(CachedPredictor(model), frozen, shape, made_from, fixed)
+
+    def read(
+        self, path: Path, *, reading: Mapping[str, Any] | None = None, crop: Box | None = None
+    ) -> Clip:
+        """Reads a video as the model is to see it; see `read_clip`."""
+        return read_clip(path, self.shape, reading or {}, crop=crop)
+
+    def edit(self, edit: Edit, config: SampleConfig, *, count: int = 1) -> list[Frame]:
+        """Draws an edit so many times; returns whole videos [T, H, W, 3].
+
+        What is not hidden is as it was, pixel for pixel. Number i depends on the weights, the
+        values, the clips and i. Raises ConfigError if the model cannot sample by these values.
+        """
+        known = self.predict.model.config.codebook_size
+        if config.top_k is not None and config.top_k > known:
+            raise ConfigError(
+                f"sample.top_k is {config.top_k}, but the model knows {known} tokens."
+            )
+        frames, hidden = edit.seen
+        tokens, new = torch.from_numpy(self._encode(frames, hidden)), torch.from_numpy(edit.new)
+        device = next(self.predict.model.parameters()).device
+        kind = HALF.get(self.precision)
+        made: list[Frame] = []
+        with progress("draw", count, "video") as advance:
+            for first in range(0, count, config.batch_size):
+                numbers = range(first, min(first + config.batch_size, count))
+                self.predict.reset()
+                with torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None):
+                    drawn = edit_tokens(
+                        self.predict,
+                        tokens,
+                        new,
+                        config,
+                        window_frames=self.shape.grid[0],
+                        context_frames=edit.context,
+                        numbers=numbers,
+                        device=device,
+                    )
+                made += [self._pasted(edit, grid) for grid in drawn.cpu().numpy()]
+                advance(len(numbers))
+        return made
+
+    def _encode(self, frames: Frame, hidden: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Returns tokens [t, h, w], window by window, of which none tells of what is hidden."""
+        encode, length = encoder_of(self.tokenizer), self.shape.frames(self.shape.grid[0])
+        shown = hide(frames, hidden)
+        parts = [encode(shown[None, i : i + length])[0] for i in range(0, len(shown), length)]
+        return np.concatenate(parts)
+
+    def _pasted(self, edit: Edit, tokens: NDArray[np.int64]) -> Frame:
+        part = slice(edit.span.start, min(edit.span.stop, len(edit.frames)))
+        decoded = decode_tokens(self.tokenizer, tokens[None])[0]
+        video = edit.frames.copy()
+        shown = part.stop - part.start
+        video[part] = paste(decoded[:shown], edit.frames[part], edit.hidden[part])
+        return video

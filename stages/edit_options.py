@@ -99,10 +99,11 @@ class Asked:
         editor = Editor.open(
             self.run, self.tokenizer, device=self.device, precision=config.precision
         )
+        editor.check(config)
         read = [editor.read(path, reading=reading, crop=self.crop) for path in clips]
         edit = plan(read, editor.shape)
         fps, unknown = playing_rate(None, edit.fps)
-        for line in (*edit.said, unknown):
+        for line in (*edit.said, unknown, surprise_line(editor, edit)):
             if line:
                 click.echo(line)
         values = {key: value for key, value in as_dict(config).items() if key not in NO_EFFECT}
@@ -121,6 +122,17 @@ class Asked:
             f"{self.out}: {self.seeds} videos of {len(edit.frames)} frames; frames {start}:{stop}, "
             f"which the model saw, are side by side on {self.out / SHEET}"
         )
+
+
+def surprise_line(editor: Editor, edit: Edit) -> str:
+    """Says whether what is kept looks like what the model learned."""
+    if (found := editor.surprise(edit)) is None:
+        return ""
+    loss, chance = found
+    return (
+        f"half of the kept tokens, predicted from the others: {loss:.2f} nats each, by chance "
+        f"{chance:.2f}; far more than val_loss of the run means that its videos look otherwise"
+    )
 
 
 def seam_lines(seams: Sequence[dict[str, float | None]]) -> list[str]:

@@ -1,5 +1,6 @@
 """From video to video: a model and its tokenizer, with which clips are continued and filled in."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from mebt import CachedPredictor, SampleConfig, load_model, model_metadata, weights_identity
 from mebt.editing import edit as edit_tokens
@@ -74,17 +76,19 @@ class Editor:
         """Reads a video as the model is to see it; see `read_clip`."""
         return read_clip(path, self.shape, reading or {}, crop=crop)
 
+    def check(self, config: SampleConfig) -> None:
+        """Raises ConfigError if the model cannot sample by these values."""
+        known = self.predict.model.config.codebook_size
+        if config.top_k is not None and config.top_k > known:
+            raise ConfigError(f"sample.top_k is {config.top_k}, but there are {known} tokens.")
+
     def edit(self, edit: Edit, config: SampleConfig, *, count: int = 1) -> list[Frame]:
         """Draws an edit so many times; returns whole videos [T, H, W, 3].
 
         What is not hidden is as it was, pixel for pixel. Number i depends on the weights, the
         values, the clips and i. Raises ConfigError if the model cannot sample by these values.
         """
-        known = self.predict.model.config.codebook_size
-        if config.top_k is not None and config.top_k > known:
-            raise ConfigError(
-                f"sample.top_k is {config.top_k}, but the model knows {known} tokens."
-            )
+        self.check(config)
         frames, hidden = edit.seen
         tokens, new = torch.from_numpy(self._encode(frames, hidden)), torch.from_numpy(edit.new)
         device = next(self.predict.model.parameters()).device
@@ -108,6 +112,26 @@ class Editor:
                 made += [self._pasted(edit, grid) for grid in drawn.cpu().numpy()]
                 advance(len(numbers))
         return made
+
+    @torch.inference_mode()
+    def surprise(self, edit: Edit) -> tuple[float, float] | None:
+        """Returns how many nats each kept token of a window is off, and what chance would be.
+
+        Half of them, drawn at random, are predicted from the others, as in training: far more than
+        the run's validation loss says that its videos looked otherwise. None: fewer than two are
+        kept there.
+        """
+        tokens = torch.from_numpy(self._encode(*edit.seen))[: self.shape.grid[0]].flatten()
+        kept = (~torch.from_numpy(edit.new[: self.shape.grid[0]]).flatten()).nonzero()[:, 0]
+        if len(kept) < 2:
+            return None
+        model, half = self.predict.model, len(kept) // 2
+        order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))
+        device = next(model.parameters()).device
+        known, asked = kept[order[:half], None].mT, kept[order[half:], None].mT
+        logits = model(*(x.to(device) for x in (tokens[known], known, asked)))[0].float()
+        loss = functional.cross_entropy(logits.cpu(), tokens[asked][0])
+        return float(loss), math.log(model.config.codebook_size)
 
     def _encode(self, frames: Frame, hidden: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Returns tokens [t, h, w], window by window, of which none tells of what is hidden."""

@@ -74,10 +74,11 @@ def plan_edit(
     hidden = asked.copy()
     hidden[span.start : span.stop] = shape.to_pixels(new)[: total - span.start]
     edit = Edit(frames, hidden, asked, span, new, context, fps, said)
-    if edit.hidden.all():
+    if new.all():
+        each, down, across = shape.downsample
         raise ConfigError(
-            "all of it would be drawn, in whole tokens, and nothing kept; `mebt sample` draws new "
-            "videos."
+            f"all would be drawn and nothing kept, in tokens of {each} frames of {across}x{down} "
+            "pixels; `mebt sample` draws new videos."
         )
     return replace(edit, said=(*said, _snapped(edit, shape)))
 

@@ -63,10 +63,10 @@ def choose_span(new: range, total: int, shape: WindowShape, context: int) -> ran
     """Returns the frames that the model is to see, in order to draw the frames `new`.
 
     They begin where tokens then begin with `new`, and are whole latent frames, so that they may end
-    after the `total` frames that there are. A window is filled up with frames before and after.
-    On one side there are at least `context` latent frames; on two half as many, unless a window
-    has room for as many of both.
-    Raises ConfigError if the tokenizer is causal and one window does not hold `new`.
+    after the `total` frames that there are. A window is filled up with frames before and after. On
+    one side there are at least `context` latent frames; on two half as many, unless one window
+    holds half as many of both together. Raises ConfigError if the tokenizer is causal and one
+    window does not hold `new`.
     """
     window, each = shape.grid[0], shape.downsample[0]
     core = math.ceil(len(new) / each)

@@ -92,13 +92,12 @@ class Editor:
         frames, hidden = edit.seen
         tokens, new = torch.from_numpy(self._encode(frames, hidden)), torch.from_numpy(edit.new)
         device = next(self.predict.model.parameters()).device
-        kind = HALF.get(self.precision)
         made: list[Frame] = []
         with progress("draw", count, "video") as advance:
             for first in range(0, count, config.batch_size):
                 numbers = range(first, min(first + config.batch_size, count))
                 self.predict.reset()
-                with torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None):
+                with self._autocast():
                     drawn = edit_tokens(
                         self.predict,
                         tokens,
@@ -129,9 +128,14 @@ class Editor:
         order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))
         device = next(model.parameters()).device
         known, asked = kept[order[:half], None].mT, kept[order[half:], None].mT
-        logits = model(*(x.to(device) for x in (tokens[known], known, asked)))[0].float()
+        with self._autocast():
+            logits = model(*(x.to(device) for x in (tokens[known], known, asked)))[0].float()
         loss = functional.cross_entropy(logits.cpu(), tokens[asked][0])
         return float(loss), math.log(model.config.codebook_size)
+
+    def _autocast(self) -> torch.autocast:
+        kind, device = HALF.get(self.precision), next(self.predict.model.parameters()).device
+        return torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None)
 
     def _encode(self, frames: Frame, hidden: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Returns tokens [t, h, w], window by window, of which none tells of what is hidden."""

@@ -266,12 +266,13 @@ def test_wrong_usage_is_exit_code_2() -> None:
     assert CliRunner().invoke(cli, ["train", "--no-such-flag"]).exit_code == 2
 
 
-def test_the_python_example_of_the_readme_runs(tmp_path: Path, monkeypatch) -> None:
+def test_the_python_examples_run(tmp_path: Path, monkeypatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
-    assert len(blocks) == 1
+    assert len(blocks) == 2
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
-    exec(compile(blocks[0], "python.md", "exec"), {"__name__": "readme"})
+    for block in blocks:
+        exec(compile(block, "python.md", "exec"), {"__name__": "readme"})
 
 
 @pytest.mark.parametrize("code", [0, 1, 75])

@@ -295,6 +295,27 @@ def test_the_commands_for_all_formats_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert made == {*names, "robot-tokens", "labelled", "stated"}
 
 
+def test_the_commands_that_edit_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "clip.mp4", rate=24, count=30)
+    write_video(tmp_path / "other.mp4", rate=24, count=9)
+    mask = np.zeros((240, 320), np.uint8)
+    mask[100:150, 90:130] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    write_params(tmp_path / "params.yaml")
+    make_tokenizer(tmp_path / "tokenizer.safetensors")
+    monkeypatch.chdir(tmp_path)
+    for line in (
+        "mebt extract --videos . --out frames",
+        "mebt tokenize --frames frames --tokenizer tokenizer.safetensors --out tokens",
+        "mebt train --tokens tokens --out run",
+    ):
+        run(line)
+    page = dict(sections(ROOT / "docs/steering.md"))
+    assert len(run_section(page["Editing"], tmp_path, monkeypatch)) == 7
+    outs = ("continued", "before", "between", "inpainted", "masked", "wider", "thinned")
+    assert all((tmp_path / out / "sheet.webp").exists() for out in outs)
+
+
 def test_the_other_commands_of_the_readme_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

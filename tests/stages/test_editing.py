@@ -106,6 +106,12 @@ def test_a_clip_goes_on(flow: Flow, clip: Path) -> None:
     assert record["frames_seen"] == [7, 13] and len(record["seam"]) == 3
 
 
+def test_half_precision_keeps_the_same_pixels(flow: Flow, clip: Path) -> None:
+    ok(flow, "continue", clip, seconds="0.1", exact="True", set="sample.precision=bf16-mixed")
+    assert (exact(flow)[0, :9] == np.stack(list(middle(clip)))).all()
+    assert json.loads((flow.root / "out/edit.json").read_text())["precision"] == "bf16-mixed"
+
+
 def test_what_came_before_is_drawn_backward(flow: Flow, clip: Path) -> None:
     said = ok(flow, "continue", clip, seconds="0.2", backward="True", exact="True")
     assert "6 new frames, not 5: whole latent frames are drawn" in said
@@ -123,7 +129,7 @@ def test_a_gap_is_filled(flow: Flow, clip: Path) -> None:
 
 def test_a_box_is_drawn_anew(flow: Flow, clip: Path) -> None:
     said = ok(flow, "inpaint", clip, box="9,1,5,6", frames="2:5", exact="True")
-    assert "drawn anew: frames 2:6, 8x8 pixels at 4,0, 8 of 32 tokens; asked for: " in said
+    assert "drawn anew: frames 2:6, 8x8 pixels at 4,0, 8 of 64 tokens; asked for: " in said
     assert "frames 2:5, 5x6 pixels at 5,1; a token is of 2 frames of 4x4 pixels" in said
     assert "seam, pixel to pixel: PSNR" in said
     (made,), real = exact(flow), np.stack(list(middle(clip)))

@@ -44,7 +44,7 @@ def command(
     Example:
       mebt inpaint clip.mp4 --run run --tokenizer t.safetensors --box 8,8,24,24 --out inpainted
       mebt inpaint clip.mp4 --run run --tokenizer t.safetensors --mask m.png --frames 8:24 --out o
-      mebt inpaint clip.mp4 --run run --tokenizer t.safetensors --crop=-8,-8,80,80 --out wider
+      mebt inpaint clip.mp4 --run run --tokenizer t.safetensors --crop -8,-8,80,80 --out wider
     """
     if mask and box:
         raise click.UsageError("give --mask or --box, not both.")

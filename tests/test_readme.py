@@ -68,6 +68,7 @@ ELSEWHERE = {
     **{"make demo": "ten minutes", "make test": "runs this test", "make test-slow": "minutes"},
     **{"make faults": "ten minutes", "make bench": "hours; its parts are in test_benchmarks"},
     **{"python -m benchmarks": "the same", "python -m benchmarks.batches": "the same"},
+    **{"python -m benchmarks.seams": "its table is in test_editing"},
     **{"make quality": "hours; its parts are in test_worlds"},
     **{"python -m tests.faults": "test_faults", "python -m tests.code_deps": "test_project"},
     **{"python -m tests.shipped": "test_project"},

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks import seams
 from mebt import SampleConfig
 from mebt import editing as token_editing
 from pipeline.editing.edits import continued, inside
@@ -278,6 +279,25 @@ def test_from_python(flow: Flow, clip: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     loss, chance = editor.surprise(continued(read, 4, editor.shape)) or (0, 0)
     assert 0 < loss < 2 * chance
+
+
+def test_the_table_of_seams(flow: Flow, clip: Path) -> None:
+    editor = Editor.open(flow.root / "run", flow.root / "tokenizer.safetensors")
+    read = editor.read(write(flow.root / "eight.mkv", 8))
+    planned = {name: (edit, real) for name, edit, real in seams.edits(read, editor.shape)}
+    for edit, real in planned.values():
+        assert edit.frames.shape == real.shape
+        assert (edit.frames[~edit.hidden] == real[~edit.hidden]).all()
+    made = seams.table(editor, [read], SampleConfig(draft_steps=2), 1)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in made.splitlines()]
+    assert [row[:2] for row in rows[2:]] == [
+        ["`continue`", "frames"],
+        ["`continue --backward`", "frames"],
+        ["`fill`", "frames"],
+        ["`inpaint --box`", "frames"],
+        ["`inpaint --box`", "pixels"],
+    ]
+    assert all(float(cell) > 0 for row in rows[2:] for cell in row[2:] if cell != "none")
 
 
 def test_the_seam_is_told_as_the_mean_of_all_draws() -> None:

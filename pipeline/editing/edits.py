@@ -99,6 +99,8 @@ def _extent(pixels: Mask) -> str:
     (first, last), (top, bottom), (left, right) = ((m[0], m[-1]) for m in (frames, rows, columns))
     whole = (bottom - top + 1, right - left + 1) == pixels.shape[1:]
     place = "" if whole else f" at {left},{top}"
+    share = pixels.sum((1, 2)).max() / ((bottom - top + 1) * (right - left + 1))
+    place += "" if share == 1 else f" ({share:.0%} of them)"
     return f"frames {first}:{last + 1}, {right - left + 1}x{bottom - top + 1} pixels{place}"
 
 

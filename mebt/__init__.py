@@ -2,6 +2,7 @@
 
 from mebt.config import MeBTConfig, MeBTShape
 from mebt.draft_revise import bootstrap, draft, remask, revise
+from mebt.editing import edit
 from mebt.kv_cache import CachedPredictor
 from mebt.model import MeBT
 from mebt.sampling import SampleConfig, sample, sample_frames
@@ -16,6 +17,7 @@ __all__ = [
     "assemble",
     "bootstrap",
     "draft",
+    "edit",
     "load_model",
     "model_metadata",
     "remask",

@@ -96,14 +96,17 @@ def read_clip(
 ) -> Clip:
     """Reads a video, cut out of the box `crop` in the middle and resized as the model's frames are.
 
-    `reading` says how, as `read_video` is told, but for the rate, which is the model's or less.
-    A crop may reach beyond the video. Raises FrameError if it is none, or holds too much.
+    `reading` says how, as `read_video` is told, but for the rate, which is the model's, or less, if
+    that is known. A crop may reach beyond the video. Raises FrameError if it is none, or holds too
+    much.
     """
     size, about = check_size("size", shape.size), About()
     most = MOST_BYTES // (3 * shape.size[0] * shape.size[1])
     frames: list[Frame] = []
     seen, video_size = (0, 0, 0, 0), (0, 0)
-    for frame in read_video(path, **{**reading, "fps": shape.fps}, about=about):
+    for frame in read_video(
+        path, **{**reading, "fps": shape.fps or reading.get("fps")}, about=about
+    ):
         if not frames:
             video_size = frame.shape[0], frame.shape[1]
             seen = _seen(path, video_size, shape, crop)

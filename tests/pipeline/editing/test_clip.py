@@ -1,5 +1,6 @@
 """A clip of any size, rate and length, as the model sees it; boxes and masks of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -54,6 +55,13 @@ def test_the_rate_of_the_model_is_kept(tmp_path: Path) -> None:
     slow = read_clip(write(tmp_path / "slow.mkv", 12, rate=5), SHAPE, {})
     assert slow.frames[:, 0, 0, 2].tolist() == list(range(12))
     assert "5 a second, where the model knows 10" in slow.said[0]
+
+
+def test_where_the_model_knows_no_rate_the_params_say_it(tmp_path: Path) -> None:
+    path, unknown = write(tmp_path / "a.mkv", 12), replace(SHAPE, fps=None)
+    assert len(read_clip(path, unknown, {}).frames) == 12
+    assert len(read_clip(path, unknown, {"fps": 5.0}).frames) == 6
+    assert len(read_clip(path, SHAPE, {"fps": 5.0}).frames) == 12
 
 
 def test_a_crop_is_seen_alone_and_may_reach_beyond(tmp_path: Path) -> None:

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks import seams
-from mebt import SampleConfig
+from mebt import CachedPredictor, MeBT, MeBTConfig, SampleConfig
 from mebt import editing as token_editing
-from pipeline.editing.edits import continued, inside
+from pipeline.editing.clip import Clip
+from pipeline.editing.edits import between, continued, inside
+from pipeline.editing.shape import WindowShape
+from pipeline.errors import ConfigError
 from pipeline.pixels import decode_tokens
 from pipeline.video.synthetic import moving_shapes
 from stages import editing
@@ -25,6 +28,7 @@ from stages.__main__ import cli
 from stages.edit_options import seam_lines
 from stages.editing import Editor
 from tests.helpers.small import Flow, content, make_tokenizer
+from tokenizer import VQGAN, VQGANConfig
 
 RATE = 25
 
@@ -279,6 +283,34 @@ def test_from_python(flow: Flow, clip: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     loss, chance = editor.surprise(continued(read, 4, editor.shape)) or (0, 0)
     assert 0 < loss < 2 * chance
+
+
+def test_a_causal_tokenizer_edits_within_one_window() -> None:
+    torch.manual_seed(0)
+    fields = {"codebook_size": 24, "embedding_dim": 4, "width": 4, "norm": "batch"}
+    tokenizer = VQGAN(VQGANConfig(**fields, downsample=(2, 4, 4), causal=True)).eval()  # type: ignore[arg-type]
+    layers, grid = ("encode", "process", "decode"), (4, 4, 4)
+    sizes = {"width": 16, "num_latents": 4, "codebook_size": 24}
+    model = MeBT(MeBTConfig(layers=layers, grid=grid, **sizes)).eval()  # type: ignore[arg-type]
+    shape = WindowShape(grid, (2, 4, 4), causal=True, fps=None)
+    editor = Editor(CachedPredictor(model), tokenizer, shape, {}, "32-true")
+    frames = np.stack(list(moving_shapes(12, 16, seed=2)))
+    clip = Clip("clip", frames, None, (0, 0, 16, 16), (16, 16), ())
+    box = np.zeros((16, 16), np.bool_)
+    box[5, 6] = True
+    for edit in (
+        continued(clip, 4, shape),
+        continued(clip, 2, shape, backward=True),
+        between(clip, clip, 3, shape),
+        inside(clip, shape, frames=slice(0, 7), pixels=box),
+        inside(clip, shape, frames=slice(4, 7), pixels=None),
+    ):
+        (video,) = editor.edit(edit, SampleConfig(draft_steps=2))
+        assert video.shape == edit.frames.shape
+        assert (video[~edit.hidden] == edit.frames[~edit.hidden]).all()
+        assert (video[edit.hidden] != edit.frames[edit.hidden]).any()
+    with pytest.raises(ConfigError, match="8 new frames do not fit into the window of 7"):
+        continued(clip, 8, shape)
 
 
 def test_the_table_of_seams(flow: Flow, clip: Path) -> None:

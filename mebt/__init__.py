@@ -1,6 +1,7 @@
 """Tokens <-> tokens: the memory-efficient bidirectional transformer and its sampler."""
 
-from mebt.config import MeBTConfig, MeBTShape
+from mebt.conditions import Conditions, prepare_states
+from mebt.config import MeBTConfig, MeBTShape, StateShape
 from mebt.draft_revise import bootstrap, draft, remask, revise
 from mebt.editing import edit
 from mebt.kv_cache import CachedPredictor
@@ -10,16 +11,19 @@ from mebt.weights import assemble, load_model, model_metadata, save_model, weigh
 
 __all__ = [
     "CachedPredictor",
+    "Conditions",
     "MeBT",
     "MeBTConfig",
     "MeBTShape",
     "SampleConfig",
+    "StateShape",
     "assemble",
     "bootstrap",
     "draft",
     "edit",
     "load_model",
     "model_metadata",
+    "prepare_states",
     "remask",
     "revise",
     "sample",

@@ -1,7 +1,8 @@
 """What fixes every parameter shape of MeBT."""
 
+import re
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from typing import Literal, get_args
 
 BlockKind = Literal["stream", "published"]
@@ -20,6 +21,11 @@ PUBLISHED_LAYERS = (
 
 MAX_TOKENS = 1 << 24
 """Tokens of one window beyond which a config is not believed."""
+LABEL, INTEGERS = "label", "integers"
+"""The condition that is a label; and what follows a state's name and a colon if it counts kinds."""
+STATE_NAME = re.compile(r"[A-Za-z][\w.]{0,99}", re.ASCII)
+MAX_LABELS, MAX_STATES = 1 << 16, 1 << 16
+"""Labels, and numbers of a latent frame, beyond which a config is not believed."""
 
 
 def _check_count(name: str, value: object, least: int, most: int) -> None:
@@ -59,6 +65,9 @@ class MeBTShape:
     """The same, of what each layer adds."""
     attention_dropout: float = 0.0
     """The same, of the weights with which tokens read one another."""
+    conditions: tuple[str, ...] = ()
+    """What it is given beside tokens: `label`, that of each video, and names of the store's numbers
+    of each frame, such as `action`; `action:integers` if these count kinds, 0, 1, …"""
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -81,6 +90,14 @@ class MeBTShape:
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+        names = [name.removesuffix(f":{INTEGERS}") for name in self.conditions]
+        for name in names:
+            if not STATE_NAME.fullmatch(name) or f"{LABEL}:{INTEGERS}" in self.conditions:
+                raise ValueError(
+                    f"{name!r} is no condition: give {LABEL}, NAME or NAME:{INTEGERS} of a state."
+                )
+        if len(set(names)) < len(names):
+            raise ValueError(f"conditions must name different things, got {names}.")
 
     def check_trainable(self) -> None:
         """Raises ValueError if some layers do nothing, or no prediction depends on the context.
@@ -108,6 +125,46 @@ class MeBTShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StateShape:
+    """How a model reads the numbers that each frame has under one name."""
+
+    name: str
+    width: int
+    """Numbers of a frame."""
+    frames: int
+    """Frames of a latent frame whose numbers are read one behind the other."""
+    mean: tuple[float, ...] = ()
+    """Of each number of a frame, in what the model learned from."""
+    std: tuple[float, ...] = ()
+    kinds: int = 0
+    """Each number is one of so many kinds, 0, 1, …; 0: it measures something."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not STATE_NAME.fullmatch(self.name):
+            raise ValueError(f"a state must have a name, got {self.name!r}.")
+        for name in ("width", "frames"):
+            _check_count(f"{name} of {self.name}", getattr(self, name), 1, MAX_STATES)
+        _check_count(f"kinds of {self.name}", self.kinds, 0, MAX_STATES)
+        _check_count(f"inputs of {self.name}", self.inputs, 1, MAX_STATES)
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != (0 if self.kinds else self.width) or not all(map(isfinite, values)):
+                raise ValueError(f"{name} of {self.name} must be finite, one for each number.")
+        if min(self.std, default=1.0) <= 0:
+            raise ValueError(f"std of {self.name} must be above 0, got {min(self.std)}.")
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of a latent frame."""
+        return self.width * self.frames
+
+    @property
+    def inputs(self) -> int:
+        """Inputs that they are to a model."""
+        return self.numbers * max(1, self.kinds)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeBTConfig(MeBTShape):
     """Fixes every parameter shape: equal configs, interchangeable weights.
 
@@ -118,6 +175,10 @@ class MeBTConfig(MeBTShape):
     """Vectors K in the frozen tokenizer's codebook."""
     grid: tuple[int, int, int]
     """Latent grid (t, h, w) of one window, in tokens."""
+    labels: tuple[str, ...] = ()
+    """Labels that it knows, if `conditions` names them."""
+    states: tuple[StateShape, ...] = ()
+    """The states that `conditions` names, in that order."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,6 +190,17 @@ class MeBTConfig(MeBTShape):
         for size in self.grid:
             _check_count("grid", size, 1, MAX_TOKENS)
         _check_count("the number of tokens", self.num_tokens, 1, MAX_TOKENS)
+        self._check_conditions()
+
+    def _check_conditions(self) -> None:
+        known = [LABEL] if self.labels else []
+        known += [s.name + (f":{INTEGERS}" if s.kinds else "") for s in self.states]
+        if sorted(known) != sorted(self.conditions):
+            raise ValueError(f"conditions are {list(self.conditions)}, but it knows {known}.")
+        if not all(isinstance(label, str) and label for label in self.labels):
+            raise ValueError("labels must be texts that are not empty.")
+        if len(set(self.labels)) < len(self.labels) or len(self.labels) > MAX_LABELS:
+            raise ValueError(f"labels must differ, and be {MAX_LABELS:,} at most.")
 
     @property
     def num_tokens(self) -> int:

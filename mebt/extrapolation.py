@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mebt.draft_revise import Canvas
 
-Fill = Callable[[Canvas], Canvas]
-"""Fills the open positions of a window, for example `draft` with its settings."""
+Fill = Callable[[Canvas, int], Canvas]
+"""Fills the open positions of a window that begins with this latent frame of the whole."""
 
 
 def extend(
@@ -40,7 +40,8 @@ def extend(
         start = known.new_zeros(len(known), window_frames * h * w)
         start[:, :num_given] = known
         kept = torch.arange(num_given, device=known.device).expand_as(known)
-        window = fill(Canvas.given(start, kept)).tokens
+        first = tokens.shape[1] - context_frames
+        window = fill(Canvas.given(start, kept), first).tokens
         new = rearrange(window[:, num_given:], "b (t h w) -> b t h w", h=h, w=w)
         tokens = torch.cat([tokens, new], dim=1)
     return tokens

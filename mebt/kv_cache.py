@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mebt.conditions import Added, Conditions
 from mebt.linear import linear
 from mebt.model import Block, KeysValues, MeBT
 
@@ -45,14 +46,14 @@ class LazyLogits:
 class CachedPredictor:
     """Predicts as `model` does, but remembers what it computed of the context tokens.
 
-    In `encode` layers their keys and values depend on token and position alone, as long as no
-    `dense` layer came before. So they are kept for every position, and only those of tokens that
-    are new there are computed. Each has a slot, and those of the context are brought to the front,
-    where they are read as they lie. `reset` it before the next batch of windows: a sample must
-    not depend, even in its last bits, on what was drawn before it.
+    In `encode` layers their keys and values depend on token, position and conditions alone, as long
+    as no `dense` layer came before. So they are kept for every position, and only those of tokens
+    that are new there are computed. Each has a slot, and those of the context are brought to the
+    front, where they are read as they lie. `reset` it before the next batch of windows: a sample
+    must not depend, even in its last bits, on what was drawn before it.
 
-    What is predicted of an empty window depends on no token: it is computed once, for all batches.
-    The model's weights must stay as they are.
+    What is predicted of an empty window depends on no token: without conditions it is computed
+    once, for all batches. The model's weights must stay as they are.
 
     With `compiled`, torch.compile makes kernels of the layers when they are first used, which takes
     some 20 seconds and a C++ compiler, or on a GPU Triton: the same numbers to rounding.
@@ -72,6 +73,9 @@ class CachedPredictor:
         self.num_first = len(layers) - _num_rowwise(layers)
         self.calls = 0
         """How often it has predicted."""
+        self.conditions: Conditions | None = None
+        """What the windows at hand are given."""
+        self.added: Added | None = None
         self.empty: tuple[Tensor, Tensor] | None = None
         """Positions of an empty window, and what the head sees of them [1 N D]."""
         self.reset()
@@ -89,12 +93,20 @@ class CachedPredictor:
         context_tokens: Int[Tensor, "B Nc"],
         context_positions: Int[Tensor, "B Nc"],
         target_positions: Int[Tensor, "B Nt"],
+        *,
+        conditions: Conditions | None = None,
     ) -> LazyLogits:
-        """Returns what `MeBT.forward` does, to rounding; its rows are computed when read."""
+        """Returns what `MeBT.forward` does, to rounding; its rows are computed when read.
+
+        Forgets the context if `conditions` is not the very object that it was in the last call.
+        """
         self.calls += 1
+        if conditions is not self.conditions:
+            self.reset()
+            self.conditions, self.added = conditions, self.model.embed_conditions(conditions)
         if context_positions.shape[1]:
             self._update_cache(context_tokens, context_positions)
-        else:
+        elif conditions is None:
             ordered = target_positions.sort(dim=1).values
             if torch.equal(ordered, ordered[:1].expand_as(ordered)):
                 return self._predict_empty(target_positions, ordered[0])
@@ -119,11 +131,11 @@ class CachedPredictor:
     ) -> LazyLogits:
         model = self.model
         # A copy, laid out as what later layers read: nothing is compiled for the first alone.
-        latents = model.embed_latents(len(target_positions)).contiguous()
-        targets = model.embed_targets(target_positions)
+        latents = model.embed_latents(len(target_positions), self.added).contiguous()
+        targets = model.embed_targets(target_positions, self.added)
         context = targets[:, :0]
         if "dense" in model.config.layers:
-            context = model.embed_context(context_tokens, context_positions)
+            context = model.embed_context(context_tokens, context_positions, self.added)
         num_known, num_context = context_positions.shape[1], context.shape[1]
         last: list[tuple[Block, KeysValues]] = []
         for index, (layer, block) in enumerate(zip(model.config.layers, model.blocks, strict=True)):
@@ -165,7 +177,7 @@ class CachedPredictor:
         chosen = is_new.int().argsort(dim=1, descending=True, stable=True)[:, :count]  # [B count]
         tokens, positions, slots = (x.gather(1, chosen) for x in (tokens, positions, slots))
         self.tokens.scatter_(1, positions, tokens)
-        context = self.model.embed_context(tokens, positions)
+        context = self.model.embed_context(tokens, positions, self.added)
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
         for index in self.cached_layers:
             block = self.model.blocks[index]

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mebt.attention import attend
+from mebt.conditions import Added, ConditionEmbedding, Conditions
 from mebt.config import MeBTConfig
 from mebt.linear import gelu_linear, norm_linears, recorded_linear
 from mebt.loss import LossOutput, summed_cross_entropy
@@ -190,6 +191,7 @@ class MeBT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, activation_checkpointing) for _ in config.layers)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.codebook_size, bias=False)
+        self.condition_embedding = ConditionEmbedding(config) if config.conditions else None
         self.initialize()
 
     @torch.no_grad()
@@ -207,6 +209,8 @@ class MeBT(nn.Module):
                 nn.init.zeros_(module.bias)
         for parameter in (self.position_embedding, self.mask_embedding, self.latents):
             nn.init.normal_(parameter, std=std)
+        if self.condition_embedding is not None:
+            self.condition_embedding.rescale()
         grid, width = self.config.grid, self.config.width
         if positions == "sines":
             self.position_embedding.copy_(std * sines(places_of(grid), width))
@@ -226,6 +230,7 @@ class MeBT(nn.Module):
         target_positions: Int[Tensor, "B Nt"],
         target_tokens: Int[Tensor, "B Nt"] | None = None,
         label_smoothing: float = 0.0,
+        conditions: Conditions | None = None,
     ) -> Float[Tensor, "B Nt K"] | LossOutput:
         """Returns logits for the target positions, in their order.
 
@@ -233,11 +238,12 @@ class MeBT(nn.Module):
         `summed_cross_entropy`.
 
         Positions are t*H*W + h*W + w in the grid the model was made for. The order of the context
-        does not matter.
+        does not matter. `conditions` say what else is known of each window.
         """
-        latents = self.embed_latents(len(target_positions))
-        context = self.embed_context(context_tokens, context_positions)
-        targets = self.embed_targets(target_positions)
+        added = self.embed_conditions(conditions)
+        latents = self.embed_latents(len(target_positions), added)
+        context = self.embed_context(context_tokens, context_positions, added)
+        targets = self.embed_targets(target_positions, added)
         num_context = context.shape[1]
         for layer, block in zip(self.config.layers, self.blocks, strict=True):
             match layer:
@@ -261,23 +267,44 @@ class MeBT(nn.Module):
         logits: Tensor = self.head(targets)
         return logits
 
-    def embed_latents(self, batch: int) -> Float[Tensor, "B M D"]:
+    def embed_conditions(self, conditions: Conditions | None) -> Added | None:
+        """Returns what conditions add to latents, context and targets; of none nothing."""
+        if conditions is None:
+            return None
+        if self.condition_embedding is None:
+            raise ValueError("conditions are given to a model that knows none.")
+        added: Added = self.condition_embedding(conditions)
+        return added
+
+    def embed_latents(self, batch: int, added: Added | None = None) -> Float[Tensor, "B M D"]:
         """Returns the latent tokens as they are before they have read anything."""
-        latents: Tensor = self.dropout(self.latents.expand(batch, -1, -1))
-        return latents
+        latents = self.latents.expand(batch, -1, -1)
+        if added is not None:
+            latents = latents + added.latents
+        dropped: Tensor = self.dropout(latents)
+        return dropped
 
     def embed_context(
-        self, tokens: Int[Tensor, "B Nc"], positions: Int[Tensor, "B Nc"]
+        self,
+        tokens: Int[Tensor, "B Nc"],
+        positions: Int[Tensor, "B Nc"],
+        added: Added | None = None,
     ) -> Float[Tensor, "B Nc D"]:
         """Returns what the layers see of tokens at these positions."""
         # F.embedding, not [positions]: on several threads the gradient of indexing is summed in an
         # order drawn by chance, and no run could be repeated bit for bit.
         places = F.embedding(positions, self.position_embedding)
+        if added is not None:
+            places = places + added.at(positions)
         context: Tensor = self.dropout(self.token_embedding(tokens) + places)
         return context
 
-    def embed_targets(self, positions: Int[Tensor, "B Nt"]) -> Float[Tensor, "B Nt D"]:
+    def embed_targets(
+        self, positions: Int[Tensor, "B Nt"], added: Added | None = None
+    ) -> Float[Tensor, "B Nt D"]:
         """Returns what the layers see of positions to be predicted."""
         places = F.embedding(positions, self.position_embedding)
+        if added is not None:
+            places = places + added.at(positions)
         targets: Tensor = self.dropout(self.mask_embedding + places)
         return targets

@@ -71,9 +71,11 @@ class MuonAdamW(torch.optim.Optimizer):
         self, model: MeBT, groups: list[dict[str, Any]], *, learning_rate: float, fused: bool
     ) -> None:
         decaying, *others = groups
-        head: Tensor = model.head.weight  # Not in a layer: its rows are codes, as of an embedding.
-        matrices = [parameter for parameter in decaying["params"] if parameter is not head]
-        others = [{**decaying, "params": [head]}, *others]
+        # Not in a layer: the rows of the head are codes, as of an embedding.
+        inside = {id(parameter) for parameter in model.blocks.parameters()}
+        matrices = [p for p in decaying["params"] if id(p) in inside]
+        outside = [p for p in decaying["params"] if id(p) not in inside]
+        others = [{**decaying, "params": outside}, *others]
         self.adamw = torch.optim.AdamW(others, lr=learning_rate, betas=BETAS, eps=EPS, fused=fused)
         of_muon = {"params": matrices, "lr": learning_rate}
         of_muon["weight_decay"] = decaying["weight_decay"]

@@ -9,8 +9,10 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Generator, Tensor
 
+from mebt.conditions import Conditions
 from mebt.draft_revise import Canvas, Noise, Predict, RowNoise, bootstrap, draft, remask, revise
 from mebt.extrapolation import extend
+from mebt.guidance import steer
 
 MAX = {
     "num_samples": 1 << 20,
@@ -20,6 +22,7 @@ MAX = {
     "total_frames": 1 << 16,
 }
 """Beyond these a value is a slip, and sampling would run out of memory or never end."""
+MAX_GUIDANCE = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,11 @@ class SampleConfig:
     or more, each token is a group."""
     revise_temperature: float = 0.7
     """The temperature of revised tokens."""
+    guidance: float | tuple[float, float] = 1.0
+    """How much further drafted tokens follow the conditions than without guidance, which is 1; each
+    model call then takes twice as long. A pair: at first, and towards the end."""
+    revise_guidance: float = 1.0
+    """The same, of revised tokens."""
     keep: tuple[int, ...] = ()
     """Latent frames of given windows that never change: the first ones to continue a video, the
     first and the last to fill in between."""
@@ -91,6 +99,9 @@ class SampleConfig:
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for scale in (*self.guidances, self.revise_guidance):
+            if not 0 <= scale <= MAX_GUIDANCE:
+                raise ValueError(f"guidance must be in 0 … {MAX_GUIDANCE:g}, got {scale}.")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed must be in 0 … 2**63 - 1, got {self.seed}.")
         if self.strategy != "remask" and isinstance(self.temperature, tuple):
@@ -109,6 +120,12 @@ class SampleConfig:
     def temperatures(self) -> tuple[float, float]:
         """The temperature at first, and towards the end."""
         pair = self.temperature
+        return pair if isinstance(pair, tuple) else (pair, pair)
+
+    @property
+    def guidances(self) -> tuple[float, float]:
+        """The guidance of drafted tokens at first, and towards the end."""
+        pair = self.guidance
         return pair if isinstance(pair, tuple) else (pair, pair)
 
 
@@ -130,14 +147,16 @@ def sample(
     numbers: Sequence[int],
     given: tuple[Tensor, Tensor] | None = None,
     revise_only: bool = False,
+    conditions: Conditions | None = None,
     device: torch.device | str = "cpu",
 ) -> Int[Tensor, "B N"]:
     """Draws the samples with these numbers, of one window: bootstrap, draft, revise.
 
     `given` is (tokens [B N], positions [B Nc]) to keep: prediction, interpolation and in-painting
     differ only in which positions are given. With `revise_only` the other tokens of `given` are a
-    draft already. A sample depends on the weights, the config, its seed and its number, not on its
-    batch.
+    draft already. `conditions` say what else is known of each, for a `predict` that takes them as
+    `MeBT` does. A sample depends on the weights, the config, its seed, its number and what it is
+    given, not on its batch.
     """
     if given is None:
         start = Canvas.empty((len(numbers), num_tokens), device)
@@ -145,7 +164,9 @@ def sample(
         start = Canvas.given(given[0].to(device), given[1].to(device))
     noise = _noise(config, numbers, device)
     return _fill(
-        predict, start, config, noise, unconditional=given is None, revise_only=revise_only
+        *(predict, start, config, noise, conditions),
+        unconditional=given is None,
+        revise_only=revise_only,
     ).tokens
 
 
@@ -158,13 +179,15 @@ def sample_frames(
     numbers: Sequence[int],
     given: Int[Tensor, "B t h w"] | None = None,
     revise_only: bool = False,
+    conditions: Conditions | None = None,
     device: torch.device | str = "cpu",
 ) -> Int[Tensor, "B T h w"]:
     """Draws samples of `config.total_frames` latent frames with a model of windows of `grid`.
 
     `given` windows keep the latent frames that `config.keep` names; all others are drawn, or with
     `revise_only` only revised. Every further window begins with the last `config.context_frames` of
-    everything so far. See `sample` for what a sample depends on.
+    everything so far. `conditions` have states of all latent frames, which are unknown behind their
+    end. See `sample` for what a sample depends on.
     """
     t, h, w = grid
     total = config.total_frames or t
@@ -178,14 +201,20 @@ def sample_frames(
         kept = places[[frame for frame in config.keep if frame < length]].flatten()
         start = Canvas.given(tokens, kept.expand(len(tokens), -1))
     first = _fill(
-        predict, start, config, noise, unconditional=given is None, revise_only=revise_only
+        *(predict, start, config, noise, conditions and conditions.window(0, t)),
+        unconditional=given is None,
+        revise_only=revise_only,
     )
     made = rearrange(first.tokens, "b (t h w) -> b t h w", h=h, w=w)
     if total <= t:
         return made
+
+    def fill(canvas: Canvas, first: int) -> Canvas:
+        of_window = conditions and conditions.window(first, t)
+        return _fill(predict, canvas, config, noise, of_window, unconditional=False)
+
     return extend(
-        lambda canvas: _fill(predict, canvas, config, noise, unconditional=False),
-        made,
+        *(fill, made),
         window_frames=t,
         context_frames=config.context_frames,
         num_frames=total,
@@ -197,19 +226,25 @@ def _fill(
     start: Canvas,
     config: SampleConfig,
     noise: Noise,
+    conditions: Conditions | None,
     *,
     unconditional: bool,
     revise_only: bool = False,
 ) -> Canvas:
-    """Draws every open position of a window; `unconditional` if nothing of it was given."""
+    """Draws every open position of a window; `unconditional` if no token of it was given."""
+    drafting = revising = predict
+    if conditions is not None:
+        guided = steer(predict, conditions, start.targets.shape[1])
+        scale = config.revise_guidance
+        drafting, revising = guided(config.guidances), guided((scale, scale))
     canvas = start
     if not revise_only:
-        canvas = bootstrap(predict, start, num_steps=config.bootstrap_steps, noise=noise)
-        canvas = _draft(predict, canvas, config, noise, unconditional=unconditional)
+        canvas = bootstrap(drafting, start, num_steps=config.bootstrap_steps, noise=noise)
+        canvas = _draft(drafting, canvas, config, noise, unconditional=unconditional)
     canvas = Canvas(canvas.tokens, start.context, start.targets)
     for _ in range(config.revise_rounds):
         canvas = revise(
-            predict,
+            revising,
             canvas,
             num_groups=config.revise_groups,
             temperature=config.revise_temperature,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mebt.config import MeBTConfig
+from mebt.config import MeBTConfig, StateShape
 from mebt.model import MeBT
 from weights.file import Format, load_tensors, no_config, read_header, save
 
@@ -24,8 +24,17 @@ def save_model(path: Path, model: MeBT, *, extra: Mapping[str, str] | None = Non
         name: tensor.detach().to("cpu", torch.float32).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    config = json.dumps(dataclasses.asdict(model.config), sort_keys=True)
+    config = json.dumps(config_fields(model.config), sort_keys=True)
     save(path, FORMAT, tensors, config, extra or {})
+
+
+def config_fields(config: MeBTConfig) -> dict[str, Any]:
+    """Returns what a header says of a config: of conditions nothing, if there are none."""
+    fields = dataclasses.asdict(config)
+    if not config.conditions:
+        for name in ("conditions", "labels", "states"):
+            del fields[name]
+    return fields
 
 
 def model_metadata(path: Path) -> dict[str, str]:
@@ -44,9 +53,17 @@ def read_config(path: Path) -> MeBTConfig:
         fields |= json.loads(metadata["config"])
         fields["layers"] = tuple(fields["layers"])
         fields["grid"] = tuple(fields["grid"])
+        for name in ("conditions", "labels"):
+            fields[name] = tuple(fields.get(name, ()))
+        fields["states"] = tuple(_state(state) for state in fields.get("states", ()))
         return MeBTConfig(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise no_config(path, error) from None
+
+
+def _state(fields: Mapping[str, Any]) -> StateShape:
+    numbers = {name: tuple(map(float, fields[name])) for name in ("mean", "std")}
+    return StateShape(**{**fields, **numbers})
 
 
 def load_model(path: Path, device: str = "cpu") -> MeBT:

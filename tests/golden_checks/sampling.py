@@ -311,7 +311,7 @@ def replay(spy: Spy, run: dict, io: dict[str, Tensor], meta: dict) -> Tensor:
             filled = draft(spy, first, **settings, unconditional=True).tokens
             start = filled.reshape(batch, t, h, w)
         return extend(
-            lambda canvas: draft(spy, canvas, **settings, unconditional=not edit),
+            lambda canvas, _: draft(spy, canvas, **settings, unconditional=not edit),
             start,
             window_frames=params["step_size"] // FRAMES_PER_LATENT,
             context_frames=params["context_size"] // FRAMES_PER_LATENT,

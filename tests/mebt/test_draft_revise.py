@@ -183,13 +183,16 @@ def test_temperature_zero_is_the_likeliest_token() -> None:
 def test_extension_keeps_what_is_there_and_adds_windows() -> None:
     given = torch.arange(2 * 3 * 4).reshape(2, 3, 2, 2) % K
     seen: list[Tensor] = []
+    firsts: list[int] = []
 
-    def fill(canvas: Canvas) -> Canvas:
+    def fill(canvas: Canvas, first: int) -> Canvas:
+        firsts.append(first)
         seen.append(canvas.known())
         return Canvas(canvas.tokens.scatter(1, canvas.targets, 6), canvas.context, canvas.targets)
 
     made = extend(fill, given, window_frames=4, context_frames=2, num_frames=6)
     assert made.shape == (2, 7, 2, 2)
+    assert firsts == [1, 3]
     assert torch.equal(made[:, :3], given)
     assert (made[:, 3:] == 6).all()
     assert torch.equal(seen[0], given[:, -2:].flatten(1))

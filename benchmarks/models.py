@@ -89,7 +89,7 @@ def training(
     config = model.config
     step = half_masked_step(config)
     tokens = torch.randint(config.codebook_size, (batch, config.num_tokens))
-    micro = (tokens.to(setting.device), orders(config, batch).to(setting.device))
+    micro = Micro(tokens.to(setting.device), orders(config, batch).to(setting.device))
 
     def make_gradients() -> None:
         for parameter in model.parameters():

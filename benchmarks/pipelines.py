@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Generator
 
 from benchmarks.batches import make_store
 from benchmarks.models import half_masked_step, orders, training_loss, training_operations
 from benchmarks.work import Setting, Work
+from mebt.objective import Micro
 from mebt.optim import make_optimizer
 from pipeline.device import send
 from pipeline.frames.scan import scan_frames
@@ -90,16 +91,16 @@ def training_steps(setting: Setting) -> Steps:
     store = make_store(setting.folder / "tokens", 256, config.grid, config.codebook_size)
     stream = Batches(store, "train", batch_size=BATCH, seed=0)
 
-    def read() -> tuple[Tensor, Tensor]:
+    def read() -> Micro:
         tokens, order = stream.tokens(step), orders(config, BATCH)
-        return send(tokens, setting.device), send(order, setting.device)
+        return Micro(send(tokens, setting.device), send(order, setting.device))
 
-    def read_and_encode() -> tuple[Tensor, Tensor]:
+    def read_and_encode() -> Micro:
         rows = windows.draw(BATCH, generator=Generator().manual_seed(step))
         tokens = vqgan.encode(send(windows.read(rows), setting.device))
-        return tokens.flatten(1), send(orders(config, BATCH), setting.device)
+        return Micro(tokens.flatten(1), send(orders(config, BATCH), setting.device))
 
-    def learn(micro: tuple[Tensor, Tensor]) -> None:
+    def learn(micro: Micro) -> None:
         training_loss(model, micro, step).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

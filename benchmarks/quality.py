@@ -175,9 +175,14 @@ def show(row: Row) -> None:
 
 def chosen(overrides: Sequence[str]) -> Sections:
     """Returns the values of a try, with those of `--set` over them."""
+    return chosen_of(VALUES, overrides)
+
+
+def chosen_of(values: Sections, overrides: Sequence[str]) -> Sections:
+    """Returns values, with those of `--set` over them."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as empty:
         given = load_params(Path(empty.name), overrides)
-    return {name: {**VALUES[name], **given.get(name, {})} for name in VALUES if name in SECTIONS}
+    return {name: {**values[name], **given.get(name, {})} for name in values if name in SECTIONS}
 
 
 def main() -> None:

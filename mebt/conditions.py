@@ -1,7 +1,7 @@
 """What windows are given beside their tokens: a label each, and numbers of each latent frame."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -28,6 +28,14 @@ class Conditions(NamedTuple):
         return self._replace(
             **{name: change(x) for name, x in self._asdict().items() if x is not None}
         )
+
+    def chunks(self, size: int) -> list["Conditions"]:
+        """Cuts them into those of so many windows each, or of what is left."""
+        cut: dict[str, Any] = {
+            name: torch.split(x, size) for name, x in self._asdict().items() if x is not None
+        }
+        parts = zip(*cut.values(), strict=True)
+        return [self._replace(**dict(zip(cut, part, strict=True))) for part in parts]
 
     def without(self, dropped: Bool[Tensor, " B"]) -> "Conditions":
         """Returns conditions of which these windows are given none."""

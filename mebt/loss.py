@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from mebt.conditions import Conditions
 from mebt.linear import linear, product
 from mebt.masking import split_positions
 
@@ -124,6 +125,7 @@ def held_out_loss(
     *,
     mask_ratio: float,
     generator: Generator,
+    conditions: Conditions | None = None,
 ) -> tuple[float, float]:
     """Returns the mean cross-entropy and accuracy of masked tokens at a fixed mask ratio.
 
@@ -134,6 +136,8 @@ def held_out_loss(
     split = split_positions(order, num_masked=count)
     target_tokens = tokens.gather(1, split.targets)
     context_tokens = tokens.gather(1, split.context)
-    output = model(context_tokens, split.context, split.targets, target_tokens)
+    output = model(
+        context_tokens, split.context, split.targets, target_tokens, conditions=conditions
+    )
     count = target_tokens.numel()
     return float(output.total) / count, float(output.num_correct) / count

@@ -5,11 +5,13 @@ Section 3.3 of the paper (arXiv 2303.11251): how many tokens are hidden is drawn
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Generator, Tensor, nn
 
+from mebt.conditions import Conditions
 from mebt.config import MeBTConfig
 from mebt.loss import held_out_loss, masked_token_loss
 from mebt.masking import SCHEDULES, LengthPriorName, draw_split
@@ -18,9 +20,21 @@ HELD_OUT_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 """Shares of hidden tokens at which held-out windows are measured."""
 MASK_RATIO_BINS = 5
 """Equal ranges of the mask ratio whose losses are logged apart."""
+WITHOUT = "val_loss_without/mask_100"
+"""The held-out loss of a conditional model that is not given its conditions, all being hidden."""
 
-Micro = tuple[Tensor, Tensor]
-"""Tokens [B N] and a permutation of positions for each row [B N]."""
+
+class Micro(NamedTuple):
+    """A micro-batch."""
+
+    tokens: Int[Tensor, "B N"]
+    order: Int[Tensor, "B N"]
+    """A permutation of positions for each row."""
+    conditions: Conditions | None = None
+
+
+HeldOut = tuple[Tensor, Conditions | None]
+"""Tokens [B N], and what is known beside them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +83,7 @@ def mask_ratio_bin(ratio: float) -> str:
     return f"mask_{low:02d}_{low + width:02d}"
 
 
-def logged_names() -> list[str]:
+def logged_names(*, conditional: bool) -> list[str]:
     """Names every number that is logged of a model, whichever of them a step measures."""
     bins = [mask_ratio_bin(n / MASK_RATIO_BINS) for n in range(MASK_RATIO_BINS)]
     at_bins = [f"{key}/{name}" for key in ("loss", "accuracy") for name in bins]
@@ -78,7 +92,7 @@ def logged_names() -> list[str]:
         for key in ("loss", "accuracy")
         for ratio in HELD_OUT_RATIOS
     ]
-    return [*at_bins, "val_loss", *held_out]
+    return [*at_bins, "val_loss", *held_out, *([WITHOUT] if conditional else [])]
 
 
 def objective(
@@ -95,7 +109,7 @@ def objective(
     How many tokens are hidden is drawn from `generator`: the same for all micro-batches of a step
     if each gets one of the same seed.
     """
-    tokens, order = micro
+    tokens, order, conditions = micro
     split = draw_split(
         order,
         grid=model.grid,
@@ -114,6 +128,7 @@ def objective(
         split.targets,
         targets,
         config.label_smoothing,
+        conditions,
     )
     loss = masked_token_loss(
         output.total,
@@ -131,7 +146,7 @@ def objective(
 
 def held_out_means(
     model: nn.Module,
-    batches: Callable[[str], Iterable[Int[Tensor, "B N"]]],
+    batches: Callable[[str], Iterable[HeldOut]],
     *,
     mask_ratios: Iterable[float],
     generator: Callable[[int], Generator],
@@ -145,8 +160,10 @@ def held_out_means(
     for ratio in mask_ratios:
         hidden = percent(ratio)
         draws, sums, count = generator(hidden), torch.zeros(2, dtype=torch.float64), 0
-        for tokens in batches(f"{hidden}% hidden"):
-            means = held_out_loss(model, tokens, mask_ratio=ratio, generator=draws)
+        for tokens, conditions in batches(f"{hidden}% hidden"):
+            means = held_out_loss(
+                model, tokens, mask_ratio=ratio, generator=draws, conditions=conditions
+            )
             sums += torch.tensor(means, dtype=torch.float64) * len(tokens)
             count += len(tokens)
         loss, accuracy = (sums / count).tolist()

@@ -103,13 +103,15 @@ def named(video: str | None) -> str:
     return printable((video or "")[:MAX_LABEL]) or "a video without a name"
 
 
-def read_states(place: Place, data: bytes) -> StatesFile:
-    """Returns the numbers of frames in a file.
+def read_states(place: Place, data: bytes, *, nameless: bool = False) -> StatesFile:
+    """Returns the numbers of frames in a file; with `nameless` it may be of one video, unnamed.
 
     Raises PipelineError, naming place and column, for anything but finite numbers, lists of several
     lengths, and two rows of one frame.
     """
-    table = _read_table(place, data, (VIDEO, FRAME))
+    table = _read_table(place, data, (FRAME,) if nameless else (VIDEO, FRAME))
+    if VIDEO not in table.column_names:
+        table = table.append_column(VIDEO, pa.array([""] * len(table)))
     table = table.select([i for i, name in enumerate(table.column_names) if name != TIME])
     texts = pa.array(_texts(place, table, VIDEO), pa.string()).fill_null("").dictionary_encode()
     try:

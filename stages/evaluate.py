@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from mebt import load_model, model_metadata, weights_identity
-from mebt.objective import held_out_means
 from mebt.weights import MODEL_FILE
 from pipeline.config import load_section
 from pipeline.errors import user_errors
@@ -26,7 +25,9 @@ from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore
 from pipeline.store.same_tokens import TokensOf, check_same_tokens, check_tokenizer
 from pipeline.windows.of_tokens import window_reader
+from stages.conditions import StoreConditions
 from stages.fitting import open_distances
+from stages.held_out import means_of
 from stages.options import FILE, FOLDER, OUT, PLACE, device_option, params_options
 from tokenizer import identity, load_tokenizer
 
@@ -78,7 +79,8 @@ def evaluate(
     )
     repeats = plan_repeats(store, samples, config)
     measure_tokens(evaluation, sets)
-    measure_model(evaluation, sets, _open_model(given.run, store, device), config, device=device)
+    model = _open_model(given.run, store, sets.split, device)
+    measure_model(evaluation, sets, model, config, device=device)
     pictures = _open_pictures(given, store, lpips, device)
     measure_pictures(evaluation, sets, pictures, batch_size=config.batch_size)
     fvd = measure_fvd(evaluation, repeats, network, pictures, config)
@@ -113,9 +115,12 @@ def _identities(
 
 
 def _open_model(
-    run: Path | None, store: TokenStore, device: str
+    run: Path | None, store: TokenStore, split: str, device: str
 ) -> Callable[..., Mapping[int, tuple[float, float]]] | Missing:
-    """Returns how to measure a run's model, once it is known to be of these tokens."""
+    """Returns how to measure a run's model, once it is known to be of these tokens.
+
+    It is given what the store knows of its conditions.
+    """
     if run is None:
         return Missing("no --run was given")
     path = run / MODEL_FILE
@@ -125,7 +130,8 @@ def _open_model(
     theirs = TokensOf(path, made_with, model.config.codebook_size, model.config.grid)
     advice = "Give the tokens that it was trained on."
     check_same_tokens(theirs, TokensOf.store(store), advice, unknown_fits=True)
-    return partial(held_out_means, model)
+    conditions = StoreConditions(store, split, model.config) if model.config.conditions else None
+    return means_of(model, conditions, device)
 
 
 def _open_pictures(

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool
 from lightning_fabric import Fabric
 from torch import Generator, Tensor, nn
 
 from mebt import (
+    Conditions,
     MeBT,
     MeBTConfig,
     assemble,
@@ -23,10 +24,8 @@ from mebt import (
 from mebt.masking import draw_order
 from mebt.model import PositionInit
 from mebt.objective import (
-    HELD_OUT_RATIOS,
     Micro,
     ObjectiveConfig,
-    held_out_means,
     logged_names,
     objective,
 )
@@ -38,16 +37,19 @@ from pipeline.errors import CheckpointError, user_errors
 from pipeline.seeds import step_seed
 from pipeline.storage.files import replacing
 from pipeline.store.batches import Balance, Batches
-from pipeline.store.reader import TokenStore, read_rows, spread_rows
+from pipeline.store.reader import TokenStore
 from pipeline.store.same_tokens import TokensOf, check_same_tokens
 from pipeline.store.window import Window
 from pipeline.training.folder import last_state
 from pipeline.training.fsdp import apply_fsdp
 from pipeline.training.task import LoopConfig, Task
 from pipeline.tuning import SMALL, keep_freed
+from stages.conditions import StoreConditions
+from stages.held_out import held_out_windows, mask_generator, validate
 
-MASK_DRAW, ORDER_DRAW = -1, -2
-"""Seeds for other draws than a rank's own, 0, 1, …; the order of row i is ORDER_DRAW - i."""
+ORDER_DRAW, DROP_DRAW = -2, -500_000
+"""Seeds for other draws than a rank's own, 0, 1, …, and that of masks; the order of row i is
+ORDER_DRAW - i."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,9 @@ class TrainConfig(ObjectiveConfig, LoopConfig):
     """What is near at first: local, sines of the place in time, height and width, with latents that
     read what is around them; sines, of positions alone; or normal draws as published, whose
     neighbourhoods have to be learned."""
+    condition_dropout: float = 0.1
+    """Share of windows that are given none of their conditions, so that the model can do without:
+    guidance needs that."""
     balance: Balance = "window"
     """window: each window once per epoch; video: each video once, as published."""
     memory_gb: float = 4.0
@@ -102,13 +107,10 @@ class TrainConfig(ObjectiveConfig, LoopConfig):
         for name in ("memory_gb", "init_std"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if not 0 <= self.condition_dropout <= 1:
+            raise ValueError(f"condition_dropout must be in [0, 1], got {self.condition_dropout}.")
         if self.validation_windows < 1:
             raise ValueError(f"validation_windows must be at least 1: {self.validation_windows}.")
-
-
-def mask_generator(seed: int, step: int) -> Generator:
-    """Returns what draws how much is hidden at a step, or which of a per cent of held-out ones."""
-    return Generator().manual_seed(step_seed(seed, step, MASK_DRAW))
 
 
 def mebt_task(
@@ -122,7 +124,11 @@ def mebt_task(
         memory_gb=config.memory_gb,
         balance=config.balance,
     )
-    held_out = _held_out_windows(store, config.validation_windows)
+    given = None
+    if model.conditions:
+        given = StoreConditions(store, "train", model, kept_shards=stream.kept_shards)
+    size = max(1, config.batch_size // config.accumulate)
+    held_out = held_out_windows(store, config.validation_windows, model)
 
     def loss(
         module: nn.Module, micro: Micro, step: int
@@ -132,20 +138,25 @@ def mebt_task(
 
     return Task(
         name="train",
-        batches=lambda step: _batches(stream, step, fabric, config, model),
+        batches=lambda step: _batches(stream, given, step, fabric, config, model),
         names=stream.names,
         loss=loss,
-        validate=lambda module: _validate(module, held_out, config),
+        validate=partial(validate, held_out=held_out, seed=config.seed, batch_size=size),
         export=partial(_export, result, model, store),
         result=result,
         rate_name="tokens",
         rate_per_step=config.batch_size * model.num_tokens,
-        measures=logged_names(),
+        measures=logged_names(conditional=bool(model.conditions)),
     )
 
 
 def _batches(
-    stream: Batches, step: int, fabric: Fabric, config: TrainConfig, model: MeBTConfig
+    stream: Batches,
+    given: StoreConditions | None,
+    step: int,
+    fabric: Fabric,
+    config: TrainConfig,
+    model: MeBTConfig,
 ) -> list[Micro]:
     """Returns this process's part of a step's batch, in micro-batches."""
     rank, world_size = fabric.global_rank, fabric.world_size
@@ -156,31 +167,20 @@ def _batches(
         model.num_tokens,
         step_seed=lambda row: step_seed(config.seed, step, ORDER_DRAW - row),
     )
-    parts = (send(x, fabric.device).chunk(config.accumulate) for x in (mine, order))
-    return list(zip(*parts, strict=True))
+    tokens, orders = (send(x, fabric.device).chunk(config.accumulate) for x in (mine, order))
+    conditions: list[Conditions | None] = [None] * config.accumulate
+    if given is not None:
+        rows = stream.own_rows(step, rank=rank, world_size=world_size)
+        dropped = dropped_rows(config, step)[rank * share : (rank + 1) * share]
+        kept = given.read(rows).without(dropped).changed(lambda x: send(x, fabric.device))
+        conditions[:] = kept.chunks(share // config.accumulate)
+    return [Micro(*parts) for parts in zip(tokens, orders, conditions, strict=True)]
 
 
-def _held_out_windows(store: TokenStore, most: int) -> Int[Tensor, "B N"]:
-    """Reads windows evenly spread over the test split, or without one over the train split."""
-    split = "test" if "test" in store.splits else "train"
-    rows = spread_rows(store.num_windows(split), most)
-    return torch.from_numpy(read_rows(store, split, rows)).flatten(1)
-
-
-def _validate(model: nn.Module, tokens: Tensor, config: TrainConfig) -> dict[str, float]:
-    """Measures held-out tokens at fixed mask ratios, with the same masks each time."""
-    device = next(model.parameters()).device
-    size = max(1, config.batch_size // config.accumulate)
-    means = held_out_means(
-        model,
-        lambda _: (send(part, device) for part in torch.split(tokens, size)),
-        mask_ratios=HELD_OUT_RATIOS,
-        generator=partial(mask_generator, config.seed),
-    )
-    measured = {"val_loss": sum(loss for loss, _ in means.values()) / len(means)}
-    for percent, (loss, accuracy) in means.items():
-        measured |= {f"val_loss/mask_{percent}": loss, f"val_accuracy/mask_{percent}": accuracy}
-    return measured
+def dropped_rows(config: TrainConfig, step: int) -> Bool[Tensor, " B"]:
+    """Says which windows of a step's global batch are given no conditions."""
+    generator = Generator().manual_seed(step_seed(config.seed, step, DROP_DRAW))
+    return torch.rand(config.batch_size, generator=generator) < config.condition_dropout
 
 
 def _export(
@@ -212,7 +212,8 @@ def beginning(
         theirs = as_dict(read_config(weights))
     for key, ours in as_dict(model).items():
         if theirs[key] != ours and not key.endswith("dropout"):
-            raise CheckpointError(f"{weights} has {key} {theirs[key]}, but this run has {ours}.")
+            found, wanted = (str(value)[:200] for value in (theirs[key], ours))
+            raise CheckpointError(f"{weights} has {key} {found}, but this run has {wanted}.")
     made_for = TokensOf(weights, metadata.get("tokenizer") or None, model.codebook_size, model.grid)
     advice = "Give the tokens that it was trained on."
     check_same_tokens(made_for, TokensOf.store(store), advice, unknown_fits=True)

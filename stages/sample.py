@@ -1,8 +1,7 @@
 """a trained model -> new tokens, in a token store of their own."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from mebt import (
     CachedPredictor,
-    MeBTConfig,
     SampleConfig,
     load_model,
     model_metadata,
@@ -24,26 +22,21 @@ from mebt.linear import round_weights
 from mebt.weights import MODEL_FILE
 from pipeline.config import Precision, load_section
 from pipeline.device import compiling, send
-from pipeline.errors import CheckpointError, TokenStoreError, user_errors
+from pipeline.errors import CheckpointError, user_errors
 from pipeline.precision import HALF, precision_of
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
 from pipeline.store.claims import claim_shards, fill_shards
-from pipeline.store.layout import StoreInfo, numbered_plan
+from pipeline.store.layout import numbered_plan
 from pipeline.store.reader import TokenStore
+from pipeline.store.tables import with_labels
 from pipeline.store.window import Window
 from pipeline.tuning import MEDIUM, keep_freed
+from stages.asked import Asked, AskedConditions, check_guidance, open_asked, said
 from stages.given import Given, check_given, check_values, open_given
 from stages.launch import Launch, fabric_options
-from stages.options import FOLDER, PLACE, PLACE_OUT, overwrite_option, params_options
-
-SPLIT = "sample"
-SHARD_WINDOWS = 16
-"""Samples that are written, and redone after a stop, together."""
-SAMPLER = 2
-"""Raised when the same values come to draw other samples: a store of samples never mixes two."""
-NO_EFFECT = ("num_samples", "batch_size", "compile")
-"""Values that no single sample depends on; compiled layers round otherwise, no more."""
+from stages.options import FILE, FOLDER, PLACE, PLACE_OUT, overwrite_option, params_options
+from stages.sample_store import SHARD_WINDOWS, SPLIT, recorded_precision, store_info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +68,6 @@ class Sampled:
     fingerprint: str
 
 
-def recorded_precision(out: Place) -> object:
-    """Returns the precision that a store of samples goes on in; None if there is none yet."""
-    try:
-        settings = TokenStore(out, allow_partial=True).info.extra.get("sample")
-    except TokenStoreError:  # What is wrong with it is said when it is to be gone on with.
-        return None
-    return settings.get("precision") if isinstance(settings, dict) else None
-
-
 def sample(
     run: Path,
     out: Place,
@@ -91,13 +75,14 @@ def sample(
     *,
     fabric: Fabric,
     given: Given | None = None,
+    asked: Asked | None = None,
     overwrite: bool = False,
 ) -> Sampled:
     """Draws samples into a token store; goes on where an earlier call was cut off.
 
-    Sample number i depends on the weights, the config, the seed, i and the window given for it:
-    not on the batch size, nor on the number of processes. Raises PipelineError if there is no
-    usable model in `run`, or if `out` holds something else.
+    Sample number i depends on the weights, the config, the seed, i and what is given and asked for
+    of it: not on the batch size, nor on the number of processes. Raises PipelineError if there is
+    no usable model in `run`, or if `out` holds something else.
     """
     config = replace(config, precision=precision_of(fabric))
     keep_freed(MEDIUM)
@@ -108,19 +93,25 @@ def sample(
         metadata = model_metadata(path)
         model = load_model(path, str(fabric.device))
     window = Window.read(path, metadata)
-    if (asked := config.total_frames) is not None:
-        total, said = window.in_latent_frames(asked, model.config.grid[0])
+    if (frames := config.total_frames) is not None:
+        total, about = window.in_latent_frames(frames, model.config.grid[0])
         config = replace(config, total_frames=total)
-        if said and fabric.is_global_zero:
-            print(said, file=sys.stderr, flush=True)
+        if about and fabric.is_global_zero:
+            print(about, file=sys.stderr, flush=True)
     check_values(config, path, model.config, window)
     check_given(given, config, path, model.config, metadata.get("tokenizer") or None)
-    info = _store_info(config, model.config, metadata, window, weights_identity(path), given)
+    check_guidance(config, asked)
+    conditions = AskedConditions(asked, config, path, model.config, window) if asked else None
+    if asked and fabric.is_global_zero:
+        print(f"sample: {said(asked, model.config)}", file=sys.stderr, flush=True)
+    identity = weights_identity(path)
+    info = store_info(config, model.config, metadata, window, identity, given, asked)
 
     if config.precision in HALF:
         round_weights(model, HALF[config.precision])
     predict = CachedPredictor(model, compiled=config.compile)
     plan = numbered_plan(info.counts, SPLIT, SHARD_WINDOWS)
+    plan = with_labels(plan, asked.names(config.num_samples)) if asked else plan
     with claim_shards(
         *(out, info, plan),
         fabric=fabric,
@@ -129,7 +120,7 @@ def sample(
         unit="sample",
         overwrite=overwrite,
     ) as share:
-        draw = partial(_draw, predict, config, given, fabric)
+        draw = partial(_draw, predict, config, given, conditions, fabric)
         batches = fill_shards(share, draw, config.batch_size)
     calls = predict.calls / max(batches, 1)
     return Sampled(config.num_samples, share.total, calls, TokenStore(out).fingerprint)
@@ -139,11 +130,15 @@ def _draw(
     predict: CachedPredictor,
     config: SampleStageConfig,
     given: Given | None,
+    asked: AskedConditions | None,
     fabric: Fabric,
     numbers: range,
 ) -> NDArray[np.int64]:
     """Draws samples of these numbers together, as tokens [B, t, h, w]."""
     predict.reset()
+    conditions = None
+    if asked is not None:
+        conditions = asked.of(numbers).changed(lambda x: send(x, fabric.device))
     with fabric.autocast(), compiling(config.compile, "sample.compile"):
         drawn = sample_frames(
             predict,
@@ -152,44 +147,10 @@ def _draw(
             numbers=numbers,
             given=None if given is None else send(given.windows(numbers), fabric.device),
             revise_only=given is not None and given.is_draft,
+            conditions=conditions,
             device=fabric.device,
         )
     return drawn.cpu().numpy()
-
-
-def _store_info(
-    config: SampleStageConfig,
-    model: MeBTConfig,
-    metadata: Mapping[str, str],
-    window: Window,
-    identity: str,
-    given: Given | None,
-) -> StoreInfo:
-    """Says what the samples are: everything that they depend on, and the size of their videos."""
-    t, h, w = model.grid
-    total = config.total_frames or t
-    settings = {key: value for key, value in asdict(config).items() if key not in NO_EFFECT}
-    return StoreInfo(
-        tokenizer=metadata.get("tokenizer") or None,
-        codebook_size=model.codebook_size,
-        grid=(total, h, w),
-        source=identity,
-        counts={SPLIT: config.num_samples},
-        shard_windows=SHARD_WINDOWS,
-        chunk_windows=SHARD_WINDOWS,
-        extra={
-            "sample": settings,
-            "sampler": SAMPLER,
-            "model": identity,
-            "step": metadata.get("step", ""),
-            "given": given.recorded() if given else None,
-        }
-        | ({"causal": True} if window.causal else {}),
-        frames=window.frames if total == t else window.frames_of(total, t),
-        stride=window.stride,
-        size=window.size,
-        fps=window.fps,
-    )
 
 
 @click.command("sample")
@@ -197,7 +158,21 @@ def _store_info(
 @click.option("--out", type=PLACE_OUT, required=True, help="Token store to make or to go on with.")
 @click.option("--given", "kept", type=PLACE, help="Token store whose frames sample.keep are kept.")
 @click.option("--draft", type=PLACE, help="Token store of drafts: revise them, draw none.")
-@click.option("--split", help="Split of --given or --draft; needed if there is more than one.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    help="Draw this, a label that the model knows; several are dealt out in turn.",
+)
+@click.option(
+    "--states",
+    type=FILE,
+    help="Draw what these numbers of each frame lead to, such as actions: a .csv or .parquet.",
+)
+@click.option(
+    "--conditions-of", "like", type=PLACE, help="Token store: draw what is known of its windows."
+)
+@click.option("--split", help="Split of such a token store; needed if it has more than one.")
 @params_options
 @fabric_options
 @overwrite_option
@@ -206,6 +181,9 @@ def command(
     out: Place,
     kept: Place | None,
     draft: Place | None,
+    labels: tuple[str, ...],
+    states: Path | None,
+    like: Place | None,
     split: str | None,
     params: Path,
     overrides: tuple[str, ...],
@@ -225,23 +203,32 @@ def command(
     frames. `sample.keep` and `sample.context_frames` count latent frames.
     `sample.compile=true` is for speed, above all on GPUs.
 
+    A model that was trained with `model.conditions` draws what --label and --states say, which has
+    columns `frame` and one for each name, and if it has a column `video`, deals those out in turn.
+    `sample.guidance` makes samples follow that more closely; with none of it they are drawn freely.
+
     \b
     Example:
       mebt sample --run run --out samples/tokens --set sample.num_samples=64
       mebt sample --run run --given tokens --split test --set 'sample.keep=[0,1]' --out continued
       mebt sample --run run --out long --set sample.total_frames=32 --set sample.context_frames=2
+      mebt sample --run run --label surfing --set sample.guidance=2 --out surfing
+      mebt sample --run run --states actions.csv --out moved
       mebt sample --run run --draft samples/tokens --set sample.revise_rounds=4 --out revised
     """
-    keep_apart(out, run, kept, draft, params)
+    keep_apart(out, run, kept, draft, states, like, params)
     config = load_section(params, "sample", SampleStageConfig, overrides)
     if kept and draft:
         raise click.UsageError("give --given or --draft, not both.")
     tokens = kept or draft
-    if split and not tokens:
-        raise click.UsageError("--split is of --given or --draft.")
+    if like and (labels or states):
+        raise click.UsageError("give --conditions-of, or --label and --states, not both.")
+    if split and not (tokens or like):
+        raise click.UsageError("--split is of --given, --draft or --conditions-of.")
+    asked = open_asked(labels, states, like, split)
     given = open_given(tokens, split, config, is_draft=draft is not None) if tokens else None
     fabric = launch(launch.settle("sample.precision", config.precision, recorded_precision(out)))
-    sampled = sample(run, out, config, fabric=fabric, given=given, overwrite=overwrite)
+    sampled = sample(run, out, config, fabric=fabric, given=given, asked=asked, overwrite=overwrite)
     if fabric.is_global_zero:
         calls = f", {sampled.calls:.0f} model calls each" if sampled.calls else ""
         done = f"{sampled.drawn} drawn now{calls}" if sampled.drawn else "nothing to do"

@@ -1,5 +1,6 @@
 """tokens -> a MeBT trained on them."""
 
+import sys
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ from pipeline.training.log import Besides
 from pipeline.training.loop import run_loop
 from pipeline.training.previews import Previews, read_previews
 from pipeline.training.profiling import RECORDED, TABLE, TRACE, WARM_UP
+from stages.conditions import known_conditions, without_conditions
 from stages.launch import Launch, sharding_options
 from stages.mebt_task import TrainConfig, beginning, mebt_task, new_model
 from stages.options import FILE, OUT, PLACE, log_options, overwrite_option, params_options
@@ -67,7 +69,9 @@ def train(
     """
     config = replace(config, precision=precision_of(fabric))
     store = _open_tokens(tokens)
-    model_config = _model_config(shape, store)
+    model_config, said = _model_config(shape, store)
+    if said and fabric.is_global_zero:
+        print(f"train: conditioned on {said}", file=sys.stderr, flush=True)
     made_from = _made_from(model_config, store)
     if init:
         made_from["init"] = beginning(init, model_config, store, config)
@@ -108,7 +112,7 @@ def _open_tokens(tokens: Place) -> TokenStore:
 
 def _made_from(model: MeBTConfig, store: TokenStore) -> dict[str, Any]:
     """Returns what tells this run from another, beside its values."""
-    shape = as_dict(model)
+    shape = without_conditions(as_dict(model))
     for name in ("codebook_size", "grid"):  # Of the tokens.
         del shape[name]
     return {
@@ -122,14 +126,20 @@ def _made_from(model: MeBTConfig, store: TokenStore) -> dict[str, Any]:
     }
 
 
-def _model_config(shape: MeBTShape, store: TokenStore) -> MeBTConfig:
-    """Fits a shape to tokens. Raises ConfigError for a shape that cannot be trained."""
+def _model_config(shape: MeBTShape, store: TokenStore) -> tuple[MeBTConfig, str]:
+    """Fits a shape to tokens, and says what it is conditioned on.
+
+    Raises ConfigError for a shape that cannot be trained, and for conditions that the store lacks.
+    """
     try:
         shape.check_trainable()
     except ValueError as error:
         raise ConfigError(f"section model: {error}") from None
     fields = {**as_dict(shape), "layers": shape.layers}
-    return MeBTConfig(**fields, codebook_size=store.codebook_size, grid=store.grid)
+    known = known_conditions(shape, store)
+    fields |= {"conditions": shape.conditions, "labels": known.labels, "states": known.states}
+    config = MeBTConfig(**fields, codebook_size=store.codebook_size, grid=store.grid)
+    return config, known.said
 
 
 @click.command("train")
@@ -176,6 +186,9 @@ def command(
     Every `train.preview_every` steps it draws from the same four seeds: OUT/previews keeps their
     tokens, for `mebt report`, and with --tokenizer pictures to look at while it trains.
 
+    `model.conditions` names what the model is given beside tokens, of what the store holds: it says
+    what that is, and `mebt sample` can then be told what to draw.
+
     --plots and --logger copy the log, for `dvc plots`, TensorBoard, Weights & Biases and others;
     a run goes on by OUT/metrics.jsonl alone.
 
@@ -188,6 +201,7 @@ def command(
       mebt train --tokens tokens --out run --set train.max_steps=2000
       mebt train --tokens tokens --out run --devices 8 --strategy fsdp
       mebt train --tokens tokens --out run --plots plots/train --logger tensorboard
+      mebt train --tokens tokens --out steered --set 'model.conditions=[label,action]'
       mebt train --tokens tokens --out tuned --init run/model.safetensors
     """
     keep_apart(out, tokens, params, init, tokenizer)

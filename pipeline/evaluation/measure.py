@@ -69,16 +69,19 @@ def measure_model(
 ) -> None:
     """Measures how well held-out tokens are guessed at each mask ratio.
 
-    `held_out_means` is that of `mebt.objective`, of a model on `device`.
+    `held_out_means` is that of `mebt.objective`, of a model on `device`, but for batches of tokens
+    and which rows of the split these are.
     """
     if isinstance(held_out_means, Missing):
         keys = [f"token_{k}_mask_{p}" for k in ("loss", "accuracy") for p in config.percents]
         evaluation.skip(keys, held_out_means.why)
         return
     tokens = torch.from_numpy(sets.held_out()).flatten(1)
+    rows = [*sets.rows[0], *sets.rows[1]]
     means = held_out_means(
         lambda which: (
-            tokens[part].to(device) for part in batches(len(tokens), config.batch_size, which)
+            (tokens[part].to(device), rows[part])
+            for part in batches(len(tokens), config.batch_size, which)
         ),
         mask_ratios=config.mask_ratios,
         generator=lambda hidden: torch.Generator().manual_seed(step_seed(config.seed, hidden, 0)),

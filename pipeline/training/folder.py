@@ -25,6 +25,8 @@ BEFORE: Mapping[str, Mapping[str, Any]] = {
     "config": {"optimizer": "adamw", "empty_share": 0.0, "change_weight": 0.0},
 }
 """What runs of earlier versions did whose record does not say so, by part of the record."""
+UNSAID: Mapping[str, Mapping[str, Any]] = {"config": {"condition_dropout": 0.1}}
+"""Values that a record does not say, by part of it: it stays what it was before there were such."""
 
 
 def prepare_run(
@@ -42,7 +44,7 @@ def prepare_run(
     and says which. Raises ConfigError, naming the differences, unless `overwrite` lets it start
     afresh. A folder without the record of a run is never touched.
     """
-    record = {"config": as_dict(config), **made_from}
+    record = _said({"config": as_dict(config), **made_from})
 
     def differences() -> list[str]:
         found = _completed(read_json(out / RECORD, CheckpointError, "run"), record)
@@ -146,6 +148,14 @@ def open_run(
         if problem := fabric.broadcast(problem):
             raise problem
         yield
+
+
+def _said(record: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out of a record what needs not be said."""
+    for part, values in UNSAID.items():
+        said = record.get(part, {})
+        record[part] = {k: v for k, v in said.items() if k not in values or v != values[k]}
+    return record
 
 
 def _completed(found: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -352,7 +352,7 @@ def _header(path: Path) -> str:
 
 def test_the_loss_of_a_guess_is_ln_k() -> None:
     class Guess(torch.nn.Module):
-        def forward(self, tokens, context, targets, wanted):
+        def forward(self, tokens, context, targets, wanted, conditions):
             return summed_cross_entropy(torch.zeros(*targets.shape, 2), torch.zeros(11, 2), wanted)
 
     tokens = torch.randint(11, (5, 24))

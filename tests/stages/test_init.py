@@ -17,7 +17,8 @@ from pipeline.seeds import step_seed
 from pipeline.store.batches import Batches
 from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
-from stages.mebt_task import MASK_DRAW, ORDER_DRAW
+from stages.held_out import MASK_DRAW
+from stages.mebt_task import ORDER_DRAW
 from tests.helpers.foreign_files import (
     CONFIG,
     TRANSFORMER,

@@ -13,6 +13,7 @@ from pipeline.evaluation.numbers import Evaluation, Missing
 from pipeline.evaluation.pictures import Pictures
 from pipeline.evaluation.sets import COMPARED
 from pipeline.pixels import to_bytes
+from pipeline.store.reader import read_rows
 from tests.pipeline.evaluation.small import (
     FRAMES,
     SIZE,
@@ -165,7 +166,10 @@ def test_what_is_missing_says_of_every_number_why(store):
 
 def test_a_model_is_asked_about_all_real_windows_at_every_ratio(store):
     def held_out_means(batches, *, mask_ratios, generator):
-        tokens = torch.cat(list(batches("all")))
+        found = list(batches("all"))
+        tokens = torch.cat([tokens for tokens, _ in found])
+        rows = [row for _, part in found for row in part]
+        assert torch.equal(tokens, torch.from_numpy(read_rows(store, sets.split, rows)).flatten(1))
         percents = [int(100 * ratio) for ratio in mask_ratios]
         draws = [float(torch.rand((), generator=generator(percent))) for percent in percents]
         assert draws[0] != draws[1]

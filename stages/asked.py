@@ -1,0 +1,178 @@
+"""What samples are asked to show: labels and states that are named, or those of real windows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mebt import Conditions, MeBTConfig, SampleConfig, StateShape, prepare_states
+from mebt.config import LABEL
+from pipeline.condition_files import FrameNumbers, read_states
+from pipeline.config import suggest
+from pipeline.errors import (
+    CheckpointError,
+    ConfigError,
+    PipelineError,
+    TokenStoreError,
+    user_errors,
+)
+from pipeline.storage.files import sha256_file
+from pipeline.storage.places import Place
+from pipeline.store.layout import LABEL as LABEL_COLUMN
+from pipeline.store.reader import TokenStore
+from pipeline.store.window import Window
+from stages.conditions import StoreConditions, listed
+from stages.options import choose_split
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks for; sample i has the i-th of the names and videos, in turn."""
+
+    labels: tuple[str, ...] = ()
+    states: Path | None = None
+    """CSV or Parquet of numbers of frames, of one video or several."""
+    like: tuple[TokenStore, str] | None = None
+    """Store and split: sample i is asked for what is known of row i."""
+
+    def recorded(self) -> dict[str, Any]:
+        """Returns what a store of samples says of it."""
+        if self.like:
+            store, split = self.like
+            return {"conditions": {"tokens": store.fingerprint, "split": split}}
+        states = sha256_file(self.states) if self.states else None
+        said = {"labels": list(self.labels), "states": states}
+        return {"conditions": said}
+
+    def names(self, count: int) -> list[str | None]:
+        """Returns the label of each of so many samples; None: none is asked for."""
+        if self.like:
+            store, split = self.like
+            plan = store.plan(split)
+            known = plan[LABEL_COLUMN].to_pylist() if store.label_names else []
+            return [*known[:count], *[None] * (count - len(known))]
+        return [self.labels[i % len(self.labels)] if self.labels else None for i in range(count)]
+
+
+def open_asked(
+    labels: tuple[str, ...], states: Path | None, like: Place | None, split: str | None
+) -> Asked | None:
+    """Opens what samples are asked for; None if that is nothing."""
+    if like is None:
+        return Asked(labels, states) if labels or states else None
+    store = TokenStore(like)
+    return Asked(like=(store, choose_split(split, store.splits, like)))
+
+
+class AskedConditions:
+    """Conditions of samples by their numbers, for one model.
+
+    Raises PipelineError, in one line, for anything that the model does not know, and for too few
+    windows or frames.
+    """
+
+    def __init__(
+        self, asked: Asked, config: SampleConfig, path: Path, model: MeBTConfig, window: Window
+    ) -> None:
+        if not model.conditions:
+            raise CheckpointError(
+                f"{path} knows no conditions, so none can be asked for; train with "
+                "model.conditions, such as [label]."
+            )
+        self.asked, self.model = asked, model
+        self.num_frames = config.total_frames or model.grid[0]
+        self.like: StoreConditions | None = None
+        self.videos: list[dict[str, Tensor]] = []
+        if asked.like:
+            store, split = asked.like
+            if store.num_windows(split) < config.num_samples:
+                raise TokenStoreError(
+                    f"{store.root} has {store.num_windows(split)} windows of {split}, but "
+                    f"sample.num_samples is {config.num_samples}; each sample is asked for the "
+                    "conditions of a window of its own."
+                )
+            self.like = StoreConditions(store, split, model)
+        for name in asked.labels:
+            if name not in model.labels:
+                knows = listed(model.labels) if model.labels else "no labels"
+                raise CheckpointError(
+                    f"{path} does not know the label {name!r}; {suggest(name, model.labels)}it "
+                    f"knows {knows}."
+                )
+        if asked.states:
+            self.videos = _videos(asked.states, path, model, window, self.num_frames)
+            self.of(range(len(self.videos)))  # Says at once what does not fit.
+
+    def of(self, numbers: Sequence[int]) -> Conditions:
+        """Returns the conditions of these samples."""
+        if self.like is not None:
+            return self.like.read(numbers)
+        labels = states = None
+        if names := self.asked.labels:
+            places = [self.model.labels.index(names[i % len(names)]) for i in numbers]
+            labels = torch.tensor(places)
+        if self.videos:
+            chosen = [self.videos[i % len(self.videos)] for i in numbers]
+            values = {name: torch.stack([video[name] for video in chosen]) for name in chosen[0]}
+            with user_errors(self.asked.states):
+                states = prepare_states(self.model.states, values, num_frames=self.num_frames)
+        return Conditions(labels, states)
+
+
+def check_guidance(config: SampleConfig, asked: Asked | None) -> None:
+    """Raises ConfigError for guidance towards nothing."""
+    if not asked and (config.guidances != (1.0, 1.0) or config.revise_guidance != 1):
+        raise ConfigError(
+            f"sample.guidance is {config.guidance} and sample.revise_guidance "
+            f"{config.revise_guidance}, but nothing is asked for: give --label, --states or "
+            "--conditions-of."
+        )
+
+
+def _videos(
+    file: Path, path: Path, model: MeBTConfig, window: Window, num_frames: int
+) -> list[dict[str, Tensor]]:
+    """Reads the states of each video of a file, for so many latent frames, by name [F width]."""
+    found = read_states(file, file.read_bytes(), nameless=True)
+    known = [state.name for state in model.states]
+    if foreign := [name for name in found.widths if name not in known]:
+        knows = listed(known) if known else "no states"
+        raise PipelineError(
+            f"{file} has {foreign[0]!r}, which {path} does not know; it knows {knows}."
+        )
+    shapes = [state for state in model.states if state.name in found.widths]
+    return [_frames_of(file, video, shapes, window, num_frames) for video in found.videos.values()]
+
+
+def _frames_of(
+    file: Path, video: FrameNumbers, shapes: Sequence[StateShape], window: Window, num_frames: int
+) -> dict[str, Tensor]:
+    values = {}
+    for shape in shapes:
+        first = window.causal and shape.frames > 1
+        needed = num_frames * shape.frames - (shape.frames - 1 if first else 0)
+        if (last := int(video.frames[-1])) < needed - 1:
+            raise PipelineError(
+                f"{file} ends with frame {last}, but samples have {needed}, from 0 to {needed - 1}."
+            )
+        rows, known = video.find(np.arange(needed))
+        given = np.where(known[:, None], video.values[shape.name][rows], np.float32(np.nan))
+        values[shape.name] = torch.from_numpy(given)
+    return values
+
+
+def said(asked: Asked, model: MeBTConfig) -> str:
+    """Says what is asked for, and which conditions of the model are left open."""
+    if asked.like:
+        return f"asked for the conditions of {asked.like[0].root}, split {asked.like[1]}"
+    parts = {LABEL: bool(asked.labels)}
+    parts |= {state.name: asked.states is not None for state in model.states}
+    known = [name.partition(":")[0] for name in model.conditions]
+    left = [name for name in known if not parts[name]]
+    what = [f"{LABEL} {listed(asked.labels)}"] if asked.labels else []
+    what += [f"states of {asked.states}"] if asked.states else []
+    return "asked for " + " and ".join(what) + (f"; left open: {', '.join(left)}" if left else "")

@@ -268,7 +268,7 @@ def test_wrong_usage_is_exit_code_2() -> None:
 
 def test_the_python_examples_run(tmp_path: Path, monkeypatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
     for block in blocks:

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
 from tests.helpers.cosmos_files import cosmos_state, write_pair
 from tests.helpers.foreign_files import (
@@ -315,6 +316,26 @@ def test_the_commands_that_edit_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(run_section(page["Editing"], tmp_path, monkeypatch)) == 7
     outs = ("continued", "before", "between", "inpainted", "masked", "wider", "thinned")
     assert all((tmp_path / out / "sheet.webp").exists() for out in outs)
+
+
+def test_the_commands_that_steer_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = ["video,frame,action.0,action.1"]
+    for number, label in enumerate(("surfing", "diving", "surfing")):
+        split = "test" if number == 2 else "train"
+        folder = tmp_path / "frames" / split / label / f"clip{number}"
+        folder.mkdir(parents=True)
+        for frame in range(20):
+            (folder / f"clip{number}_{frame:05d}.png").write_bytes(still(frame + 40 * number))
+            rows.append(f"{label}/clip{number},{frame},{frame},{-number}")
+    (tmp_path / "actions.csv").write_text("\n".join(rows))
+    moves = [f"{frame},{frame % 3},0.5" for frame in range(16)]
+    (tmp_path / "moves.csv").write_text("\n".join(["frame,action.0,action.1", *moves]))
+    make_tokenizer(tmp_path / "tokenizer.safetensors")
+    write_params(tmp_path / "params.yaml")
+    page = (ROOT / "docs/steering.md").read_text("utf-8")
+    assert len(run_section(page, tmp_path, monkeypatch)) >= 4
+    store = TokenStore(tmp_path / "surfing")
+    assert store.plan("sample")["label"].to_pylist() == ["surfing"] * 3
 
 
 def test_the_other_commands_of_the_readme_run(

@@ -7,7 +7,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from mebt import CachedPredictor, MeBTConfig, SampleConfig, assemble, sample_frames
+from mebt import (
+    CachedPredictor,
+    Conditions,
+    MeBTConfig,
+    SampleConfig,
+    assemble,
+    sample_frames,
+)
 from mebt.linear import round_weights
 from pipeline.errors import user_errors
 from pipeline.pixels import decode_tokens
@@ -29,6 +36,7 @@ little but background; at random places, tokens are as frequent as in real video
 def draw(config: MeBTConfig, fabric: Fabric, weights: Mapping[str, Tensor]) -> Tokens:
     """Draws what `mebt sample` would of a model of these weights by the values `SAMPLES`.
 
+    Of a model that knows labels, these in turn, evenly spread over all of them.
     Takes nothing from the random numbers of training, and leaves the weights as they are.
     """
     model = assemble(config, weights).eval().to(fabric.device)
@@ -36,9 +44,16 @@ def draw(config: MeBTConfig, fabric: Fabric, weights: Mapping[str, Tensor]) -> T
     if precision in HALF:
         round_weights(model, HALF[precision])
     numbers = range(SAMPLES.num_samples)
+    conditions = None
+    if config.labels:
+        spread = torch.linspace(0, len(config.labels) - 1, len(numbers)).round().long()
+        conditions = Conditions(spread.to(fabric.device))
     with fabric.autocast():
         drawn = sample_frames(
-            CachedPredictor(model), config.grid, SAMPLES, numbers=numbers, device=fabric.device
+            *(CachedPredictor(model), config.grid, SAMPLES),
+            numbers=numbers,
+            conditions=conditions,
+            device=fabric.device,
         )
     return drawn.cpu().numpy()
 

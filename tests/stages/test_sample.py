@@ -15,7 +15,7 @@ from pipeline import precision
 from pipeline.metrics import frame_change
 from pipeline.pixels import to_bytes
 from pipeline.store.reader import TokenStore
-from stages import sample
+from stages import sample_store
 from stages.__main__ import cli
 from tests.helpers.small import Flow, content
 from tokenizer import load_tokenizer
@@ -178,7 +178,7 @@ def test_a_draft_that_nothing_would_revise_is_refused(flow: Flow) -> None:
 def test_samples_of_another_sampler_are_not_gone_on_with(
     flow: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample, "SAMPLER", sample.SAMPLER + 1)
+    monkeypatch.setattr(sample_store, "SAMPLER", sample_store.SAMPLER + 1)
     assert "extra.sampler = 2, not 3" in flow.refused("sample", "--set", "sample.num_samples=36")
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 
-from mebt import load_model
+from mebt import Conditions, load_model
 from mebt.weights import read_config
 from pipeline.store.reader import TokenStore
+from stages import previews
 from stages.conditions import StoreConditions
 from stages.mebt_task import TrainConfig, dropped_rows
 from tests.helpers.steered import LABELS, Steered, label_of, make_store
@@ -151,6 +153,27 @@ def test_a_causal_store_has_one_frame_in_its_first_latent_one(tmp_path: Path) ->
     write_states(states, frames=4)
     said = flow.refused("sample", *flow.sample_words("other", "--states", str(states)))
     assert "ends with frame 3, but samples have 5, from 0 to 4." in said
+
+
+def test_previews_show_the_first_label_to_the_last(
+    made: Steered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(made.root / "run" / "model.safetensors")
+    fabric = Fabric(accelerator="cpu", precision="32-true")
+    seen: list[Conditions | None] = []
+
+    def drawn(*_: object, conditions: Conditions | None, **__: object) -> torch.Tensor:
+        seen.append(conditions)
+        return torch.zeros(4, 3, 2, 2, dtype=torch.int64)
+
+    monkeypatch.setattr(previews, "sample_frames", drawn)
+    previews.draw(model.config, fabric, model.state_dict())
+    (conditions,) = seen
+    assert conditions is not None and conditions.labels is not None
+    assert conditions.labels.tolist() == [0, 1, 1, 2]
+    plain = load_model(made.root / "plain" / "model.safetensors")
+    previews.draw(plain.config, fabric, plain.state_dict())
+    assert seen[1] is None
 
 
 # Samples.

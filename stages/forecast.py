@@ -186,7 +186,8 @@ def _train(trials: Trials, values: Values, info: StoreInfo) -> None:
         values.model.check_trainable()
     except ValueError as error:
         raise ConfigError(f"section model: {error}") from None
-    fields = {**as_dict(values.model), "layers": values.model.layers}
+    # What it is conditioned on takes no time that could be told.
+    fields = {**as_dict(values.model), "layers": values.model.layers, "conditions": ()}
     shape = MeBTConfig(**fields, codebook_size=info.codebook_size, grid=info.grid)
     trials.training(shape, values.train, raw_gb(info.counts, info))
 

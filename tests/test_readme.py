@@ -332,8 +332,9 @@ def test_the_commands_that_steer_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "moves.csv").write_text("\n".join(["frame,action.0,action.1", *moves]))
     make_tokenizer(tmp_path / "tokenizer.safetensors")
     write_params(tmp_path / "params.yaml")
-    page = (ROOT / "docs/steering.md").read_text("utf-8")
-    assert len(run_section(page, tmp_path, monkeypatch)) >= 4
+    page = dict(sections(ROOT / "docs/steering.md"))
+    told = page["Labels and actions"] + page["Guidance"]
+    assert len(run_section(told, tmp_path, monkeypatch)) >= 4
     store = TokenStore(tmp_path / "surfing")
     assert store.plan("sample")["label"].to_pylist() == ["surfing"] * 3
 

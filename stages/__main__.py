@@ -30,6 +30,7 @@ STAGES = (
     "continue",
     "fill",
     "inpaint",
+    "play",
     "evaluate",
     "report",
     "push",

@@ -30,6 +30,7 @@ ROOMS = {
     "editing": {"storage", "frames", "video"},
     "forecast": {"storage", "frames", "video", "store", "windows", "params"},
     "report": {"storage", "frames", "video", "store", "evaluation"},
+    "play": set(),
 }
 """Rooms of `pipeline/`, and which others each may import; all may import the files beside them."""
 SHARED_BY_STAGES = {

@@ -84,7 +84,8 @@ class Video:
         start, stop = total - self.unseen, total - (0 if self.causal else AFTER)
         first = 0 if self.causal else max(0, start - BEFORE)
         frames = self.decode(self.tokens[first:])
-        each = (len(frames) - self.causal) // max(1, total - first - self.causal)
+        later = total - first - self.causal
+        each = (len(frames) - self.causal) // later if later else 1
         self.unseen = total - stop
 
         def edge(place: int) -> int:

@@ -5,6 +5,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
+from mebt.conditions import Conditions
 from mebt.draft_revise import Predict
 from mebt.sampling import SampleConfig, sample
 
@@ -18,14 +19,15 @@ def next_frames(
     *,
     count: int,
     number: int,
+    conditions: Conditions | None = None,
     device: torch.device | str = "cpu",
 ) -> Int[Tensor, "k h w"]:
     """Draws the `count` latent frames that follow `known`, of which there may be none.
 
     `known` are the last ones of a video, and with the new ones no more than a window. What else
     there is of the window is drawn with them, as in training, and dropped: the next call may be
-    about something else. The result depends on the weights, `known`, the config, its seed and
-    `number`, by which calls of one video differ.
+    about something else. The result depends on the weights, `known`, the config, its seed,
+    `number`, by which calls of one video differ, and `conditions` of the whole window.
     """
     t, h, w = grid
     length = len(known)
@@ -35,6 +37,12 @@ def next_frames(
     start[:, : length * h * w] = known.flatten()
     kept = torch.arange(length * h * w)[None]
     given = (start, kept) if length else None
-    window = sample(predict, t * h * w, config, numbers=[number], given=given, device=device)
+    window = sample(
+        *(predict, t * h * w, config),
+        numbers=[number],
+        given=given,
+        conditions=conditions,
+        device=device,
+    )
     frames = rearrange(window[0], "(t h w) -> t h w", t=t, h=h)
     return frames[length : length + count].cpu()

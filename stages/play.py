@@ -12,6 +12,7 @@ import torch
 from mebt import CachedPredictor, MeBT, SampleConfig, load_model, model_metadata
 from mebt.linear import round_weights
 from mebt.live import next_frames
+from mebt.sampling import MAX_GUIDANCE
 from mebt.weights import MODEL_FILE
 from pipeline.errors import CheckpointError, ConfigError, user_errors
 from pipeline.pixels import Bytes, decode_tokens
@@ -24,6 +25,7 @@ from pipeline.store.same_tokens import TokensOf, check_same_tokens
 from pipeline.store.window import Window
 from pipeline.training.signals import stop_requests
 from pipeline.tuning import MEDIUM, keep_freed
+from stages.keys import Controls, choose_controls
 from stages.options import FILE, FOLDER, device_option
 from tokenizer import identity, load_tokenizer
 
@@ -37,8 +39,15 @@ class PlayConfig:
 
     steps: int = 8
     latent_frames: int | None = None
-    """Drawn at a time; None: a quarter of a window."""
+    """Drawn at a time; None: a quarter of a window, or one if the model knows actions."""
     temperature: tuple[float, float] = (1.0, 0.5)
+    guidance: float = 1.0
+    action: str | None = None
+    """The state that keys choose; None: `action`, or the first one."""
+    keys: tuple[str, ...] = ()
+    """KEY=NUMBERS each; none: the usual ones."""
+    rest: str | None = None
+    """NUMBERS while no key is down; None: the usual ones."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +76,15 @@ def open_show(run: Path, tokenizer: Path | None, config: PlayConfig, *, device: 
         model = load_model(path, device)
     window = Window.read(path, metadata)
     grid = model.config.grid
-    count = config.latent_frames or max(1, grid[0] // 4)
+    controls = choose_controls(model.config, config.action, config.keys, config.rest)
+    count = config.latent_frames or (1 if controls.actions else max(1, grid[0] // 4))
     if count >= grid[0] > 1:
         raise ConfigError(
             f"--latent-frames {count}: a window of {path} has {grid[0]}, and must begin with a "
             "known one."
         )
     screen = _screen(path, model, tokenizer, metadata.get("tokenizer") or None, window, device)
-    draw = _drawer(model, config, device)
+    draw = _drawer(model, controls, config, device)
 
     def open_video(seed: int, label: int | None) -> Video:
         return Video(
@@ -92,9 +102,7 @@ def open_show(run: Path, tokenizer: Path | None, config: PlayConfig, *, device: 
         "height": screen.height,
         "fps": fps if tokenizer else fps / (window.frames_each(grid[0]) or 1),
         "ahead": count * screen.frames_each,
-        "labels": [],
-        "actions": [],
-        "rest": None,
+        **controls.about(),
     }
     return Show(open_video, about)
 
@@ -128,7 +136,9 @@ def _screen(
     )
 
 
-def _drawer(model: MeBT, config: PlayConfig, device: str) -> Callable[[Tokens, Draw], Tokens]:
+def _drawer(
+    model: MeBT, controls: Controls, config: PlayConfig, device: str
+) -> Callable[[Tokens, Draw], Tokens]:
     """Returns what draws the latent frames that follow known ones."""
     kind = torch.device(device).type
     half = HALF.get(settle("auto", None, kind)[0])
@@ -142,13 +152,16 @@ def _drawer(model: MeBT, config: PlayConfig, device: str) -> Callable[[Tokens, D
             seed=by.seed,
             draft_steps=config.steps,
             temperature=(hot * by.temperature, cold * by.temperature),
+            guidance=config.guidance,
         )
+        conditions = controls.conditions(by)
         predict.reset()
         with torch.autocast(kind, half, enabled=half is not None):
             new = next_frames(
                 *(predict, model.config.grid, torch.from_numpy(known), sampling),
                 count=len(by.actions) - len(known),
                 number=by.number,
+                conditions=conditions and conditions.changed(lambda x: x.to(device)),
                 device=device,
             )
         drawn: Tokens = new.numpy()
@@ -181,7 +194,7 @@ def _drawer(model: MeBT, config: PlayConfig, device: str) -> Callable[[Tokens, D
     "--latent-frames",
     type=click.IntRange(min=1),
     help="Latent frames drawn at a time: more are faster, fewer sooner there.  [default: a "
-    "quarter of the model's window]",
+    "quarter of the model's window, or 1 if it knows actions]",
 )
 @click.option(
     "--temperature",
@@ -190,6 +203,27 @@ def _drawer(model: MeBT, config: PlayConfig, device: str) -> Callable[[Tokens, D
     default=PlayConfig.temperature,
     show_default=True,
     help="In a draw's first step, and towards its last; the page's slider multiplies both.",
+)
+@click.option(
+    "--guidance",
+    type=click.FloatRange(0, MAX_GUIDANCE),
+    default=PlayConfig.guidance,
+    show_default=True,
+    help="How much further labels and actions are followed; see sample.guidance.",
+)
+@click.option(
+    "--action", help="Numbers of frames that keys choose.  [default: action, or the first]"
+)
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="KEY=NUMBERS",
+    help="What a key chooses, as in ArrowUp=0,1; may be given several times.  [default: digits "
+    "for kinds, arrows and WASD for two numbers]",
+)
+@click.option(
+    "--rest", metavar="NUMBERS", help="What no key chooses.  [default: any kind, usual numbers]"
 )
 @device_option
 def command(
@@ -200,20 +234,26 @@ def command(
     steps: int,
     latent_frames: int | None,
     temperature: tuple[float, float],
+    guidance: float,
+    action: str | None,
+    keys: tuple[str, ...],
+    rest: str | None,
     device: str,
 ) -> None:
     """Watch a model draw, live, in a browser.
 
     Serves a page on this machine alone, on which a video goes on for as long as it is watched:
     a few latent frames are drawn at a time, each time from as much of the last ones as a window
-    holds. What is drawn depends on the seed, the temperature and --steps. Ctrl-C ends it.
+    holds. What is drawn depends on the seed, the temperature and --steps, and where the model knows
+    labels and actions, on those that are chosen on the page and by keys. Ctrl-C ends it.
 
     \b
     Example:
       mebt play --run models/fish --tokenizer models/fish-64.safetensors --temperature 1 0.3
+      mebt play --run run --tokenizer tokenizer.safetensors --key ArrowLeft=3 --key ArrowRight=1
     """
     keep_freed(MEDIUM)
-    config = PlayConfig(steps, latent_frames, temperature)
+    config = PlayConfig(steps, latent_frames, temperature, guidance, action, keys, rest)
     show = open_show(run, tokenizer, config, device=device)
     server = PlayServer(show, port)
     with stop_requests() as stopped:

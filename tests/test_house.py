@@ -52,6 +52,7 @@ SHARED_BY_STAGES = {
         "tokenizer_task",
         "token_files",
         "forecast",
+        "keys",
         "trial",
         "editing",
         "edit_options",

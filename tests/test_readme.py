@@ -58,11 +58,14 @@ OTHERWISE = {"run2": ["train.max_steps=6"], "continued": ["sample.num_samples=2"
 """--out -> what is appended besides."""
 
 EIGHT, PUBLISHED = "needs so many GPUs", "a model of the published size"
+SERVES = "serves until it is stopped; tests/stages/test_play.py"
+FISH = "--run models/fish --tokenizer models/fish-64.safetensors"
 NOT_RUN = {
     "mebt train --tokens tokens --out run --devices 8": EIGHT,
     "mebt train --tokens tokens --out run --devices 8 --strategy fsdp": EIGHT,
     "mebt train --params configs/ucf_16f.yaml --tokens tokens --out run --devices 4": PUBLISHED,
     "mebt sample --params configs/ucf_16f.yaml --run run --out samples/tokens": PUBLISHED,
+    f"mebt play {FISH} --temperature 1 0.3 --open": SERVES,
 }
 """Commands whose flags are looked at, no more."""
 ELSEWHERE = {

@@ -3,6 +3,7 @@
 
 const at = (id) => document.getElementById(id);
 const SEED_STEPS = { ArrowLeft: -1, ArrowRight: 1 }, HEAT_STEPS = { ArrowDown: -1, ArrowUp: 1 };
+const ARROWS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓" };
 const LAST_SEED = 2 ** 32 - 1;
 
 const about = await (await fetch("/about")).json();
@@ -123,6 +124,7 @@ about.actions.forEach(({ name, keys }, action) => {
   for (const key of keys) keyActions.set(key.toLowerCase(), action);
   const button = Object.assign(document.createElement("button"), { type: "button", value: action });
   button.textContent = name;
+  button.hidden = keys.length === 0;
   button.addEventListener("pointerdown", () => hold(action, true));
   for (const end of ["pointerup", "pointerleave"]) {
     button.addEventListener(end, () => hold(action, false));
@@ -191,10 +193,9 @@ at("label-row").hidden = about.labels.length === 0;
 at("actions").hidden = about.actions.length === 0;
 tell(["space"], "play or pause");
 tell(["R"], "restart");
-if (about.actions.length) {
-  about.actions.forEach(({ name, keys }) => tell(keys.slice(0, 1), name));
-} else {
-  tell(["←", "→"], "another seed");
-  tell(["↑", "↓"], "temperature");
+for (const { name, keys } of about.actions.filter(({ keys }) => keys.length)) {
+  tell(keys.map((key) => ARROWS[key] ?? key), name === keys[0] ? "" : name);
 }
+if (!keyActions.has("arrowleft")) tell(["←", "→"], "another seed");
+if (!keyActions.has("arrowup")) tell(["↑", "↓"], "temperature");
 requestAnimationFrame(tick);

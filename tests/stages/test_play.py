@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-from mebt import MeBT, MeBTConfig, save_model
+from mebt import MeBT, MeBTConfig, StateShape, save_model
 from mebt.weights import MODEL_FILE
 from pipeline.play.show import Show
 from stages.__main__ import cli
@@ -40,12 +41,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def write_run(run: Path, tokenizer: str) -> None:
+def write_run(run: Path, tokenizer: str, **more: Any) -> None:
     torch.manual_seed(2)
     layers = ("encode", "process", "decode", "refresh", "decode")
-    config = MeBTConfig(
-        layers=layers, width=16, num_heads=2, num_latents=4, codebook_size=24, grid=GRID
-    )
+    sizes = {"width": 16, "num_heads": 2, "num_latents": 4, "codebook_size": 24}
+    config = MeBTConfig(layers=layers, grid=GRID, **sizes, **more)
     model = MeBT(config).eval()
     with torch.no_grad():
         model.head.weight.mul_(30)  # Else all tokens are as likely, at any temperature.
@@ -54,7 +54,7 @@ def write_run(run: Path, tokenizer: str) -> None:
     save_model(run / MODEL_FILE, model, extra={"tokenizer": tokenizer, **window})
 
 
-def frames(show: Show, seed: int, temperature: float = 1.0, *, pieces: int = 3) -> list[bytes]:
+def frames(show: Show, seed: int, temperature: float = 1.0, *, pieces: int = 2) -> list[bytes]:
     name = show.begin({"seed": seed, "label": None})
     video = {**json_of(name), "action": None, "temperature": temperature}
     return [show.frames(video) for _ in range(pieces)]
@@ -70,8 +70,8 @@ def test_a_seed_and_a_temperature_say_what_is_shown(folder: Path) -> None:
     assert {show.about[key] for key in ("width", "height")} == {16}
     assert (show.about["fps"], show.about["ahead"]) == (10, 2)
     first = frames(show, 1)
-    assert [len(piece) for piece in first] == [2 * 16 * 16 * 3] * 3
-    assert len(set(first)) == 3  # It moves.
+    assert [len(piece) for piece in first] == [2 * 16 * 16 * 3] * 2
+    assert len(set(first)) == 2  # It moves.
     assert frames(show, 1) == first
     assert frames(show, 2) != first
     assert frames(show, 1, 0.25) != first
@@ -101,6 +101,35 @@ def test_tokens_are_painted_without_a_tokenizer(folder: Path) -> None:
     assert first != second
 
 
+STEERED = {
+    "conditions": ("label", "action"),
+    "labels": ("diving", "surfing"),
+    "states": (StateShape(name="action", width=2, frames=2, mean=(0.0, 1.0), std=(1.0, 2.0)),),
+}
+
+
+def test_labels_and_actions_say_what_is_shown(folder: Path, tmp_path: Path) -> None:
+    tokenizer = folder / "tokenizer.safetensors"
+    write_run(tmp_path / "run", identity(load_tokenizer(tokenizer)), **STEERED)
+    show = open_show(tmp_path / "run", tokenizer, FEW, device="cpu")
+    assert show.about["labels"] == ("diving", "surfing")
+    assert [a["keys"] for a in show.about["actions"]] == [
+        *(("ArrowLeft", "a"), ("ArrowRight", "d"), ("ArrowUp", "w"), ("ArrowDown", "s"), ())
+    ]
+    assert show.about["rest"] == 4
+    made = {}
+    for label, action in ((None, None), (0, None), (1, None), (None, 0), (1, 0), (1, 1)):
+        video = json_of(show.begin({"seed": 1, "label": label}))
+        wish = {**video, "action": action, "temperature": 1}
+        made[label, action] = b"".join(show.frames(wish) for _ in range(2))
+    assert len(set(made.values())) == len(made)
+    guided = replace(FEW, guidance=4.0)
+    show = open_show(tmp_path / "run", tokenizer, guided, device="cpu")
+    video = json_of(show.begin({"seed": 1, "label": 1}))
+    wish = {**video, "action": 0, "temperature": 1}
+    assert b"".join(show.frames(wish) for _ in range(2)) != made[1, 0]
+
+
 def refused(*words: str | Path) -> str:
     result = CliRunner().invoke(cli, ["play", *map(str, words)])
     assert result.exit_code == 1, result.output
@@ -116,6 +145,9 @@ def test_what_does_not_go_together_is_one_clear_line(folder: Path, tmp_path: Pat
     line = refused("--run", run, "--tokenizer", run / MODEL_FILE)
     assert "mebt fit-tokenizer" in line
     assert "--latent-frames 4: a window of" in refused("--run", run, "--latent-frames", "4")
+    line = refused("--run", run, "--action", "action")
+    assert "--action action: the model knows no states of frames." in line
+    assert "the model knows no actions" in refused("--run", run, "--key", "a=1")
     for words in (("--port", "65536"), ("--steps", "0"), ("--temperature", "1", "-1")):
         result = CliRunner().invoke(cli, ["play", "--run", str(run), *words])
         assert result.exit_code == 2, result.output

@@ -123,7 +123,7 @@ const keyActions = new Map();
 about.actions.forEach(({ name, keys }, action) => {
   for (const key of keys) keyActions.set(key.toLowerCase(), action);
   const button = Object.assign(document.createElement("button"), { type: "button", value: action });
-  button.textContent = name;
+  button.textContent = ARROWS[name] ?? name;
   button.hidden = keys.length === 0;
   button.addEventListener("pointerdown", () => hold(action, true));
   for (const end of ["pointerup", "pointerleave"]) {
@@ -193,9 +193,11 @@ at("label-row").hidden = about.labels.length === 0;
 at("actions").hidden = about.actions.length === 0;
 tell(["space"], "play or pause");
 tell(["R"], "restart");
-for (const { name, keys } of about.actions.filter(({ keys }) => keys.length)) {
-  tell(keys.map((key) => ARROWS[key] ?? key), name === keys[0] ? "" : name);
-}
+const isNamed = ({ name, keys }) => keys.length && name !== keys[0];
+const shown = (key) => ARROWS[key] ?? key;
+about.actions.filter(isNamed).forEach(({ name, keys }) => tell(keys.map(shown), name));
+const others = about.actions.filter((action) => action.keys.length && !isNamed(action));
+if (others.length) tell(others.map(({ name }) => shown(name)), "actions");
 if (!keyActions.has("arrowleft")) tell(["←", "→"], "another seed");
 if (!keyActions.has("arrowup")) tell(["↑", "↓"], "temperature");
 requestAnimationFrame(tick);

@@ -53,13 +53,13 @@ LAYERS = ["encode", "process"] * 3 + ["encode", "decode"] + ["refresh", "decode"
 VALUES: Sections = {
     "model": {"layers": LAYERS, "width": 96, "num_heads": 3, "num_latents": 24},
     "train": {
-        **{"max_steps": 3000, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 50},
+        **{"max_steps": 1500, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 50},
         **{"validate_every": 500, "checkpoint_every": 500, "log_every": 50, "preview_every": 0},
-        **{"validation_windows": COUNTS["test"], "precision": "32-true"},
+        **{"validation_windows": COUNTS["test"], "precision": "auto"},
     },
     "sample": {
-        **{"num_samples": COUNTS["test"], "batch_size": 64, "draft_steps": 32},
-        "precision": "32-true",
+        **{"num_samples": 128, "batch_size": 64, "draft_steps": 32},
+        "precision": "auto",
     },
 }
 """Of both worlds, unless `--set` says otherwise."""

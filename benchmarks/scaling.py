@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import operations
 from mebt import MeBTConfig, MeBTShape
-from pipeline.config import as_dict, load_section
+from pipeline.config import load_section
 from stages.mebt_task import TrainConfig
 from stages.sample import SampleStageConfig
 from tokenizer import VQGANConfig
@@ -56,7 +56,7 @@ def load(name: str) -> Experiment:
     file = ROOT / "configs" / f"{name}.yaml"
     shape = load_section(file, "model", MeBTShape)
     vqgan = load_section(file, "tokenizer", VQGANConfig)
-    fields = {**as_dict(shape), "layers": shape.layers, "codebook_size": vqgan.codebook_size}
+    fields = {**vars(shape), "codebook_size": vqgan.codebook_size}
     model = MeBTConfig(**fields, grid=vqgan.grid(num_frames(name), 128, 128))
     train = load_section(file, "train", TrainConfig)
     return Experiment(name, model, train, load_section(file, "sample", SampleStageConfig))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from mebt import MeBTConfig, MeBTShape
-from pipeline.config import as_dict, build
+from pipeline.config import build
 from pipeline.errors import ConfigError, FrameError, PipelineError
 from pipeline.forecast.footage import Footage, look_at_images, look_at_videos
 from pipeline.forecast.record import about_footage, about_tokens
@@ -187,7 +187,7 @@ def _train(trials: Trials, values: Values, info: StoreInfo) -> None:
     except ValueError as error:
         raise ConfigError(f"section model: {error}") from None
     # What it is conditioned on takes no time that could be told.
-    fields = {**as_dict(values.model), "layers": values.model.layers, "conditions": ()}
+    fields = {**vars(values.model), "conditions": ()}
     shape = MeBTConfig(**fields, codebook_size=info.codebook_size, grid=info.grid)
     trials.training(shape, values.train, raw_gb(info.counts, info))
 

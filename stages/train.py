@@ -135,9 +135,8 @@ def _model_config(shape: MeBTShape, store: TokenStore) -> tuple[MeBTConfig, str]
         shape.check_trainable()
     except ValueError as error:
         raise ConfigError(f"section model: {error}") from None
-    fields = {**as_dict(shape), "layers": shape.layers}
     known = known_conditions(shape, store)
-    fields |= {"conditions": shape.conditions, "labels": known.labels, "states": known.states}
+    fields = {**vars(shape), "labels": known.labels, "states": known.states}
     config = MeBTConfig(**fields, codebook_size=store.codebook_size, grid=store.grid)
     return config, known.said
 

@@ -6,7 +6,8 @@ from mebt.draft_revise import bootstrap, draft, remask, revise
 from mebt.editing import edit
 from mebt.kv_cache import CachedPredictor
 from mebt.model import MeBT
-from mebt.sampling import SampleConfig, sample, sample_frames
+from mebt.sampling import SampleConfig, sample
+from mebt.streaming import Stream, sample_frames
 from mebt.weights import assemble, load_model, model_metadata, save_model, weights_identity
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "MeBTShape",
     "SampleConfig",
     "StateShape",
+    "Stream",
     "assemble",
     "bootstrap",
     "draft",

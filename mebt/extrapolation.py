@@ -1,6 +1,6 @@
 """Videos longer than the trained window, by a window that slides over what there is so far."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from einops import rearrange
@@ -10,7 +10,56 @@ from torch import Tensor
 from mebt.draft_revise import Canvas
 
 Fill = Callable[[Canvas, int], Canvas]
-"""Fills the open positions of a window that begins with this latent frame of the whole."""
+"""Fills the open positions of a window, for example `draft` with its settings. The number is the
+latent frame of the video with which the window begins."""
+
+
+def num_windows(num_frames: int, *, window: int, context: int, redraw: int) -> int:
+    """Counts the windows that make a video of so many latent frames, the first one included."""
+    return 1 + max(0, -(-(num_frames - window) // (window - context - redraw)))
+
+
+def stream_frames(
+    fill: Fill,
+    tokens: Int[Tensor, "B t h w"],
+    *,
+    window_frames: int,
+    context_frames: int,
+    num_frames: int,
+    redraw_frames: int = 0,
+    first_frame: int = 0,
+) -> Iterator[Int[Tensor, "B n h w"]]:
+    """Yields the latent frames that follow `tokens`, window by window, as they are made.
+
+    `tokens` are the last ones of a video so far, beginning with its latent frame `first_frame`, and
+    `num_frames` those that it is to have. Each window begins with the last `context_frames` of
+    everything so far. Its own last `redraw_frames`, drawn with nothing behind them, are left for
+    the next window to draw anew, but for the last window's, which is kept whole: so there may be
+    more frames than asked for, by less than a window. No more than a window is held in memory.
+    """
+    if not 0 < context_frames < window_frames - redraw_frames or redraw_frames < 0:
+        raise ValueError(
+            f"context_frames must be in 1 … {window_frames - redraw_frames - 1}, got "
+            f"{context_frames}: a window of {window_frames} latent frames must begin with some "
+            f"known ones and add new ones; redraw_frames is {redraw_frames}."
+        )
+    if tokens.shape[1] < context_frames:
+        raise ValueError(f"{tokens.shape[1]} latent frames given, context_frames {context_frames}.")
+    _, made, h, w = tokens.shape
+    made += first_frame
+    last, num_given = tokens[:, -context_frames:], context_frames * h * w
+    while made < num_frames:
+        known = rearrange(last, "b t h w -> b (t h w)")
+        start = known.new_zeros(len(known), window_frames * h * w)
+        start[:, :num_given] = known
+        kept = torch.arange(num_given, device=known.device).expand_as(known)
+        window = fill(Canvas.given(start, kept), made - context_frames).tokens
+        new = rearrange(window[:, num_given:], "b (t h w) -> b t h w", h=h, w=w)
+        if made + new.shape[1] < num_frames:
+            new = new[:, : new.shape[1] - redraw_frames]
+        made += new.shape[1]
+        last = torch.cat([last, new], dim=1)[:, -context_frames:]
+        yield new
 
 
 def extend(
@@ -21,27 +70,11 @@ def extend(
     context_frames: int,
     num_frames: int,
 ) -> Int[Tensor, "B T h w"]:
-    """Adds latent frames until there are at least `num_frames`.
-
-    Each new window begins with the last `context_frames` of everything so far, given or made. The
-    last window is kept whole, so the result may be longer by less than one window.
-    """
-    if not 0 < context_frames < window_frames:
-        raise ValueError(
-            f"context_frames must be in 1 … {window_frames - 1}, got {context_frames}: a window of "
-            f"{window_frames} latent frames must begin with some known ones and add new ones."
-        )
-    if tokens.shape[1] < context_frames:
-        raise ValueError(f"{tokens.shape[1]} latent frames given, context_frames {context_frames}.")
-    _, _, h, w = tokens.shape
-    num_given = context_frames * h * w
-    while tokens.shape[1] < num_frames:
-        known = rearrange(tokens[:, -context_frames:], "b t h w -> b (t h w)")
-        start = known.new_zeros(len(known), window_frames * h * w)
-        start[:, :num_given] = known
-        kept = torch.arange(num_given, device=known.device).expand_as(known)
-        first = tokens.shape[1] - context_frames
-        window = fill(Canvas.given(start, kept), first).tokens
-        new = rearrange(window[:, num_given:], "b (t h w) -> b t h w", h=h, w=w)
-        tokens = torch.cat([tokens, new], dim=1)
-    return tokens
+    """Adds latent frames until there are at least `num_frames`; see `stream_frames`."""
+    added = stream_frames(
+        *(fill, tokens),
+        window_frames=window_frames,
+        context_frames=context_frames,
+        num_frames=num_frames,
+    )
+    return torch.cat([tokens, *added], dim=1)

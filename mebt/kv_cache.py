@@ -1,7 +1,7 @@
 """MeBT as the sampler needs it: computes nothing twice, and only what is read."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +86,36 @@ class CachedPredictor:
         self.cache: dict[int, KeysValues] = {}
         self.slots: Tensor | None = None
         """Slot of each position [B N]."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns, on the CPU, what the next windows' predictions depend on of those before.
+
+        Those that are given conditions begin anew, as each window's are an object of its own.
+        """
+        if self.tokens is None or self.slots is None or self.conditions is not None:
+            return {}
+        both = {"tokens": self.tokens, "slots": self.slots}
+        return {name: kept.to("cpu", copy=True) for name, kept in both.items()}
+
+    @torch.inference_mode()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on as the predictor would have whose `state` this is; computes what it had kept.
+
+        Raises ValueError if it is none of such windows.
+        """
+        self.reset()
+        self.conditions = self.added = None
+        if not state:
+            return
+        device = self.model.latents.device
+        tokens, slots = (state[name].to(device, copy=True) for name in ("tokens", "slots"))
+        every = torch.arange(self.model.config.num_tokens, device=device).expand(len(slots), -1)
+        if not torch.equal(slots.sort(dim=1).values, every):
+            raise ValueError("its slots are not one for each position")
+        if tokens.shape != slots.shape or int(tokens.max()) >= self.model.config.codebook_size:
+            raise ValueError("its tokens are not those of such windows")
+        self.tokens, self.slots = tokens, slots
+        self._keep(tokens.clamp(min=0), every, slots)  # What was never known is not read.
 
     @torch.inference_mode()
     def __call__(
@@ -177,6 +207,13 @@ class CachedPredictor:
         chosen = is_new.int().argsort(dim=1, descending=True, stable=True)[:, :count]  # [B count]
         tokens, positions, slots = (x.gather(1, chosen) for x in (tokens, positions, slots))
         self.tokens.scatter_(1, positions, tokens)
+        self._keep(tokens, positions, slots)
+
+    def _keep(
+        self, tokens: Int[Tensor, "B Nc"], positions: Int[Tensor, "B Nc"], slots: Tensor
+    ) -> None:
+        """Computes keys and values of tokens, and puts them into their slots [B Nc]."""
+        assert self.tokens is not None
         context = self.model.embed_context(tokens, positions, self.added)
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
         for index in self.cached_layers:

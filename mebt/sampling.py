@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from einops import rearrange
 from jaxtyping import Int
 from torch import Generator, Tensor
 
 from mebt.conditions import Conditions
 from mebt.draft_revise import Canvas, Noise, Predict, RowNoise, bootstrap, draft, remask, revise
-from mebt.extrapolation import extend
 from mebt.guidance import steer
 
 MAX = {
@@ -78,6 +76,9 @@ class SampleConfig:
     window that slides, a shorter one is drawn as it is. (`mebt sample` counts video frames.)"""
     context_frames: int = 1
     """Latent frames of all there is so far with which each sliding window begins."""
+    redraw_frames: int = 0
+    """Latent frames at the end of each window but the last that the next one draws anew: nothing
+    was behind them when they were drawn."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -95,7 +96,7 @@ class SampleConfig:
             raise ValueError(f"temperature must not be negative, got {self.temperature}.")
         for name in (
             *("bootstrap_steps", "revise_rounds"),
-            *("confidence_temperature", "revise_temperature"),
+            *("confidence_temperature", "revise_temperature", "redraw_frames"),
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
@@ -134,7 +135,7 @@ def sample_generator(seed: int, number: int, device: torch.device | str = "cpu")
     return Generator(device).manual_seed((seed * 1_000_003 + number) % (1 << 63))
 
 
-def _noise(config: SampleConfig, numbers: Sequence[int], device: torch.device | str) -> RowNoise:
+def row_noise(config: SampleConfig, numbers: Sequence[int], device: torch.device | str) -> RowNoise:
     return RowNoise([sample_generator(config.seed, number, device) for number in numbers])
 
 
@@ -162,66 +163,15 @@ def sample(
         start = Canvas.empty((len(numbers), num_tokens), device)
     else:
         start = Canvas.given(given[0].to(device), given[1].to(device))
-    noise = _noise(config, numbers, device)
-    return _fill(
+    noise = row_noise(config, numbers, device)
+    return fill_window(
         *(predict, start, config, noise, conditions),
         unconditional=given is None,
         revise_only=revise_only,
     ).tokens
 
 
-@torch.inference_mode()
-def sample_frames(
-    predict: Predict,
-    grid: tuple[int, int, int],
-    config: SampleConfig,
-    *,
-    numbers: Sequence[int],
-    given: Int[Tensor, "B t h w"] | None = None,
-    revise_only: bool = False,
-    conditions: Conditions | None = None,
-    device: torch.device | str = "cpu",
-) -> Int[Tensor, "B T h w"]:
-    """Draws samples of `config.total_frames` latent frames with a model of windows of `grid`.
-
-    `given` windows keep the latent frames that `config.keep` names; all others are drawn, or with
-    `revise_only` only revised. Every further window begins with the last `config.context_frames` of
-    everything so far. `conditions` have states of all latent frames, which are unknown behind their
-    end. See `sample` for what a sample depends on.
-    """
-    t, h, w = grid
-    total = config.total_frames or t
-    length = min(total, t)
-    noise = _noise(config, numbers, device)
-    if given is None:
-        start = Canvas.empty((len(numbers), length * h * w), device)
-    else:
-        tokens = rearrange(given[:, :length], "b t h w -> b (t h w)").to(device)
-        places = torch.arange(length * h * w, device=device).reshape(length, h * w)
-        kept = places[[frame for frame in config.keep if frame < length]].flatten()
-        start = Canvas.given(tokens, kept.expand(len(tokens), -1))
-    first = _fill(
-        *(predict, start, config, noise, conditions and conditions.window(0, t)),
-        unconditional=given is None,
-        revise_only=revise_only,
-    )
-    made = rearrange(first.tokens, "b (t h w) -> b t h w", h=h, w=w)
-    if total <= t:
-        return made
-
-    def fill(canvas: Canvas, first: int) -> Canvas:
-        of_window = conditions and conditions.window(first, t)
-        return _fill(predict, canvas, config, noise, of_window, unconditional=False)
-
-    return extend(
-        *(fill, made),
-        window_frames=t,
-        context_frames=config.context_frames,
-        num_frames=total,
-    )[:, :total]
-
-
-def _fill(
+def fill_window(
     predict: Predict,
     start: Canvas,
     config: SampleConfig,

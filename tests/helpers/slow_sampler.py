@@ -38,8 +38,9 @@ class SlowSampler:
             for frame in self.config.keep:
                 kept += range(frame * h * w, (frame + 1) * h * w)
         made = self.fill(tokens, kept, whole=given is None, drafted=drafted)
-        known = self.config.context_frames * h * w
+        known, again = self.config.context_frames * h * w, self.config.redraw_frames * h * w
         while len(made) < total * h * w:
+            made = made[: len(made) - again]
             window = [*made[-known:], *[0] * (t * h * w - known)]
             made += self.fill(window, list(range(known)), whole=False)[known:]
         return torch.tensor(made[: total * h * w]).reshape(total, h, w)

@@ -74,7 +74,8 @@ CONFIGS = {
     "bootstrap": {"bootstrap_steps": 6, "draft_steps": 3, "revise_rounds": 1},
     "revise": {"draft_steps": 2, "revise_rounds": 3, "revise_groups": 7},
     "longer": {"total_frames": 7, "context_frames": 2, "draft_steps": 3, "bootstrap_steps": 2},
-    "shorter": {"total_frames": 2, "draft_steps": 3},
+    "drawn again": {"total_frames": 7, "redraw_frames": 1, "draft_steps": 3},
+    "shorter": {"total_frames": 2, "draft_steps": 3, "redraw_frames": 2},
 }
 
 

@@ -14,9 +14,13 @@ Fill = Callable[[Canvas, int], Canvas]
 latent frame of the video with which the window begins."""
 
 
-def num_windows(num_frames: int, *, window: int, context: int, redraw: int) -> int:
-    """Counts the windows that make a video of so many latent frames, the first one included."""
-    return 1 + max(0, -(-(num_frames - window) // (window - context - redraw)))
+def window_sizes(num_frames: int, *, window: int, context: int, redraw: int) -> list[int]:
+    """Returns how many latent frames each window adds to a video of so many, from the first on."""
+    if num_frames <= window:
+        return [num_frames]
+    between, missing = window - context - redraw, num_frames - window + redraw
+    count = -(-(missing - redraw) // between) - 1  # The last window leaves none to be drawn anew.
+    return [window - redraw, *[between] * count, missing - count * between]
 
 
 def stream_frames(

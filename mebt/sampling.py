@@ -136,6 +136,7 @@ def sample_generator(seed: int, number: int, device: torch.device | str = "cpu")
 
 
 def row_noise(config: SampleConfig, numbers: Sequence[int], device: torch.device | str) -> RowNoise:
+    """Returns the noise of the samples with these numbers."""
     return RowNoise([sample_generator(config.seed, number, device) for number in numbers])
 
 

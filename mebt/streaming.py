@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mebt.conditions import Conditions
 from mebt.draft_revise import Canvas, Predict
-from mebt.extrapolation import num_windows, stream_frames
+from mebt.extrapolation import stream_frames, window_sizes
 from mebt.sampling import SampleConfig, fill_window, row_noise
 
 State = dict[str, Tensor]
@@ -28,13 +28,22 @@ class Remembers(Protocol):
         """Goes on as the predictor would have whose state this is."""
 
 
+def sizes_of(config: SampleConfig, grid: tuple[int, int, int]) -> list[int]:
+    """Returns how many latent frames each window adds to samples, from the first one on."""
+    return window_sizes(
+        config.total_frames or grid[0],
+        window=grid[0],
+        context=config.context_frames,
+        redraw=config.redraw_frames,
+    )
+
+
 class Stream:
     """Samples with these numbers, of `config.total_frames` latent frames, as they are made.
 
     Iterate it for latent frames [B n h w], one window's at a time. It holds no more than a window
-    of them; the rest of the arguments are those of `sample_frames`. Between two parts `state` is
-    all that the next ones depend on, and one that has been made alike and is given it by `restore`
-    goes on with the very same tokens.
+    of them; the rest of the arguments are those of `sample_frames`. Between two parts it has a
+    `state`: another one made alike that is given it by `restore` goes on with the very same tokens.
     """
 
     def __init__(
@@ -53,6 +62,7 @@ class Stream:
         self.given, self.revise_only, self.device = given, revise_only, device
         self.conditions = conditions
         self.total = config.total_frames or grid[0]
+        self.context = config.context_frames
         self.noise = row_noise(config, numbers, device)
         self.made = 0
         """Latent frames so far."""
@@ -67,7 +77,7 @@ class Stream:
         added = stream_frames(
             *(self._fill, self.last),
             window_frames=self.grid[0],
-            context_frames=self.config.context_frames,
+            context_frames=self.context,
             num_frames=self.total,
             redraw_frames=self.config.redraw_frames,
             first_frame=self.made - self.last.shape[1],
@@ -80,7 +90,7 @@ class Stream:
         frames = frames[:, : self.total - self.made]
         self.made += frames.shape[1]
         both = torch.cat([self.last, frames], dim=1)
-        self.last = both[:, -self.config.context_frames :].clone()
+        self.last = both[:, -self.context :].clone()
         return frames
 
     @torch.inference_mode()
@@ -116,30 +126,30 @@ class Stream:
         return self.conditions and self.conditions.window(first_frame, self.grid[0])
 
     def sizes(self) -> list[int]:
-        """Returns how many latent frames each window adds, from the first one on."""
-        t, context, redraw = self.grid[0], self.config.context_frames, self.config.redraw_frames
-        if self.total <= t:
-            return [self.total]
-        count = num_windows(self.total, window=t, context=context, redraw=redraw)
-        sizes = [t - redraw] + [t - context - redraw] * (count - 2)
-        return [*sizes, self.total - sum(sizes)]
+        """Returns how many latent frames each part has, from the first one on."""
+        return sizes_of(self.config, self.grid)
 
     def state(self) -> State:
-        """Returns what the latent frames to come depend on, but for the weights and the config."""
+        """Returns what the latent frames to come depend on, but for the last ones so far.
+
+        And but for weights and values. It is on the CPU.
+        """
         noise = torch.stack([generator.get_state() for generator in self.noise.generators])
-        remembered = self.predict.state() if isinstance(self.predict, Remembers) else {}
+        remembered: State = self.predict.state() if isinstance(self.predict, Remembers) else {}
         return {
             "made": torch.tensor(self.made),
-            "last": self.last.to("cpu", copy=True),
             "noise": noise,
             **{f"predict.{name}": tensor for name, tensor in remembered.items()},
         }
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from a `state`. Raises ValueError if it is none of samples like these."""
+    def restore(self, state: Mapping[str, Tensor], last: Int[Tensor, "B c h w"]) -> None:
+        """Goes on from a `state`, behind the `last` latent frames so far: `context` of them.
+
+        Raises ValueError if it is no state of samples like these.
+        """
         try:
-            made, last, noise = int(state["made"]), state["last"], state["noise"]
-            wanted = (len(self.last), self.config.context_frames, *self.grid[1:])
+            made, noise = int(state["made"]), state["noise"]
+            wanted = (len(self.last), self.context, *self.grid[1:])
             if last.shape != wanted or len(noise) != wanted[0] or not 0 < made <= self.total:
                 raise ValueError(f"{made} frames, the last of them {list(last.shape)}")
             for generator, its in zip(self.noise.generators, noise, strict=True):

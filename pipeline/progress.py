@@ -17,17 +17,20 @@ def progress(
 ) -> Iterator[Callable[..., None]]:
     """Yields a function to call with the count of units just finished, and numbers to show.
 
-    `done` units were finished before. Nothing is printed if `shown` is false, as on other ranks.
+    `done` units were finished before, and so were those that it is told of as `known`. Nothing is
+    printed if `shown` is false, as on other ranks.
     """
     began = last = time.monotonic()
     first = done
     latest: dict[str, float] = {}
     bar = tqdm(desc=what, total=total, initial=done, unit=unit, disable=None if shown else True)
 
-    def advance(count: int, **numbers: float) -> None:
-        nonlocal done, last
-        done += count
-        bar.update(count)
+    def advance(count: int, *, known: int = 0, **numbers: float) -> None:
+        nonlocal done, first, last
+        done, first = done + count + known, first + known
+        if not bar.disable:
+            bar.initial += known  # What the bar's rate leaves out.
+        bar.update(count + known)
         if numbers:
             latest.update(numbers)
             bar.set_postfix({name: f"{value:.4f}" for name, value in numbers.items()})

@@ -57,10 +57,11 @@ def check_values(config: SampleConfig, path: Path, model: MeBTConfig, window: Wi
         )
     if (config.total_frames or t) <= t:
         return
-    if config.context_frames >= t:
+    if (overlap := config.context_frames + config.redraw_frames) >= t:
+        again = f" and sample.redraw_frames {config.redraw_frames}" if config.redraw_frames else ""
         raise ConfigError(
-            f"sample.context_frames is {config.context_frames}, but a window of {path} has {t} "
-            "latent frames: no room for a new one."
+            f"sample.context_frames is {config.context_frames}{again}, but a window of {path} has "
+            f"{t} latent frames: no room for a new one beside {overlap}."
         )
     if window.causal:
         raise ConfigError(

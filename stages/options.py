@@ -75,6 +75,20 @@ def as_stored_option(section: str) -> Callable[[Command], Command]:
     )
 
 
+def frames_option(command: Command) -> Command:
+    """Adds `--frames N`, short for `--set sample.total_frames=N`: overrides `frames`."""
+
+    def override(_: click.Context, __: click.Parameter, given: int | None) -> tuple[str, ...]:
+        return () if given is None else (f"sample.total_frames={given}",)
+
+    return click.option(
+        "--frames",
+        type=click.IntRange(min=1),
+        callback=override,
+        help="Frames of each video, short for --set sample.total_frames=FRAMES.",
+    )(command)
+
+
 def overwrite_option(command: Command) -> Command:
     """Adds `--overwrite`."""
     return click.option(

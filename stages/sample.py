@@ -6,19 +6,18 @@ from functools import partial
 from pathlib import Path
 
 import click
-import numpy as np
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 
 from mebt import (
     CachedPredictor,
     SampleConfig,
+    Stream,
     load_model,
     model_metadata,
-    sample_frames,
     weights_identity,
 )
 from mebt.linear import round_weights
+from mebt.streaming import sizes_of
 from mebt.weights import MODEL_FILE
 from pipeline.config import Precision, load_section
 from pipeline.device import compiling, send
@@ -26,8 +25,9 @@ from pipeline.errors import CheckpointError, user_errors
 from pipeline.precision import HALF, precision_of
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
-from pipeline.store.claims import claim_shards, fill_shards
+from pipeline.store.claims import claim_shards
 from pipeline.store.layout import numbered_plan
+from pipeline.store.pieces import fill_shards, remove_finished
 from pipeline.store.reader import TokenStore
 from pipeline.store.tables import with_labels
 from pipeline.store.window import Window
@@ -35,7 +35,7 @@ from pipeline.tuning import MEDIUM, keep_freed
 from stages.asked import Asked, AskedConditions, check_guidance, open_asked, said
 from stages.given import Given, check_given, check_values, open_given
 from stages.launch import Launch, fabric_options
-from stages.options import FILE, FOLDER, PLACE, PLACE_OUT, overwrite_option, params_options
+from stages.options import FILE, FOLDER, PLACE, PLACE_OUT, frames_option, overwrite_option, params_options
 from stages.sample_store import SHARD_WINDOWS, SPLIT, recorded_precision, store_info
 
 
@@ -112,45 +112,48 @@ def sample(
     predict = CachedPredictor(model, compiled=config.compile)
     plan = numbered_plan(info.counts, SPLIT, SHARD_WINDOWS)
     plan = with_labels(plan, asked.names(config.num_samples)) if asked else plan
+    sizes = sizes_of(config, model.config.grid)
+    each = window.frames_each(model.config.grid[0]) or 1
+    is_long = len(sizes) > 1
     with claim_shards(
         *(out, info, plan),
         fabric=fabric,
         batch_size=config.batch_size,
         what="sample",
-        unit="sample",
+        unit="frame" if is_long else "sample",
         overwrite=overwrite,
+        steps=[each * size for size in sizes] if is_long else [1],
     ) as share:
-        draw = partial(_draw, predict, config, given, conditions, fabric)
-        batches = fill_shards(share, draw, config.batch_size)
+        if fabric.is_global_zero:
+            remove_finished(share.writer.store)
+        begin = partial(_begin, predict, config, given, conditions, fabric)
+        with fabric.autocast(), compiling(config.compile, "sample.compile"):
+            batches = fill_shards(share, begin, config.batch_size, fabric.device.type)
     calls = predict.calls / max(batches, 1)
     return Sampled(config.num_samples, share.total, calls, TokenStore(out).fingerprint)
 
 
-def _draw(
+def _begin(
     predict: CachedPredictor,
     config: SampleStageConfig,
     given: Given | None,
     asked: AskedConditions | None,
     fabric: Fabric,
     numbers: range,
-) -> NDArray[np.int64]:
-    """Draws samples of these numbers together, as tokens [B, t, h, w]."""
+) -> Stream:
+    """Begins samples of these numbers, to be drawn together."""
     predict.reset()
     conditions = None
     if asked is not None:
         conditions = asked.of(numbers).changed(lambda x: send(x, fabric.device))
-    with fabric.autocast(), compiling(config.compile, "sample.compile"):
-        drawn = sample_frames(
-            predict,
-            predict.model.config.grid,
-            config,
-            numbers=numbers,
-            given=None if given is None else send(given.windows(numbers), fabric.device),
-            revise_only=given is not None and given.is_draft,
-            conditions=conditions,
-            device=fabric.device,
-        )
-    return drawn.cpu().numpy()
+    return Stream(
+        *(predict, predict.model.config.grid, config),
+        numbers=numbers,
+        given=None if given is None else send(given.windows(numbers), fabric.device),
+        revise_only=given is not None and given.is_draft,
+        conditions=conditions,
+        device=fabric.device,
+    )
 
 
 @click.command("sample")
@@ -173,6 +176,7 @@ def _draw(
     "--conditions-of", "like", type=PLACE, help="Token store: draw what is known of its windows."
 )
 @click.option("--split", help="Split of such a token store; needed if it has more than one.")
+@frames_option
 @params_options
 @fabric_options
 @overwrite_option
@@ -185,6 +189,7 @@ def command(
     states: Path | None,
     like: Place | None,
     split: str | None,
+    frames: tuple[str, ...],
     params: Path,
     overrides: tuple[str, ...],
     launch: Launch,
@@ -199,9 +204,9 @@ def command(
 
     With --given, sample number i keeps the latent frames `sample.keep` of window i and fills in the
     others; with --draft, window i is a draft and only revised. `sample.total_frames` makes videos
-    longer than the model's window; it counts frames of the video, and is raised to whole latent
-    frames. `sample.keep` and `sample.context_frames` count latent frames.
-    `sample.compile=true` is for speed, above all on GPUs.
+    longer than the model's window, in constant memory; it counts frames of the video, and is raised
+    to whole latent frames. `sample.keep`, `sample.context_frames` and `sample.redraw_frames` count
+    latent frames. `sample.compile=true` is for speed, above all on GPUs.
 
     A model that was trained with `model.conditions` draws what --label and --states say, which has
     columns `frame` and one for each name, and if it has a column `video`, deals those out in turn.
@@ -211,13 +216,13 @@ def command(
     Example:
       mebt sample --run run --out samples/tokens --set sample.num_samples=64
       mebt sample --run run --given tokens --split test --set 'sample.keep=[0,1]' --out continued
-      mebt sample --run run --out long --set sample.total_frames=32 --set sample.context_frames=2
+      mebt sample --run run --out long --frames 10000 --set sample.context_frames=2
       mebt sample --run run --label surfing --set sample.guidance=2 --out surfing
       mebt sample --run run --states actions.csv --out moved
       mebt sample --run run --draft samples/tokens --set sample.revise_rounds=4 --out revised
     """
     keep_apart(out, run, kept, draft, states, like, params)
-    config = load_section(params, "sample", SampleStageConfig, overrides)
+    config = load_section(params, "sample", SampleStageConfig, (*frames, *overrides))
     if kept and draft:
         raise click.UsageError("give --given or --draft, not both.")
     tokens = kept or draft

@@ -19,6 +19,8 @@ SAMPLER = 2
 """Raised when the same values come to draw other samples: a store of samples never mixes two."""
 NO_EFFECT = ("num_samples", "batch_size", "compile")
 """Values that no single sample depends on; compiled layers round otherwise, no more."""
+LATER = {"guidance": 1, "revise_guidance": 1, "redraw_frames": 0}
+"""Values that came later, and what stores that do not say them were drawn with."""
 
 
 def recorded_precision(out: Place) -> object:
@@ -43,8 +45,8 @@ def store_info(
     t, h, w = model.grid
     total = config.total_frames or t
     settings = {key: value for key, value in asdict(config).items() if key not in NO_EFFECT}
-    for key in ("guidance", "revise_guidance"):  # Not said before there was any.
-        if settings[key] == 1:
+    for key, before in LATER.items():
+        if settings[key] == before:
             del settings[key]
     return StoreInfo(
         tokenizer=metadata.get("tokenizer") or None,

@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 
 from pipeline.progress import progress
 from pipeline.ranks import all_alive, summed
@@ -30,8 +28,12 @@ class Share:
     """Missing shards (split, number) that are its own."""
     total: int
     """Windows of the missing shards of all processes."""
-    advance: Callable[[int], None]
-    """To be called after each `batch_size` windows of a shard, and after its rest."""
+    advance: Callable[..., None]
+    """To be called after each `batch_size` windows of a shard, and after its rest, with how many;
+    if there are `steps`, after each step of these, with the frames; or with those that were
+    `known`."""
+    steps: Sequence[int]
+    """Units of one window that each step of a batch makes; see `claim_shards`."""
     known: Known | None
     """Tokens that need not be made, if the store's frames have changed."""
     kept: int
@@ -51,14 +53,17 @@ def claim_shards(
     source: pa.Table | None = None,
     overwrite: bool = False,
     update: bool = False,
+    steps: Sequence[int] = (1,),
 ) -> Iterator[Share]:
     """Makes or opens a store, as `prepare_store` does; yields this process's share.
 
     Returns when all have done theirs.
 
     The processes tell one another of every batch. So the progress shown is that of all, none waits
-    for others longer than a batch takes, and when one is gone, the others stop. Raises
-    PipelineError in that case, when another run writes to `root`, and as `prepare_store` does.
+    for others longer than a batch takes, and when one is gone, the others stop. If windows are made
+    in `steps`, that holds for each step: they are the units of one window that each step makes.
+    Raises PipelineError when a process is gone, when another run writes to `root`, and as
+    `prepare_store` does.
     """
     files, first = open_storage(root), fabric.is_global_zero
     with files.lock() if first else nullcontext(lambda: None) as let_others_in:
@@ -73,12 +78,12 @@ def claim_shards(
         with all_alive():
             work = fabric.broadcast(work)
         shares = [work.missing[rank :: fabric.world_size] for rank in range(fabric.world_size)]
-        total, rounds = _count(info, shares, batch_size)
+        total, batches = _count(info, shares, batch_size)
         with nullcontext() if first else files.lock(shared=True):
             writer = StoreWriter(_below(files, work.folder))
             known, mine = _known(files, writer, work), shares[fabric.global_rank]
-            with _in_step(fabric, rounds, what, total, unit) as advance:
-                yield Share(writer, mine, total, advance, known, work.kept)
+            with _in_step(fabric, batches, what, total, unit, steps) as advance:
+                yield Share(writer, mine, total, advance, steps, known, work.kept)
             if work.folder:
                 if first and not writer.store.missing():  # None may hold a damaged frame.
                     switch(files, work.folder)
@@ -87,18 +92,19 @@ def claim_shards(
 
 @contextmanager
 def _in_step(
-    fabric: Fabric, rounds: int, what: str, total: int, unit: str
-) -> Iterator[Callable[[int], None]]:
+    fabric: Fabric, batches: int, what: str, total: int, unit: str, steps: Sequence[int]
+) -> Iterator[Callable[..., None]]:
     """Yields what counts a batch of every process at once; then waits until all have done theirs.
 
-    `rounds` are the batches of the process that has most.
+    `batches` are those of the process that has most, and `total` the windows of all.
     """
-    with progress(what, total, unit, shown=fabric.is_global_zero) as show:
+    rounds = batches * len(steps)
+    with progress(what, total * sum(steps), unit, shown=fabric.is_global_zero) as show:
 
-        def advance(count: int) -> None:
+        def advance(count: int, *, known: int = 0) -> None:
             nonlocal rounds
             rounds -= 1
-            show(summed(fabric, count))
+            show(summed(fabric, count), known=summed(fabric, known) if len(steps) > 1 else 0)
 
         yield advance
         while rounds:
@@ -123,17 +129,3 @@ def _known(files: Folder | Bucket, writer: StoreWriter, work: Work) -> Known | N
 
 def _below(files: Folder | Bucket, folder: str) -> Storage:
     return Inside(files, folder) if folder else files
-
-
-def fill_shards(share: Share, make: Callable[[range], NDArray[np.int64]], batch_size: int) -> int:
-    """Makes the tokens of every row of this process's shards; returns in how many batches."""
-    batches = 0
-    for split, shard in share.shards:
-        rows = range(*share.writer.info.shard_rows(split, shard))
-        parts = []
-        for start in range(0, len(rows), batch_size):
-            parts.append(make(rows[start : start + batch_size]))
-            share.advance(len(parts[-1]))
-        share.writer.write_shard(split, shard, np.concatenate(parts))
-        batches += len(parts)
-    return batches

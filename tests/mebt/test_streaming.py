@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mebt import CachedPredictor, SampleConfig, Stream, sample_frames
 from mebt.draft_revise import Canvas
-from mebt.extrapolation import num_windows, stream_frames
+from mebt.extrapolation import stream_frames, window_sizes
 from tests.mebt.test_kv_cache import GRID, KINDS, make
 
 LONG = {"draft_steps": 2, "bootstrap_steps": 1, "revise_rounds": 1, "revise_groups": 2, "seed": 5}
@@ -49,7 +49,8 @@ def test_it_goes_on_with_the_same_tokens_wherever_it_was_left(
         states.append(whole.state())
     for done, state in list(enumerate(states, 1))[-3:]:
         other = stream(kind, **fields)
-        other.restore({name: tensor.clone() for name, tensor in state.items()})
+        last = torch.cat(made[:done], 1)[:, -other.context :]
+        other.restore({name: tensor.clone() for name, tensor in state.items()}, last)
         assert other.made == sum(whole.sizes()[:done])
         rest = list(other)
         assert len(rest) == len(made) - done
@@ -70,7 +71,6 @@ def test_without_a_state_of_the_predictor_keys_lie_in_other_places() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"last": torch.zeros(2, 2, 2, 5)},
         {"made": torch.tensor(9)},
         {"made": torch.tensor([1, 2])},
         {"noise": torch.zeros(1, 5056, dtype=torch.uint8)},
@@ -85,10 +85,12 @@ def test_a_state_of_something_else_is_refused(change: dict[str, Tensor]) -> None
     next(iter(whole))
     state = whole.state()
     with pytest.raises(ValueError):
-        stream("published").restore({**state, **change})
+        stream("published").restore({**state, **change}, whole.last)
+    with pytest.raises(ValueError, match=r"no state of such samples|frames, the last"):
+        stream("published").restore(state, whole.last[:, :, 1:])
     for name in change:
         with pytest.raises(ValueError, match="no state of such samples"):
-            stream("published").restore({k: v for k, v in state.items() if k != name})
+            stream("published").restore({k: v for k, v in state.items() if k != name}, whole.last)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +116,11 @@ def test_windows_know_where_they_begin_and_are_counted(
         video = torch.cat([first, *parts], 1).flatten()
         assert torch.equal(video, torch.arange(len(video)))
         assert total <= len(video) or total < window
-        count = num_windows(total, window=window, context=context, redraw=redraw)
-        assert len(parts) == count - 1
+        added = window_sizes(total, window=window, context=context, redraw=redraw)
+        assert sum(added) == total
+        assert len(parts) == len(added) - 1
+        assert added[1:-1] == [part.shape[1] for part in parts[:-1]]
+        assert added[0] == min(first.shape[1], total)
         assert all(b - a == window - context - redraw for a, b in itertools.pairwise(begins))
 
 

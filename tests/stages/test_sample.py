@@ -257,6 +257,7 @@ def test_samples_have_as_many_frames_as_asked(
     [
         (["sample.keep=[0]"], "sample.keep needs windows"),
         (["sample.total_frames=6", "sample.context_frames=2"], "no room for a new one"),
+        (["sample.total_frames=6", "sample.redraw_frames=1"], "redraw_frames 1, but a window"),
         (["sample.keep=[2]", "--given"], "names frame 2, but there are 2"),
         (["sample.num_samples=3", "--given"], "--given has no effect"),
         (["sample.keep=[0]", "sample.num_samples=9999", "--given"], "each sample begins from"),
@@ -309,4 +310,4 @@ def test_a_window_that_cannot_be_is_one_clear_line(flow: Flow, window: dict[str,
 def test_help_says_what_is_counted() -> None:
     said = " ".join(CliRunner().invoke(cli, ["sample", "--help"]).output.split())
     assert "it counts frames of the video, and is raised to whole latent frames" in said
-    assert "`sample.keep` and `sample.context_frames` count latent frames" in said
+    assert "`sample.context_frames` and `sample.redraw_frames` count latent frames" in said

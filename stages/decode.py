@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.background import background_writer
 from pipeline.config import load_section
 from pipeline.errors import user_errors
-from pipeline.pixels import decode_tokens
+from pipeline.pixels import to_bytes
 from pipeline.progress import progress
 from pipeline.rates import playing_rate
 from pipeline.storage.files import keep_apart, lock
@@ -29,7 +29,8 @@ from stages.options import (
     overwrite_option,
     params_options,
 )
-from tokenizer import Tokenizer, identity, load_tokenizer
+from tokenizer import Tokenizer, decode_pieces, identity, load_tokenizer
+from tokenizer.pieces import check_pieces, num_frames_of
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ def decode(
 ) -> Decoded:
     """Decodes a split of a token store; goes on where an earlier call was cut off.
 
-    Holds two batches and the videos of the sheet in memory, whatever the number of windows. Raises
-    PipelineError if the tokenizer is not the one that made the tokens, or `out` holds videos of
-    something else.
+    Holds two batches and the videos of the sheet in memory, whatever the number of windows; of long
+    ones pieces of `config.piece_frames`. Raises PipelineError if the tokenizer is not the one that
+    made the tokens, or `out` holds videos of something else.
     """
     store = TokenStore(tokens)
     with user_errors():
@@ -70,31 +71,35 @@ def decode(
     split = split or store.splits[0]
     count = min(limit or store.num_windows(split), store.num_windows(split))
     fps, said = playing_rate(config.fps, store.info.fps)
+    most = config.piece_frames // model.config.downsample[0]
+    if is_long := store.grid[0] > most:
+        with user_errors("decode.piece_frames"):
+            check_pieces(model.config, config.piece_frames)
     made_from = {
         "tokens": store.fingerprint,
         "tokenizer": store.info.tokenizer,
         "split": split,
         "count": count,
-        "config": config.recorded(fps),
+        "config": config.recorded(fps, in_pieces=is_long),
     }
-    files = Outputs(out, split, count, config)
+    files = Outputs(out, split, count, num_frames_of(model.config, store.grid[0]), config)
     _, *sides = (n * side for n, side in zip(store.grid, model.config.downsample, strict=True))
     files.check_sheet(*sides)
     with lock(out):
         files.prepare(made_from, overwrite=overwrite)
         rows = [row for row in range(count) if files.needed(row, exact=exact)]
         written = sum(files.missing(row, exact=exact) for row in rows)
+        total, unit = (files.num_frames, "frame") if is_long else (1, "video")
         with (
-            progress("decode", len(rows), "video") as advance,
-            background_writer(files.writer(fps, exact=exact), at_most=config.batch_size) as write,
+            progress("decode", len(rows) * total, unit) as advance,
+            files.writer(fps, exact=exact) as write_now,
+            background_writer(write_now, at_most=config.batch_size) as write,
         ):
-            for row, frames in _decoded(store, split, count, rows, model, config):
-                write(row, frames)
-                advance(1)
-    notes = [said] if said else []
-    if skips := files.frames_skipped(fps):
-        notes.append(skips)
-    return Decoded(count, written, files.on_sheet, files.sheet, notes)
+            for row, frames, is_last in _decoded(store, split, count, rows, model, config):
+                write(row, frames, is_last=is_last)
+                advance(len(frames) if is_long else 1)
+    notes = [said, files.frames_skipped(fps), files.frames_not_shown()]
+    return Decoded(count, written, files.on_sheet, files.sheet, list(filter(None, notes)))
 
 
 @torch.inference_mode()
@@ -105,28 +110,37 @@ def _decoded(
     rows: list[int],
     model: Tokenizer,
     config: DecodeConfig,
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+) -> Iterator[tuple[int, NDArray[np.uint8], bool]]:
     """Yields each of `rows` with its frames [T, H, W, 3], one shard and one batch at a time.
+
+    Long ones come in parts, those of a batch in turn; with each it says if it is the row's last.
 
     Batches are cut from all `count` rows, whichever are wanted: the last bit of a picture can
     depend on what is decoded beside it, and a resumed run shall give the same.
     """
     device, batch_size = next(model.parameters()).device, config.batch_size
     half = config.precision == "bf16-mixed"
+    most = config.piece_frames // model.config.downsample[0]
+    num_frames = num_frames_of(model.config, store.grid[0])
     wanted = set(rows)
     for shard in range(store.num_shards(split)):
         first, last = store.shard_rows(split, shard)
         last = min(last, count)
         if wanted.isdisjoint(range(first, last)):
             continue
-        tokens = store.read_shard(split, shard)[: last - first].astype(np.int64)
+        tokens = torch.from_numpy(store.read_shard(split, shard)[: last - first])
         for start in range(first, last, batch_size):
             batch = range(start, min(start + batch_size, last))
             if wanted.isdisjoint(batch):
                 continue
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                video = decode_tokens(model, tokens[start - first : batch.stop - first])
-            yield from ((row, video[row - start]) for row in batch if row in wanted)
+            parts = decode_pieces(model, tokens[start - first : batch.stop - first], most=most)
+            done = 0
+            while done < num_frames:
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    video = to_bytes(next(parts))
+                done += video.shape[1]
+                is_last = done == num_frames
+                yield from ((row, video[row - start], is_last) for row in batch if row in wanted)
 
 
 @click.command("decode")
@@ -154,8 +168,9 @@ def command(
     """Turn tokens into videos.
 
     Writes an mp4 of each window and one contact sheet that plays them side by side; with --exact
-    also their exact pixels, a zarr array [N, T, H, W, 3]. Values: section `decode` of the params
-    file.
+    also their exact pixels, a zarr array [N, T, H, W, 3]. Windows of more than
+    `decode.piece_frames` frames are decoded in pieces that overlap, in constant memory. Values:
+    section `decode` of the params file.
 
     \b
     Example:

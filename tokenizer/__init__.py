@@ -1,6 +1,7 @@
 """Frames <-> tokens: the 3D VQGAN of TATS, and tokenizers of others."""
 
 from tokenizer.config import VQGANConfig
+from tokenizer.pieces import decode_pieces
 from tokenizer.vqgan import VQGAN, VQGANOutput
 from tokenizer.weights import (
     Tokenizer,
@@ -17,6 +18,7 @@ __all__ = [
     "TokenizerConfig",
     "VQGANConfig",
     "VQGANOutput",
+    "decode_pieces",
     "identity",
     "load_tokenizer",
     "save_tokenizer",

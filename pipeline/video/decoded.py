@@ -1,7 +1,8 @@
 """The folder of decoded videos: an mp4 of each, one sheet of all, exact frames on request."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from pipeline.rates import check_rate
 from pipeline.storage.files import read_json, write_json
 from pipeline.storage.outputs import list_differences, prepare_output
 from pipeline.storage.places import Folder
-from pipeline.video.writer import shown_every, write_mp4, write_sheet
+from pipeline.video.writer import mp4_writer, shown_every, write_sheet
 
 RECORD = "decode.json"
 EXACT = "frames.zarr"
@@ -41,13 +42,16 @@ class DecodeConfig:
     """Most videos on the contact sheet, up to 4096; they are held in memory together."""
     columns: int | None = None
     """Videos side by side on the sheet; null: about as many as there are rows."""
+    piece_frames: int = 256
+    """Frames that are decoded at once, as many as memory is for. Longer windows are decoded in
+    pieces that overlap, and the sheet shows so many of their frames."""
     precision: TokenizerPrecision = "32-true"
     """Of the tokenizer's convolutions. bf16-mixed is faster where the device multiplies in it;
     pixels differ by one or two of 255."""
 
     def __post_init__(self) -> None:
         check_rate(self.fps)
-        for name in ("batch_size", "sheet_videos", "columns"):
+        for name in ("batch_size", "sheet_videos", "columns", "piece_frames"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
@@ -60,9 +64,11 @@ class DecodeConfig:
                 f"columns must be at most sheet_videos, got {self.columns} and {self.sheet_videos}."
             )
 
-    def recorded(self, fps: float) -> dict[str, Any]:
+    def recorded(self, fps: float, *, in_pieces: bool) -> dict[str, Any]:
         """Returns what a folder of videos, which play at `fps`, says of these values."""
         values = {**as_dict(self), "fps": fps}
+        if not in_pieces:  # Then it changes nothing.
+            del values["piece_frames"]
         # A precision as it always was is left out: folders of earlier versions go on.
         return {key: value for key, value in values.items() if value != "32-true"}
 
@@ -70,8 +76,12 @@ class DecodeConfig:
 class Outputs:
     """The files of one decoded split, and which of them are there."""
 
-    def __init__(self, out: Path, split: str, count: int, config: DecodeConfig) -> None:
-        self.out, self.split, self.count = out, split, count
+    def __init__(
+        self, out: Path, split: str, count: int, num_frames: int, config: DecodeConfig
+    ) -> None:
+        self.out, self.split, self.count, self.num_frames = out, split, count, num_frames
+        self.at_once = min(config.piece_frames, num_frames)
+        """Frames of each video that are on the sheet, and in one chunk of exact ones."""
         self.sheet = out / f"sheet.{config.sheet}"
         self.on_sheet = min(config.sheet_videos, count)
         self.columns = min(config.columns or math.ceil(math.sqrt(self.on_sheet)), self.on_sheet)
@@ -81,6 +91,11 @@ class Outputs:
         step, kind = shown_every(self.sheet.suffix, fps), self.sheet.suffix[1:]
         said = f"{self.sheet}: one frame of {step}, as {kind} plays no {fps:g} a second"
         return said if step > 1 else ""
+
+    def frames_not_shown(self) -> str:
+        """Says how much of long videos the sheet shows."""
+        said = f"{self.sheet} shows the first {self.at_once} of {self.num_frames} frames"
+        return said if self.at_once < self.num_frames else ""
 
     def check_sheet(self, height: int, width: int) -> None:
         """Raises ConfigError if the sheet's format cannot hold so many videos of this size."""
@@ -112,8 +127,9 @@ class Outputs:
         return self.out / f"{self.split}-{row:05d}.mp4"
 
     def exact(self, row: int) -> Path:
-        """Returns where the exact frames of a row lie inside their array."""
-        return self.out / EXACT / "c" / str(row) / "0" / "0" / "0" / "0"
+        """Returns where the exact frames of a row lie inside their array: the last of them."""
+        last = (self.num_frames - 1) // self.at_once
+        return self.out / EXACT / "c" / str(row) / str(last) / "0" / "0" / "0"
 
     def needed(self, row: int, *, exact: bool) -> bool:
         """Says whether something of this row is still to be made, if only its place on a sheet."""
@@ -124,40 +140,85 @@ class Outputs:
         """Says whether a file of this row is still to be made."""
         return not self.video(row).exists() or (exact and not self.exact(row).exists())
 
-    def writer(self, fps: float, *, exact: bool) -> Callable[[int, NDArray[np.uint8]], None]:
-        """Returns what writes whatever is still to be made of a row, from its frames.
+    @contextmanager
+    def writer(self, fps: float, *, exact: bool) -> Iterator[Callable[..., None]]:
+        """Yields what writes whatever is still to be made of a row, from its frames.
 
-        It is to be called with every row that is needed, in order.
+        It is to be called with every row that is needed, in order, or with parts of some rows in
+        turn: then with `is_last` for each one's last part. No file of a row is there before that.
         """
+        begun: dict[int, _Row] = {}
         sheet: list[NDArray[np.uint8]] = []
         array: zarr.Array[Any] | None = None
 
-        def write(row: int, frames: NDArray[np.uint8]) -> None:
+        def write(row: int, frames: NDArray[np.uint8], *, is_last: bool = True) -> None:
             nonlocal array
-            if exact:
-                array = _open_exact(self.out, self.count, frames) if array is None else array
-                array[row] = frames
-            if not self.video(row).exists():
-                write_mp4(self.video(row), frames, fps=fps)
+            if exact and array is None:
+                array = self._open_exact(frames.shape[1:])
+            if row not in begun:
+                begun[row] = _Row(self, row, fps, array)
+            begun[row].add(frames)
+            if not is_last:
+                return
+            begun[row].files.close()
+            shown = begun.pop(row).shown
             if row < self.on_sheet and not self.sheet.exists():
-                sheet.append(frames)
+                sheet.append(np.concatenate(shown))
                 if len(sheet) == self.on_sheet:
                     write_sheet(self.sheet, sheet, columns=self.columns, fps=fps)
                     sheet.clear()
 
-        return write
+        try:
+            yield write
+        except BaseException as error:
+            for unfinished in begun.values():
+                unfinished.files.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def _open_exact(self, sides: tuple[int, ...]) -> "zarr.Array[Any]":
+        """Opens, or makes, the array [N, T, H, W, 3] of exact frames: one chunk a short video."""
+        if (self.out / EXACT / "zarr.json").exists():
+            found = zarr.open_array(self.out / EXACT, mode="r+", zarr_format=3)
+            return found.with_config({"write_empty_chunks": True})  # Opening forgets it.
+        return zarr.create_array(
+            self.out / EXACT,
+            shape=(self.count, self.num_frames, *sides),
+            chunks=(1, self.at_once, *sides),
+            dtype=np.uint8,
+            compressors=[ZstdCodec(level=1, checksum=True)],
+            config={"write_empty_chunks": True},  # A black video is a video, not a missing one.
+        )
 
 
-def _open_exact(out: Path, count: int, frames: NDArray[np.uint8]) -> "zarr.Array[Any]":
-    """Opens, or makes, the array [N, T, H, W, 3] of exact frames: one chunk a video."""
-    if (out / EXACT / "zarr.json").exists():
-        found = zarr.open_array(out / EXACT, mode="r+", zarr_format=3)
-        return found.with_config({"write_empty_chunks": True})  # Opening forgets it.
-    return zarr.create_array(
-        out / EXACT,
-        shape=(count, *frames.shape),
-        chunks=(1, *frames.shape),
-        dtype=np.uint8,
-        compressors=[ZstdCodec(level=1, checksum=True)],
-        config={"write_empty_chunks": True},  # A black video is a video, not a missing one.
-    )
+class _Row:
+    """What is being written of one video."""
+
+    def __init__(
+        self, outputs: Outputs, row: int, fps: float, array: "zarr.Array[Any] | None"
+    ) -> None:
+        self.row, self.array, self.done, self.at_once = row, array, 0, outputs.at_once
+        self.num_frames = outputs.num_frames
+        self.waiting = np.empty(0, np.uint8)
+        """Exact frames that do not make a chunk yet; only whole ones are written, once."""
+        self.shown: list[NDArray[np.uint8]] = []
+        self.on_sheet = row < outputs.on_sheet and not outputs.sheet.exists()
+        self.files = ExitStack()
+        self.add_to_video: Callable[[NDArray[np.uint8]], None] | None = None
+        if not outputs.video(row).exists():
+            self.add_to_video = self.files.enter_context(mp4_writer(outputs.video(row), fps=fps))
+
+    def add(self, frames: NDArray[np.uint8]) -> None:
+        """Takes in the next frames [T, H, W, 3]."""
+        if self.on_sheet and self.done < self.at_once:
+            self.shown.append(frames[: self.at_once - self.done])
+        self.done += len(frames)
+        if self.array is not None:
+            self.waiting = np.concatenate([self.waiting, frames]) if len(self.waiting) else frames
+            is_last = self.done == self.num_frames
+            while len(self.waiting) >= self.at_once or (is_last and len(self.waiting)):
+                part = self.waiting[: self.at_once]
+                begin = self.done - len(self.waiting)
+                self.array[self.row, begin : begin + len(part)] = part
+                self.waiting = self.waiting[len(part) :]
+        if self.add_to_video is not None:
+            self.add_to_video(frames)

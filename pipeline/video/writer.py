@@ -1,7 +1,8 @@
 """Writes videos and moving pictures for eyes: mp4, webp, gif."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -46,21 +47,35 @@ def write_mp4(path: Path, frames: Frame, *, fps: float, enlarge: int = 1) -> Non
 
     Colours are those of BT.709, and the file says so. Equal frames make equal files.
     """
-    enlarged = frames.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
-    height, width = (side + side % 2 for side in enlarged.shape[1:3])  # yuv420p needs even sides.
-    padded = np.pad(
-        enlarged,
-        ((0, 0), (0, height - enlarged.shape[1]), (0, width - enlarged.shape[2]), (0, 0)),
-        mode="edge",
-    )
+    with mp4_writer(path, fps=fps, enlarge=enlarge) as add:
+        add(frames)
+
+
+@contextmanager
+def mp4_writer(path: Path, *, fps: float, enlarge: int = 1) -> Iterator[Callable[[Frame], None]]:
+    """Yields what adds frames [T, H, W, 3] to a video, which is there when the block is left.
+
+    The file is that of `write_mp4`, however the frames are parted; it takes no more memory.
+    """
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(1001)  # FFmpeg's own are fractions of small numbers.
         stream = container.add_stream("libx264", rate=rate, options=ENCODER)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.pix_fmt = "yuv420p"
         for name, value in COLOURS.items():
             setattr(stream.codec_context, name, value)
-        for frame in padded:
-            container.mux(stream.encode(_to_yuv420(frame)))
+
+        def add(frames: Frame) -> None:
+            enlarged = frames.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
+            # yuv420p needs even sides.
+            height, width = (side + side % 2 for side in enlarged.shape[1:3])
+            down, right = height - enlarged.shape[1], width - enlarged.shape[2]
+            padded = np.pad(enlarged, ((0, 0), (0, down), (0, right), (0, 0)), mode="edge")
+            if not stream.codec_context.is_open:
+                stream.width, stream.height = width, height
+            for frame in padded:
+                container.mux(stream.encode(_to_yuv420(frame)))
+
+        yield add
         container.mux(stream.encode())
 
 

@@ -94,7 +94,9 @@ def test_pieces_of_others_tokenizers_are_nearly_the_frames_of_the_whole() -> Non
     whole = model.decode(tokens)
     assert sum(part.shape[2] for part in parts) == num_frames_of(model.config, 39) == 153
     assert len(parts) > 3
-    torch.testing.assert_close(torch.cat(parts, 2), whole, atol=1e-2, rtol=1e-2)
+    differs = (torch.cat(parts, 2) - whole).abs()
+    assert float(differs.mean()) < 1e-3
+    assert float((differs > 0.01).float().mean()) < 0.02
 
 
 @pytest.mark.parametrize("overlap", [(0, 0), (3, 3), (2, 0)])

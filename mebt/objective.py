@@ -31,6 +31,8 @@ class Micro(NamedTuple):
     order: Int[Tensor, "B N"]
     """A permutation of positions for each row."""
     conditions: Conditions | None = None
+    seen: Int[Tensor, "B N"] | None = None
+    """The tokens as they are where they are context; None: as they are."""
 
 
 HeldOut = tuple[Tensor, Conditions | None]
@@ -50,6 +52,9 @@ class ObjectiveConfig:
     """1: mean over masked tokens; 0: a batch weighs as much as is masked in it."""
     label_smoothing: float = 0.0
     """Share of the probability that every token gets alike in what is to be predicted."""
+    context_noise: float = 0.0
+    """Share of the context tokens that are replaced by random ones, as a sample's own mistakes are
+    in what it goes on from; against drift of long videos. Published: 0."""
     budget: int | None = None
     """Most tokens that are predicted in one pass; null: all that are masked."""
     length_prior: LengthPriorName = "longest"
@@ -62,13 +67,28 @@ class ObjectiveConfig:
             raise ValueError(
                 f"unknown schedule {self.schedule!r}; choose from {', '.join(SCHEDULES)}."
             )
-        for name in ("average_loss", "label_smoothing", "empty_share"):
+        for name in ("average_loss", "label_smoothing", "empty_share", "context_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
         if self.budget is not None and self.budget < 1:
             raise ValueError(f"budget must be at least 1, got {self.budget}.")
         if self.time_scale <= 0:
             raise ValueError(f"time_scale must be above 0, got {self.time_scale}.")
+
+
+def with_noise(
+    tokens: Int[Tensor, "B N"], share: float, codebook_size: int, seeds: Iterable[int]
+) -> Int[Tensor, "B N"]:
+    """Replaces a share of the tokens by random ones; each row draws by its own seed."""
+    if not share:
+        return tokens
+    noisy = tokens.clone()
+    for row, seed in zip(noisy, seeds, strict=True):
+        generator = Generator().manual_seed(seed)
+        replaced = torch.rand(len(row), generator=generator) < share
+        others = torch.randint(codebook_size, row.shape, generator=generator)
+        row[replaced] = others[replaced]
+    return noisy
 
 
 def percent(ratio: float) -> int:
@@ -109,7 +129,7 @@ def objective(
     How many tokens are hidden is drawn from `generator`: the same for all micro-batches of a step
     if each gets one of the same seed.
     """
-    tokens, order, conditions = micro
+    tokens, order, conditions, seen = micro
     split = draw_split(
         order,
         grid=model.grid,
@@ -123,7 +143,7 @@ def objective(
     )
     targets = tokens.gather(1, split.targets)
     output = module(
-        tokens.gather(1, split.context),
+        (tokens if seen is None else seen).gather(1, split.context),
         split.context,
         split.targets,
         targets,

@@ -28,6 +28,7 @@ from mebt.objective import (
     ObjectiveConfig,
     logged_names,
     objective,
+    with_noise,
 )
 from mebt.optim import OptimizerKind, make_optimizer
 from mebt.weights import MODEL_FILE, read_config
@@ -47,9 +48,9 @@ from pipeline.tuning import SMALL, keep_freed
 from stages.conditions import StoreConditions
 from stages.held_out import held_out_windows, mask_generator, validate
 
-ORDER_DRAW, DROP_DRAW = -2, -500_000
+ORDER_DRAW, NOISE_DRAW, DROP_DRAW = -2, -250_000, -500_000
 """Seeds for other draws than a rank's own, 0, 1, …, and that of masks; the order of row i is
-ORDER_DRAW - i."""
+ORDER_DRAW - i, and the noise of its context NOISE_DRAW - i."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,19 +163,23 @@ def _batches(
     rank, world_size = fabric.global_rank, fabric.world_size
     share = config.batch_size // world_size
     mine = stream.tokens(step, rank=rank, world_size=world_size)
+    numbers = range(rank * share, (rank + 1) * share)
     order = draw_order(
-        range(rank * share, (rank + 1) * share),
+        numbers,
         model.num_tokens,
         step_seed=lambda row: step_seed(config.seed, step, ORDER_DRAW - row),
     )
-    tokens, orders = (send(x, fabric.device).chunk(config.accumulate) for x in (mine, order))
+    draws = (step_seed(config.seed, step, NOISE_DRAW - row) for row in numbers)
+    noisy = with_noise(mine, config.context_noise, model.codebook_size, draws)
+    parts = (send(x, fabric.device).chunk(config.accumulate) for x in (mine, order, noisy))
+    tokens, orders, seen = parts
     conditions: list[Conditions | None] = [None] * config.accumulate
     if given is not None:
         rows = stream.own_rows(step, rank=rank, world_size=world_size)
         dropped = dropped_rows(config, step)[rank * share : (rank + 1) * share]
         kept = given.read(rows).without(dropped).changed(lambda x: send(x, fabric.device))
         conditions[:] = kept.chunks(share // config.accumulate)
-    return [Micro(*parts) for parts in zip(tokens, orders, conditions, strict=True)]
+    return [Micro(*parts) for parts in zip(tokens, orders, conditions, seen, strict=True)]
 
 
 def dropped_rows(config: TrainConfig, step: int) -> Bool[Tensor, " B"]:

@@ -195,7 +195,7 @@ def test_training_learns(flow: Flow) -> None:
 
 def test_accumulated_micro_batches_are_the_same_step(flow: Flow) -> None:
     more = ["--set", "model.residual_dropout=0.0", "--set", "train.clip_norm=1.0"]
-    more += SMOOTH
+    more += [*SMOOTH, "--set", "train.context_noise=0.5"]
     flow.ok("train", *more, out="one")
     flow.ok("train", *more, "--set", "train.accumulate=2", out="two")
     one, two = last_state(flow.root / "one"), last_state(flow.root / "two")
@@ -323,6 +323,13 @@ def test_a_run_of_other_values_is_refused_by_name(flow: Flow) -> None:
     assert "config.learning_rate = 0.001, not 0.5" in line
     flow.ok("train", "--set", "train.log_every=2")
     flow.ok("train", "--set", "train.learning_rate=0.5", "--overwrite")
+
+
+def test_a_run_without_noise_says_none(flow: Flow) -> None:
+    record = json.loads((flow.root / "run" / "run.json").read_text())
+    assert "context_noise" not in record["config"]  # As in runs of earlier versions.
+    line = flow.refused("train", "--set", "train.context_noise=0.1")
+    assert "config.context_noise = None, not 0.1" in line
 
 
 def test_a_model_that_cannot_see_is_not_trained(flow: Flow) -> None:

@@ -44,12 +44,12 @@ def line_through(tokens: list[int], measured: list[float]) -> tuple[float, float
     return float(window), float(token), float(away.max())
 
 
-def picture(chart: str) -> str:
+def picture(chart: str, style: str = STYLE) -> str:
     """Makes a file of the first of a chart's two drawings, the wide one."""
     drawing = f"{chart.partition('</svg>')[0]}</svg>"
     head, rest = drawing.split(">", 1)
     head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    return f"{head}><style>{STYLE}</style>{rest}\n"
+    return f"{head}><style>{style}</style>{rest}\n"
 
 
 def draw(file: Path, title: str, unit: str, lines: dict[str, list[float]]) -> None:

@@ -19,6 +19,7 @@ from pipeline.storage.files import keep_apart, lock
 from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore
 from pipeline.store.same_tokens import check_tokenizer
+from pipeline.tuning import MEDIUM, keep_freed
 from pipeline.video.decoded import EXACT, DecodeConfig, Outputs
 from stages.options import (
     FILE,
@@ -75,6 +76,7 @@ def decode(
     if is_long := store.grid[0] > most:
         with user_errors("decode.piece_frames"):
             check_pieces(model.config, config.piece_frames)
+        keep_freed(MEDIUM)  # The first piece and the others differ in size: gaps would add a third.
     made_from = {
         "tokens": store.fingerprint,
         "tokenizer": store.info.tokenizer,

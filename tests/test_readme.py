@@ -54,7 +54,11 @@ SMALL = [
     *("train.validation_windows=2", "sample.num_samples=3", "sample.draft_steps=4"),
     *("sample.revise_rounds=1", "sample.revise_groups=2", "evaluate.num_videos=2"),
 ]
-OTHERWISE = {"run2": ["train.max_steps=6"], "continued": ["sample.num_samples=2"]}
+OTHERWISE = {
+    "run2": ["train.max_steps=6"],
+    "continued": ["sample.num_samples=2"],
+    "long/tokens": ["sample.total_frames=72", "sample.num_samples=1", "sample.draft_steps=1"],
+}
 """--out -> what is appended besides."""
 
 EIGHT, PUBLISHED = "needs so many GPUs", "a model of the published size"
@@ -71,6 +75,7 @@ NOT_RUN = {
 ELSEWHERE = {
     **{"make demo": "ten minutes", "make test": "runs this test", "make test-slow": "minutes"},
     **{"make faults": "ten minutes", "make bench": "hours; its parts are in test_benchmarks"},
+    **{"python -m benchmarks.drift": "hours; on tiny data in test_drift"},
     **{"python -m benchmarks": "the same", "python -m benchmarks.batches": "the same"},
     **{"python -m benchmarks.seams": "its table is in test_editing"},
     **{"make quality": "hours; its parts are in test_worlds"},

@@ -35,7 +35,8 @@ from pipeline.report.charts import Level, Series, line_chart
 from pipeline.store.layout import INFO
 from pipeline.store.reader import TokenStore, read_rows, spread_rows
 from pipeline.tuning import tune_process
-from stages.sample import SPLIT, SampleStageConfig, sample
+from stages.sample import SampleStageConfig, sample
+from stages.sample_store import SPLIT
 from tokenizer import Tokenizer, load_tokenizer
 
 ROOT = Path(__file__).parent.parent

@@ -35,7 +35,15 @@ from pipeline.tuning import MEDIUM, keep_freed
 from stages.asked import Asked, AskedConditions, check_guidance, open_asked, said
 from stages.given import Given, check_given, check_values, open_given
 from stages.launch import Launch, fabric_options
-from stages.options import FILE, FOLDER, PLACE, PLACE_OUT, frames_option, overwrite_option, params_options
+from stages.options import (
+    FILE,
+    FOLDER,
+    PLACE,
+    PLACE_OUT,
+    frames_option,
+    overwrite_option,
+    params_options,
+)
 from stages.sample_store import SHARD_WINDOWS, SPLIT, recorded_precision, store_info
 
 

@@ -25,7 +25,9 @@ BEFORE: Mapping[str, Mapping[str, Any]] = {
     "config": {"optimizer": "adamw", "empty_share": 0.0, "change_weight": 0.0},
 }
 """What runs of earlier versions did whose record does not say so, by part of the record."""
-UNSAID: Mapping[str, Mapping[str, Any]] = {"config": {"condition_dropout": 0.1, "context_noise": 0.0}}
+UNSAID: Mapping[str, Mapping[str, Any]] = {
+    "config": {"condition_dropout": 0.1, "context_noise": 0.0}
+}
 """Values that a record does not say, by part of it: it stays what it was before there were such."""
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from mebt import CachedPredictor, SampleConfig, Stream, sample_frames
 from mebt.draft_revise import Canvas
 from mebt.extrapolation import stream_frames, window_sizes
+from tests.mebt import test_conditions
 from tests.mebt.test_kv_cache import GRID, KINDS, make
 
 LONG = {"draft_steps": 2, "bootstrap_steps": 1, "revise_rounds": 1, "revise_groups": 2, "seed": 5}
@@ -58,6 +59,25 @@ def test_it_goes_on_with_the_same_tokens_wherever_it_was_left(
         assert other.state().keys() == states[-1].keys()
         for name, tensor in other.state().items():
             assert torch.equal(tensor, states[-1][name]), name
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 2.0])
+def test_so_it_does_with_conditions_of_each_window(guidance: float) -> None:
+    config = SampleConfig(**LONG, total_frames=6, guidance=guidance)
+    model, known = test_conditions.make(), test_conditions.given(frames=6)
+
+    def begin() -> Stream:
+        return Stream(CachedPredictor(model), GRID, config, numbers=[3, 1], conditions=known)
+
+    whole, made = begin(), []
+    for part in whole:
+        made.append(part)
+        state = whole.state()
+        other = begin()
+        other.restore(state, torch.cat(made, 1)[:, -1:])
+        if whole.made < 6:
+            rest = torch.cat(list(other), 1)
+    assert torch.equal(rest, torch.cat(made, 1)[:, -rest.shape[1] :])
 
 
 def test_without_a_state_of_the_predictor_keys_lie_in_other_places() -> None:

@@ -147,9 +147,14 @@ def test_what_a_kill_left_of_a_finished_shard_goes(run: Flow, long: dict[str, by
     assert content(run.root / "long") == long
 
 
-def test_what_a_window_draws_anew_is_another_sample_and_recorded(made: Flow) -> None:
-    four = ("--set", "sample.total_frames=4")
-    store = TokenStore(made.root / "long-whole") if (made.root / "long-whole").exists() else None
-    assert store is None or "redraw_frames" not in store.info.extra["sample"]
-    said = made.refused("sample", *LONG, *four, "--set", "sample.redraw_frames=1", out="again")
-    assert "no room for a new one beside 2" in said
+def test_a_value_of_later_is_recorded_where_it_acts_alone(
+    made: Flow, long: dict[str, bytes]
+) -> None:
+    settings = TokenStore(made.root / "long-whole").info.extra["sample"]
+    assert settings["total_frames"] == 10
+    assert "redraw_frames" not in settings  # As in stores made before there was such a value.
+    again = ("--set", "sample.redraw_frames=1")
+    assert "no room for a new one beside 2" in made.refused("sample", *LONG, *again, out="again")
+    short = ("--set", "sample.total_frames=4", *again)
+    made.ok("sample", *LONG, *short, out="short")  # It wins over --frames.
+    assert TokenStore(made.root / "short").info.extra["sample"]["redraw_frames"] == 1

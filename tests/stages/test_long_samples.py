@@ -19,10 +19,11 @@ LONG += ("--set", "sample.revise_rounds=0")
 
 
 @pytest.fixture(scope="module")
-def long(made: Flow) -> dict[str, bytes]:
+def long(made: Flow, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The store that an undisturbed run makes."""
-    made.ok("sample", *LONG, out="long-whole")
-    return content(made.root / "long-whole")
+    copied = made.copy(tmp_path_factory.mktemp("long") / "flow")
+    copied.ok("sample", *LONG, out="long")
+    return content(copied.root / "long")
 
 
 @pytest.fixture
@@ -147,14 +148,13 @@ def test_what_a_kill_left_of_a_finished_shard_goes(run: Flow, long: dict[str, by
     assert content(run.root / "long") == long
 
 
-def test_a_value_of_later_is_recorded_where_it_acts_alone(
-    made: Flow, long: dict[str, bytes]
-) -> None:
-    settings = TokenStore(made.root / "long-whole").info.extra["sample"]
+def test_a_value_of_later_is_recorded_where_it_acts_alone(run: Flow) -> None:
+    run.ok("sample", *LONG, out="long")
+    settings = TokenStore(run.root / "long").info.extra["sample"]
     assert settings["total_frames"] == 10
     assert "redraw_frames" not in settings  # As in stores made before there was such a value.
     again = ("--set", "sample.redraw_frames=1")
-    assert "no room for a new one beside 2" in made.refused("sample", *LONG, *again, out="again")
+    assert "no room for a new one beside 2" in run.refused("sample", *LONG, *again, out="again")
     short = ("--set", "sample.total_frames=4", *again)
-    made.ok("sample", *LONG, *short, out="short")  # It wins over --frames.
-    assert TokenStore(made.root / "short").info.extra["sample"]["redraw_frames"] == 1
+    run.ok("sample", *LONG, *short, out="short")  # It wins over --frames.
+    assert TokenStore(run.root / "short").info.extra["sample"]["redraw_frames"] == 1

@@ -84,11 +84,11 @@ def arrays(root: Path) -> list[tuple[Path, NDArray]]:
         written.append((root / str(codes) / "train.zarr", tokens.astype(info.dtype)))
     frames = rng.integers(0, 256, (3, 4, 16, 16, 3), dtype=np.uint8)
     frames[1] = 0  # All black, which must not be a missing chunk to anybody.
-    outputs = Outputs(root / "videos", "train", 3, DecodeConfig())
+    outputs = Outputs(root / "videos", "train", 3, 4, DecodeConfig())
     (root / "videos").mkdir()
-    write = outputs.writer(8.0, exact=True)
-    for row, video in enumerate(frames):
-        write(row, video)
+    with outputs.writer(8.0, exact=True) as write:
+        for row, video in enumerate(frames):
+            write(row, video, is_last=True)
     return [*written, (root / "videos" / "frames.zarr", frames)]
 
 

@@ -90,7 +90,7 @@ class MeBTShape:
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
-        names = [name.removesuffix(f":{INTEGERS}") for name in self.conditions]
+        names = self.condition_names
         for name in names:
             if not STATE_NAME.fullmatch(name) or f"{LABEL}:{INTEGERS}" in self.conditions:
                 raise ValueError(
@@ -98,6 +98,11 @@ class MeBTShape:
                 )
         if len(set(names)) < len(names):
             raise ValueError(f"conditions must name different things, got {names}.")
+
+    @property
+    def condition_names(self) -> list[str]:
+        """Names of the conditions, whatever their numbers mean."""
+        return [name.removesuffix(f":{INTEGERS}") for name in self.conditions]
 
     def check_trainable(self) -> None:
         """Raises ValueError if some layers do nothing, or no prediction depends on the context.

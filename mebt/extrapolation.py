@@ -64,21 +64,3 @@ def stream_frames(
         made += new.shape[1]
         last = torch.cat([last, new], dim=1)[:, -context_frames:]
         yield new
-
-
-def extend(
-    fill: Fill,
-    tokens: Int[Tensor, "B t h w"],
-    *,
-    window_frames: int,
-    context_frames: int,
-    num_frames: int,
-) -> Int[Tensor, "B T h w"]:
-    """Adds latent frames until there are at least `num_frames`; see `stream_frames`."""
-    added = stream_frames(
-        *(fill, tokens),
-        window_frames=window_frames,
-        context_frames=context_frames,
-        num_frames=num_frames,
-    )
-    return torch.cat([tokens, *added], dim=1)

@@ -38,14 +38,13 @@ def steer(
     `num_open` are the positions open at first. Guidance predicts each window twice, both in one
     batch; without it (1) nothing is computed that would not be else.
     """
-    both = conditions.doubled()
 
     def guided(scales: Scales) -> Predict:
         if scales == (1.0, 1.0):
             return partial(predict, conditions=conditions)
         if scales == (0.0, 0.0):
             return predict
-        first, last = scales
+        (first, last), both = scales, conditions.doubled()
 
         def predict_guided(tokens: Tensor, context: Tensor, targets: Tensor) -> Logits:
             scale = last + (first - last) * min(1.0, targets.shape[1] / num_open)

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from mebt import Conditions, MeBTConfig, SampleConfig, StateShape, prepare_states
 from mebt.config import LABEL
-from pipeline.condition_files import FrameNumbers, read_states
+from pipeline.condition_files import FrameNumbers, file_bytes, read_states
 from pipeline.config import suggest
 from pipeline.errors import (
     CheckpointError,
     ConfigError,
     PipelineError,
-    TokenStoreError,
     user_errors,
 )
 from pipeline.storage.files import sha256_file
@@ -26,6 +25,7 @@ from pipeline.store.layout import LABEL as LABEL_COLUMN
 from pipeline.store.reader import TokenStore
 from pipeline.store.window import Window
 from stages.conditions import StoreConditions, listed
+from stages.given import check_count
 from stages.options import choose_split
 
 
@@ -89,12 +89,7 @@ class AskedConditions:
         self.videos: list[dict[str, Tensor]] = []
         if asked.like:
             store, split = asked.like
-            if store.num_windows(split) < config.num_samples:
-                raise TokenStoreError(
-                    f"{store.root} has {store.num_windows(split)} windows of {split}, but "
-                    f"sample.num_samples is {config.num_samples}; each sample is asked for the "
-                    "conditions of a window of its own."
-                )
+            check_count(store, split, config, "is asked for the conditions of")
             self.like = StoreConditions(store, split, model)
         for name in asked.labels:
             if name not in model.labels:
@@ -137,7 +132,7 @@ def _videos(
     file: Path, path: Path, model: MeBTConfig, window: Window, num_frames: int
 ) -> list[dict[str, Tensor]]:
     """Reads the states of each video of a file, for so many latent frames, by name [F width]."""
-    found = read_states(file, file.read_bytes(), nameless=True)
+    found = read_states(file, file_bytes(file), nameless=True)
     known = [state.name for state in model.states]
     if foreign := [name for name in found.widths if name not in known]:
         knows = listed(known) if known else "no states"
@@ -171,8 +166,7 @@ def said(asked: Asked, model: MeBTConfig) -> str:
         return f"asked for the conditions of {asked.like[0].root}, split {asked.like[1]}"
     parts = {LABEL: bool(asked.labels)}
     parts |= {state.name: asked.states is not None for state in model.states}
-    known = [name.partition(":")[0] for name in model.conditions]
-    left = [name for name in known if not parts[name]]
+    left = [name for name in model.condition_names if not parts[name]]
     what = [f"{LABEL} {listed(asked.labels)}"] if asked.labels else []
     what += [f"states of {asked.states}"] if asked.states else []
     return "asked for " + " and ".join(what) + (f"; left open: {', '.join(left)}" if left else "")

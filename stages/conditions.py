@@ -34,7 +34,7 @@ def known_conditions(shape: MeBTShape, store: TokenStore) -> Known:
     Raises PipelineError if the store does not have them, or if numbers that are to count kinds do
     not.
     """
-    names = [name.partition(":")[0] for name in shape.conditions]
+    names = shape.condition_names
     if not names:
         return Known()
     ConditionReader(store, TRAIN, names)  # Says which are unknown.
@@ -147,7 +147,7 @@ class StoreConditions:
     def __init__(
         self, store: TokenStore, split: str, model: MeBTConfig, *, kept_shards: int = 1
     ) -> None:
-        names = [name.partition(":")[0] for name in model.conditions]
+        names = model.condition_names
         self.reader = ConditionReader(store, split, names, kept_shards=kept_shards)
         self.store, self.model = store, model
         if LABEL not in names:

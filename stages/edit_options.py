@@ -25,7 +25,8 @@ MOST_DRAWN = 64
 MOST_SECONDS = 3600.0
 NO_EFFECT = (
     *("num_samples", "batch_size", "compile", "precision"),
-    *("keep", "total_frames", "context_frames"),
+    *("keep", "total_frames", "context_frames", "redraw_frames"),
+    *("guidance", "revise_guidance"),
 )
 """Values of section `sample` that the command line says instead, or that change no pixel."""
 

@@ -11,22 +11,23 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from mebt import CachedPredictor, SampleConfig, load_model, model_metadata, weights_identity
+from mebt import CachedPredictor, SampleConfig, weights_identity
 from mebt.editing import edit as edit_tokens
 from mebt.linear import round_weights
-from mebt.weights import MODEL_FILE
 from pipeline.config import Precision
 from pipeline.editing.clip import Box, Clip, read_clip
 from pipeline.editing.edits import Edit
 from pipeline.editing.regions import hide, paste
 from pipeline.editing.shape import WindowShape
-from pipeline.errors import CheckpointError, ConfigError, user_errors
+from pipeline.errors import ConfigError, user_errors
 from pipeline.frames.images import Frame
 from pipeline.pixels import decode_tokens
 from pipeline.precision import HALF, settle
 from pipeline.progress import progress
+from pipeline.store.same_tokens import TokensOf, check_same_tokens
 from pipeline.store.window import Window
 from pipeline.windows.encode import encoder_of
+from stages.run_model import open_model
 from tokenizer import Tokenizer, identity, load_tokenizer
 
 
@@ -46,19 +47,14 @@ class Editor:
     def open(
         cls, run: Path, tokenizer: Path, *, device: str = "cpu", precision: Precision = "32-true"
     ) -> "Editor":
-        """Opens both. Raises CheckpointError if the run's tokens are not the tokenizer's."""
-        path = run / MODEL_FILE
-        if not path.exists():
-            raise CheckpointError(f"{path} is missing; train it with `mebt train --out {run}`.")
+        """Opens both. Raises PipelineError if the run's tokens are not the tokenizer's."""
+        path, metadata, model = open_model(run, device)
         with user_errors():
-            metadata, model = model_metadata(path), load_model(path, device)
             frozen = load_tokenizer(tokenizer, device)
-        ours, known = identity(frozen), metadata.get("tokenizer") or None
-        if known != ours:
-            said = f"learned tokens of {known}" if known else "does not say which tokens it learned"
-            raise CheckpointError(
-                f"{path} {said}, but {tokenizer} is {ours}. Give the tokenizer that made them."
-            )
+        codes, grid = model.config.codebook_size, model.config.grid
+        theirs = TokensOf(path, metadata.get("tokenizer") or None, codes, grid)
+        ours = TokensOf(tokenizer, identity(frozen), frozen.config.codebook_size, grid)
+        check_same_tokens(theirs, ours, "Give the tokenizer that made the model's tokens.")
         fixed, _ = settle(precision, None, torch.device(device).type)
         if fixed == "16-mixed" and torch.device(device).type == "cpu":
             raise ConfigError("sample.precision 16-mixed does not work on a CPU; use bf16-mixed.")
@@ -67,7 +63,7 @@ class Editor:
         config = frozen.config
         fps = Window.read(path, metadata).fps
         shape = WindowShape(model.config.grid, config.downsample, bool(config.causal), fps)
-        made_from = {"model": weights_identity(path), "tokenizer": ours}
+        made_from = {"model": weights_identity(path), "tokenizer": identity(frozen)}
         return cls(CachedPredictor(model), frozen, shape, made_from, fixed)
 
     def read(

@@ -40,12 +40,17 @@ def open_given(tokens: Place, split: str | None, config: SampleConfig, *, is_dra
     """Opens the store that samples begin from. Raises TokenStoreError if it is too small."""
     store = TokenStore(tokens)
     split = choose_split(split, store.splits, tokens)
-    if store.num_windows(split) < config.num_samples:
-        raise TokenStoreError(
-            f"{tokens} has {store.num_windows(split)} windows of {split}, but sample.num_samples "
-            f"is {config.num_samples}; each sample begins from a window of its own."
-        )
+    check_count(store, split, config, "begins from")
     return Given(store, split, is_draft)
+
+
+def check_count(store: TokenStore, split: str, config: SampleConfig, use: str) -> None:
+    """Raises TokenStoreError unless there is a window for each sample; `use` says what for."""
+    if (count := store.num_windows(split)) < config.num_samples:
+        raise TokenStoreError(
+            f"{store.root} has {count} windows of {split}, but sample.num_samples is "
+            f"{config.num_samples}; each sample {use} a window of its own."
+        )
 
 
 def check_values(config: SampleConfig, path: Path, model: MeBTConfig, window: Window) -> None:

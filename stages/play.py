@@ -9,12 +9,11 @@ from typing import Any
 import click
 import torch
 
-from mebt import CachedPredictor, MeBT, SampleConfig, load_model, model_metadata
+from mebt import CachedPredictor, MeBT, SampleConfig
 from mebt.linear import round_weights
 from mebt.live import next_frames
 from mebt.sampling import MAX_GUIDANCE
-from mebt.weights import MODEL_FILE
-from pipeline.errors import CheckpointError, ConfigError, user_errors
+from pipeline.errors import ConfigError, user_errors
 from pipeline.pixels import Bytes, decode_tokens
 from pipeline.play.server import PlayServer
 from pipeline.play.show import Show
@@ -27,6 +26,7 @@ from pipeline.training.signals import stop_requests
 from pipeline.tuning import MEDIUM, keep_freed
 from stages.keys import Controls, choose_controls
 from stages.options import FILE, FOLDER, device_option
+from stages.run_model import open_model
 from tokenizer import identity, load_tokenizer
 
 PAINTED = 8
@@ -68,12 +68,7 @@ def open_show(run: Path, tokenizer: Path | None, config: PlayConfig, *, device: 
     Raises PipelineError if there is no usable model in `run`, or if its tokens are another
     tokenizer's.
     """
-    path = run / MODEL_FILE
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing; train it with `mebt train --out {run}`.")
-    with user_errors():
-        metadata = model_metadata(path)
-        model = load_model(path, device)
+    path, metadata, model = open_model(run, device)
     window = Window.read(path, metadata)
     grid = model.config.grid
     controls = choose_controls(model.config, config.action, config.keys, config.rest)

@@ -9,7 +9,6 @@ import click
 import numpy as np
 
 from pipeline.config import as_dict, load_section
-from pipeline.errors import FrameError, PipelineError
 from pipeline.evaluation.pictures import Pictures
 from pipeline.evaluation.reconstruction import Reconstructions, side_by_side, spread_and_worst
 from pipeline.evaluation.sets import batches
@@ -19,14 +18,13 @@ from pipeline.size import sides
 from pipeline.storage.files import (
     keep_apart,
     lock,
-    read_json,
     remove,
     sha256_file,
     write_json,
     write_text,
 )
-from pipeline.storage.outputs import list_differences, prepare_output
-from pipeline.storage.places import Folder, Place
+from pipeline.storage.outputs import prepare_folder
+from pipeline.storage.places import Place
 from pipeline.video.writer import write_mp4
 from pipeline.windows.apart import WindowsApart, windows_apart
 from pipeline.windows.encode import Encode, encoder_of
@@ -130,17 +128,8 @@ def _pictures(
 
 
 def _prepare(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> None:
-    what = "folder of reconstructions"
-    prepare_output(
-        Folder(out),
-        RECORD,
-        lambda: list_differences(read_json(out / RECORD, FrameError, what), made_from),
-        what=what,
-        error=PipelineError,
-        overwrite=overwrite,
-    )
+    prepare_folder(out, RECORD, made_from, what="folder of reconstructions", overwrite=overwrite)
     remove(out / METRICS)  # Until the new one is there, the folder is not finished.
-    write_json(out / RECORD, made_from)
 
 
 @click.command("reconstruct")

@@ -12,16 +12,12 @@ from mebt import (
     CachedPredictor,
     SampleConfig,
     Stream,
-    load_model,
-    model_metadata,
     weights_identity,
 )
 from mebt.linear import round_weights
 from mebt.streaming import sizes_of
-from mebt.weights import MODEL_FILE
 from pipeline.config import Precision, load_section
 from pipeline.device import compiling, send
-from pipeline.errors import CheckpointError, user_errors
 from pipeline.precision import HALF, precision_of
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
@@ -44,6 +40,7 @@ from stages.options import (
     overwrite_option,
     params_options,
 )
+from stages.run_model import open_model
 from stages.sample_store import SHARD_WINDOWS, SPLIT, recorded_precision, store_info
 
 
@@ -94,12 +91,7 @@ def sample(
     """
     config = replace(config, precision=precision_of(fabric))
     keep_freed(MEDIUM)
-    path = run / MODEL_FILE
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing; train it with `mebt train --out {run}`.")
-    with user_errors():
-        metadata = model_metadata(path)
-        model = load_model(path, str(fabric.device))
+    path, metadata, model = open_model(run, str(fabric.device))
     window = Window.read(path, metadata)
     if (frames := config.total_frames) is not None:
         total, about = window.in_latent_frames(frames, model.config.grid[0])

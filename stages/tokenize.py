@@ -88,9 +88,9 @@ def tokenize(
     Process r of R encodes each R-th of the shards that are missing, and `workers` more processes
     of each decode frames ahead. `verify` decodes all frames first; with `update` a store of other
     frames is brought to what they are now. `labels` and `states` of the videos are kept with them.
-    Raises PipelineError if the tokenizer does not fit the
-    frames or `out` holds something else; if frames cannot be used, when all shards without them
-    are made: the first process only, which alone returns what was made.
+    Raises PipelineError if the tokenizer does not fit the frames or `out` holds something else; if
+    frames cannot be used, when all shards without them are made: the first process only, which
+    alone returns what was made.
     """
     model = open_tokenizer(tokenizer, config, str(fabric.device))
     found = scan_frames(frames)

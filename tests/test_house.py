@@ -56,6 +56,7 @@ SHARED_BY_STAGES = {
         "trial",
         "editing",
         "edit_options",
+        "run_model",
     )
 }
 SOURCES = [file for package in ALLOWED for file in sorted((ROOT / package).glob("**/*.py"))]

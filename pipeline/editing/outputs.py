@@ -5,19 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.codecs import ZstdCodec
 
 from pipeline.editing.edits import Edit
 from pipeline.editing.regions import seam
-from pipeline.errors import PipelineError
 from pipeline.frames.images import Frame
-from pipeline.storage.files import read_json, remove, replacing, write_json
-from pipeline.storage.outputs import list_differences, prepare_output
-from pipeline.storage.places import Folder
+from pipeline.storage.files import remove, replacing, write_json
+from pipeline.storage.outputs import prepare_folder
+from pipeline.video.decoded import EXACT, create_exact
 from pipeline.video.writer import write_mp4, write_sheet
 
-RECORD, METRICS, SHEET, EXACT = "edit.json", "metrics.json", "sheet.webp", "frames.zarr"
+RECORD, METRICS, SHEET = "edit.json", "metrics.json", "sheet.webp"
 COLUMNS = 6
 """Videos side by side on the sheet."""
 GREY = 128
@@ -26,17 +23,8 @@ GREY = 128
 
 def prepare(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> None:
     """Makes room in a folder, under its lock. Raises PipelineError if it holds something else."""
-    what = "folder of an edited video"
-    prepare_output(
-        Folder(out),
-        RECORD,
-        lambda: list_differences(read_json(out / RECORD, PipelineError, what), made_from),
-        what=what,
-        error=PipelineError,
-        overwrite=overwrite,
-    )
+    prepare_folder(out, RECORD, made_from, what="folder of an edited video", overwrite=overwrite)
     remove(out / METRICS)  # Until the new one is there, the folder is not finished.
-    write_json(out / RECORD, made_from)
 
 
 def write_edit(
@@ -66,13 +54,6 @@ def write_edit(
 def _write_exact(path: Path, made: Sequence[Frame]) -> None:
     """Writes videos as an array [N, T, H, W, 3], one chunk a video, whole or not at all."""
     with replacing(path) as temporary:
-        array = zarr.create_array(
-            temporary,
-            shape=(len(made), *made[0].shape),
-            chunks=(1, *made[0].shape),
-            dtype=np.uint8,
-            compressors=[ZstdCodec(level=1, checksum=True)],
-            config={"write_empty_chunks": True},  # A black video is a video, not a missing one.
-        )
+        array = create_exact(temporary, (len(made), *made[0].shape), len(made[0]))
         for number, video in enumerate(made):
             array[number] = video

@@ -1,10 +1,12 @@
 """An output that a command makes or goes on with; one of another kind or content is refused."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.storage.places import Storage
+from pipeline.storage.files import read_json, write_json
+from pipeline.storage.places import Folder, Storage
 
 
 def prepare_output(
@@ -46,6 +48,24 @@ def prepare_output(
     finished = [f"{folder}/{name}" for name in beside if name != own] if folder else []
     for name in (*finished, *sorted(others, key=lambda name: name != first)):
         files.remove(name)
+
+
+def prepare_folder(
+    out: Path, record: str, made_from: Mapping[str, Any], *, what: str, overwrite: bool
+) -> None:
+    """Makes a folder, or checks that the one there was made from the same, and records that.
+
+    Call it under its lock. Raises PipelineError as `prepare_output` does.
+    """
+    prepare_output(
+        Folder(out),
+        record,
+        lambda: list_differences(read_json(out / record, PipelineError, what), made_from),
+        what=what,
+        error=PipelineError,
+        overwrite=overwrite,
+    )
+    write_json(out / record, made_from)
 
 
 def list_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

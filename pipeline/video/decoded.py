@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from pipeline.config import TokenizerPrecision, as_dict
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError
 from pipeline.rates import check_rate
-from pipeline.storage.files import read_json, write_json
-from pipeline.storage.outputs import list_differences, prepare_output
-from pipeline.storage.places import Folder
+from pipeline.storage.outputs import prepare_folder
 from pipeline.video.writer import mp4_writer, shown_every, write_sheet
 
 RECORD = "decode.json"
@@ -111,25 +109,17 @@ class Outputs:
 
     def prepare(self, made_from: dict[str, Any], *, overwrite: bool) -> None:
         """Makes the folder, or checks that the one there is of the same videos."""
-        path, what = self.out / RECORD, "folder of decoded videos"
-        prepare_output(
-            Folder(self.out),
-            RECORD,
-            lambda: list_differences(read_json(path, PipelineError, what), made_from),
-            what=what,
-            error=PipelineError,
-            overwrite=overwrite,
-        )
-        write_json(path, made_from)
+        what = "folder of decoded videos"
+        prepare_folder(self.out, RECORD, made_from, what=what, overwrite=overwrite)
 
     def video(self, row: int) -> Path:
         """Returns where the video of a row goes."""
         return self.out / f"{self.split}-{row:05d}.mp4"
 
-    def exact(self, row: int) -> Path:
-        """Returns where the exact frames of a row lie inside their array: the last of them."""
-        last = (self.num_frames - 1) // self.at_once
-        return self.out / EXACT / "c" / str(row) / str(last) / "0" / "0" / "0"
+    def exact(self, row: int) -> list[Path]:
+        """Returns where the exact frames of a row lie inside their array, chunk by chunk."""
+        chunks = range(-(-self.num_frames // self.at_once))
+        return [self.out / EXACT / "c" / str(row) / str(n) / "0" / "0" / "0" for n in chunks]
 
     def needed(self, row: int, *, exact: bool) -> bool:
         """Says whether something of this row is still to be made, if only its place on a sheet."""
@@ -138,7 +128,8 @@ class Outputs:
 
     def missing(self, row: int, *, exact: bool) -> bool:
         """Says whether a file of this row is still to be made."""
-        return not self.video(row).exists() or (exact and not self.exact(row).exists())
+        files = [self.video(row), *(self.exact(row) if exact else [])]
+        return not all(file.exists() for file in files)
 
     @contextmanager
     def writer(self, fps: float, *, exact: bool) -> Iterator[Callable[..., None]]:
@@ -157,6 +148,7 @@ class Outputs:
                 array = self._open_exact(frames.shape[1:])
             if row not in begun:
                 begun[row] = _Row(self, row, fps, array)
+                files.enter_context(begun[row].files)
             begun[row].add(frames)
             if not is_last:
                 return
@@ -168,26 +160,27 @@ class Outputs:
                     write_sheet(self.sheet, sheet, columns=self.columns, fps=fps)
                     sheet.clear()
 
-        try:
+        with ExitStack() as files:  # Those of unfinished rows are dropped if an error comes.
             yield write
-        except BaseException as error:
-            for unfinished in begun.values():
-                unfinished.files.__exit__(type(error), error, error.__traceback__)
-            raise
 
     def _open_exact(self, sides: tuple[int, ...]) -> "zarr.Array[Any]":
         """Opens, or makes, the array [N, T, H, W, 3] of exact frames: one chunk a short video."""
         if (self.out / EXACT / "zarr.json").exists():
             found = zarr.open_array(self.out / EXACT, mode="r+", zarr_format=3)
             return found.with_config({"write_empty_chunks": True})  # Opening forgets it.
-        return zarr.create_array(
-            self.out / EXACT,
-            shape=(self.count, self.num_frames, *sides),
-            chunks=(1, self.at_once, *sides),
-            dtype=np.uint8,
-            compressors=[ZstdCodec(level=1, checksum=True)],
-            config={"write_empty_chunks": True},  # A black video is a video, not a missing one.
-        )
+        return create_exact(self.out / EXACT, (self.count, self.num_frames, *sides), self.at_once)
+
+
+def create_exact(path: Path, shape: tuple[int, ...], frames_at_once: int) -> "zarr.Array[Any]":
+    """Makes an array of exact frames, of this shape (N, T, H, W, 3)."""
+    return zarr.create_array(
+        path,
+        shape=shape,
+        chunks=(1, frames_at_once, *shape[2:]),
+        dtype=np.uint8,
+        compressors=[ZstdCodec(level=1, checksum=True)],
+        config={"write_empty_chunks": True},  # A black video is a video, not a missing one.
+    )
 
 
 class _Row:

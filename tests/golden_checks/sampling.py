@@ -19,7 +19,7 @@ from mebt.draft_revise import (
     revise,
     token_probabilities,
 )
-from mebt.extrapolation import extend
+from mebt.extrapolation import stream_frames
 from mebt.kv_cache import CachedPredictor
 from mebt.masking import num_masked
 from tests.golden_checks.model import load_published
@@ -310,13 +310,14 @@ def replay(spy: Spy, run: dict, io: dict[str, Tensor], meta: dict) -> Tensor:
         if not edit:
             filled = draft(spy, first, **settings, unconditional=True).tokens
             start = filled.reshape(batch, t, h, w)
-        return extend(
+        added = stream_frames(
             lambda canvas, _: draft(spy, canvas, **settings, unconditional=not edit),
             start,
             window_frames=params["step_size"] // FRAMES_PER_LATENT,
             context_frames=params["context_size"] // FRAMES_PER_LATENT,
             num_frames=params["total_length"] // FRAMES_PER_LATENT,
         )
+        return torch.cat([start, *added], dim=1)
     return replay_groups(spy, run, noise, first, num_kept=(t - 1) * h * w)
 
 

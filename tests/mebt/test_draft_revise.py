@@ -17,7 +17,7 @@ from mebt.draft_revise import (
     revise,
     token_probabilities,
 )
-from mebt.extrapolation import extend
+from mebt.extrapolation import stream_frames
 from mebt.masking import SCHEDULES
 
 K = 7
@@ -190,7 +190,8 @@ def test_extension_keeps_what_is_there_and_adds_windows() -> None:
         seen.append(canvas.known())
         return Canvas(canvas.tokens.scatter(1, canvas.targets, 6), canvas.context, canvas.targets)
 
-    made = extend(fill, given, window_frames=4, context_frames=2, num_frames=6)
+    added = stream_frames(fill, given, window_frames=4, context_frames=2, num_frames=6)
+    made = torch.cat([given, *added], dim=1)
     assert made.shape == (2, 7, 2, 2)
     assert firsts == [1, 3]
     assert torch.equal(made[:, :3], given)
@@ -198,7 +199,7 @@ def test_extension_keeps_what_is_there_and_adds_windows() -> None:
     assert torch.equal(seen[0], given[:, -2:].flatten(1))
     assert (seen[1] == 6).all()  # The second window sees the frames that the first one made.
     with pytest.raises(ValueError, match="context_frames must be in"):
-        extend(fill, given, window_frames=2, context_frames=2, num_frames=6)
+        next(stream_frames(fill, given, window_frames=2, context_frames=2, num_frames=6))
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Flow:
 
 @pytest.fixture
 def flow(frames: Flow, tmp_path: Path) -> Flow:
-    shutil.copytree(frames.root, tmp_path / "flow")
-    copied = Flow.__new__(Flow)
-    copied.root = tmp_path / "flow"
-    return copied
+    return frames.copy(tmp_path / "flow")
 
 
 def tokens(*words: object) -> Result:

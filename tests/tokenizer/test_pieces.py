@@ -18,7 +18,7 @@ K = 11
 def make(**fields: object) -> VQGAN:
     torch.manual_seed(0)
     shape = {"codebook_size": K, "embedding_dim": 3, "width": 16, "norm": "batch"}
-    model = VQGAN(VQGANConfig(**{**shape, **fields}))  # type: ignore[arg-type]
+    model = VQGAN(VQGANConfig(**{**shape, **fields}))
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.mul_(2.0)  # So that far frames have a say that is seen.

@@ -36,7 +36,7 @@ PLAIN, CAUSAL = (Maker("", 24, (4, 8, 8), causal) for causal in (False, True))
 def test_windows_are_of_the_frames_that_their_units_are_of(
     ids: dict[str, int], cut: Cut, maker: Maker | None, first: int, frames: Sequence[int]
 ) -> None:
-    opened = Ids(place=Path(), videos=[], size=(2, 2), **ids)  # type: ignore[arg-type]
+    opened = Ids(place=Path(), videos=[], size=(2, 2), **ids)
     found = window_frames(np.array([first]), opened, cut, maker)
     assert found.tolist() == [list(frames)]
 

@@ -104,12 +104,13 @@ def test_stopped_anywhere_the_videos_become_the_same(
     assert content(videos) == content(flow.root / "whole")
 
 
-def test_a_video_that_lacks_exact_frames_gets_all_of_them(flow: Flow) -> None:
-    """Its last chunk says that all are there, so none may be written before the others."""
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_video_that_lacks_exact_frames_gets_all_of_them(flow: Flow, lost: int) -> None:
     flow.ok("decode", *LONG)
     before = content(flow.root / "videos")
-    (flow.root / "videos" / EXACT / "c/1/1/0/0/0").unlink()
-    (flow.root / "videos" / EXACT / "c/1/0/0/0/0").write_bytes(b"half")
+    chunks = flow.root / "videos" / EXACT / "c/1"
+    (chunks / f"{lost}/0/0/0").unlink()
+    (chunks / f"{1 - lost}/0/0/0").write_bytes(b"half")
     assert "1 written now" in flow.ok("decode", *LONG)
     assert content(flow.root / "videos") == before
 

@@ -87,9 +87,11 @@ class Steered:
         return line
 
     def train(self, out: str, *more: str, conditions: str = "[label,speed,key:integers]") -> str:
-        tokens = str(self.root / "tokens")
-        words = ("--tokens", tokens, "--out", str(self.root / out), *more)
-        return self.ok("train", *words, "--set", f"model.conditions={conditions}")
+        known = ("--set", f"model.conditions={conditions}")
+        return self.ok("train", *self.train_words(out, *more, *known))
+
+    def train_words(self, out: str, *more: str) -> list[str]:
+        return ["--tokens", str(self.root / "tokens"), "--out", str(self.root / out), *more]
 
     def sample(self, out: str, *more: str, run: str = "run") -> str:
         return self.ok("sample", *self.sample_words(out, *more, run=run))

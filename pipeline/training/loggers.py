@@ -92,11 +92,18 @@ def _csv(folder: Path, _: int, __: int) -> tuple[Copy, bool]:
 
 
 def _dvclive(folder: Path, _: int, __: int) -> tuple[Copy, bool]:
-    """Its tables cannot be cut: they are written anew. Nothing in dvc.yaml or git is touched."""
+    """Its tables cannot be cut: they are written anew. Nothing in dvc.yaml or git is touched.
+
+    It takes `loss/mask_10` for a part of `loss`, which is a number, and fails: so no slashes.
+    """
     logger = import_module("dvclive.fabric").DVCLiveLogger(
         dir=str(folder / "dvclive"), resume=False, report=None, save_dvc_exp=False, dvcyaml=None
     )
-    return Copy(logger.log_metrics, lambda: logger.finalize("success")), True
+
+    def send(values: Line, step: int) -> None:
+        logger.log_metrics({key.replace("/", "_"): value for key, value in values.items()}, step)
+
+    return Copy(send, lambda: logger.finalize("success")), True
 
 
 def _wandb(folder: Path, _: int, last: int) -> tuple[Copy, bool]:

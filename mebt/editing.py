@@ -7,6 +7,7 @@ from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mebt.conditions import Conditions
 from mebt.draft_revise import Predict
 from mebt.sampling import MAX, SampleConfig, sample
 
@@ -21,6 +22,7 @@ def edit(
     window_frames: int,
     context_frames: int,
     numbers: Sequence[int],
+    conditions: Conditions | None = None,
     device: torch.device | str = "cpu",
 ) -> Int[Tensor, "B t h w"]:
     """Draws the tokens that are `new`, a sample of each of `numbers`, and keeps all others.
@@ -28,7 +30,8 @@ def edit(
     A video longer than `window_frames` latent frames is drawn window by window, each with at least
     `context_frames` of the one before it: from the front, or where all of the first latent frame is
     new, but not of the last, from the back. `config.keep`, `total_frames` and `context_frames` have
-    no effect. See `sample` for what a sample depends on.
+    no effect. `conditions` have states of all latent frames. See `sample` for what a sample depends
+    on.
     """
     total, h, w = tokens.shape
     if total > window_frames and not 0 < context_frames < window_frames:
@@ -53,6 +56,7 @@ def edit(
             config,
             numbers=[number + index * MAX["num_samples"] for number in numbers],
             given=(window, kept.expand(len(numbers), -1)),
+            conditions=conditions and conditions.window(start, window_frames),
             device=device,
         )
         made = made.clone()

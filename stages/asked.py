@@ -71,26 +71,33 @@ def open_asked(
 class AskedConditions:
     """Conditions of samples by their numbers, for one model.
 
+    Samples have `latents` latent frames, the first of which begins with frame `first` of a video,
+    that has `frames` if this is known: those behind its end are told the states of its last one.
     Raises PipelineError, in one line, for anything that the model does not know, and for too few
-    windows or frames.
+    frames.
     """
 
     def __init__(
-        self, asked: Asked, config: SampleConfig, path: Path, model: MeBTConfig, window: Window
+        self,
+        asked: Asked,
+        path: Path,
+        model: MeBTConfig,
+        window: Window,
+        *,
+        latents: int,
+        first: int = 0,
+        frames: int | None = None,
     ) -> None:
         if not model.conditions:
             raise CheckpointError(
                 f"{path} knows no conditions, so none can be asked for; train with "
                 "model.conditions, such as [label]."
             )
-        self.asked, self.model = asked, model
-        self.num_frames = config.total_frames or model.grid[0]
+        self.asked, self.model, self.latents = asked, model, latents
         self.like: StoreConditions | None = None
         self.videos: list[dict[str, Tensor]] = []
         if asked.like:
-            store, split = asked.like
-            check_count(store, split, config, "is asked for the conditions of")
-            self.like = StoreConditions(store, split, model)
+            self.like = StoreConditions(*asked.like, model)
         for name in asked.labels:
             if name not in model.labels:
                 knows = listed(model.labels) if model.labels else "no labels"
@@ -99,7 +106,9 @@ class AskedConditions:
                     f"knows {knows}."
                 )
         if asked.states:
-            self.videos = _videos(asked.states, path, model, window, self.num_frames)
+            self.videos = _videos(
+                asked.states, path, model, window, latents=latents, first=first, frames=frames
+            )
             self.of(range(len(self.videos)))  # Says at once what does not fit.
 
     def of(self, numbers: Sequence[int]) -> Conditions:
@@ -114,24 +123,26 @@ class AskedConditions:
             chosen = [self.videos[i % len(self.videos)] for i in numbers]
             values = {name: torch.stack([video[name] for video in chosen]) for name in chosen[0]}
             with user_errors(self.asked.states):
-                states = prepare_states(self.model.states, values, num_frames=self.num_frames)
+                states = prepare_states(self.model.states, values, num_frames=self.latents)
         return Conditions(labels, states)
 
 
-def check_guidance(config: SampleConfig, asked: Asked | None) -> None:
-    """Raises ConfigError for guidance towards nothing."""
+def check_asked(config: SampleConfig, asked: Asked | None) -> None:
+    """Raises PipelineError for guidance towards nothing, and for too few windows to be like."""
+    if asked and asked.like:
+        check_count(*asked.like, config, "is asked for the conditions of")
     if not asked and (config.guidances != (1.0, 1.0) or config.revise_guidance != 1):
         raise ConfigError(
             f"sample.guidance is {config.guidance} and sample.revise_guidance "
-            f"{config.revise_guidance}, but nothing is asked for: give --label, --states or "
-            "--conditions-of."
+            f"{config.revise_guidance}, but nothing is asked for: give --label or "
+            "--states."
         )
 
 
 def _videos(
-    file: Path, path: Path, model: MeBTConfig, window: Window, num_frames: int
+    file: Path, path: Path, model: MeBTConfig, window: Window, **part: Any
 ) -> list[dict[str, Tensor]]:
-    """Reads the states of each video of a file, for so many latent frames, by name [F width]."""
+    """Reads the states of `part` of each video of a file, by name [F width]."""
     found = read_states(file, file_bytes(file), nameless=True)
     known = [state.name for state in model.states]
     if foreign := [name for name in found.widths if name not in known]:
@@ -140,21 +151,31 @@ def _videos(
             f"{file} has {foreign[0]!r}, which {path} does not know; it knows {knows}."
         )
     shapes = [state for state in model.states if state.name in found.widths]
-    return [_frames_of(file, video, shapes, window, num_frames) for video in found.videos.values()]
+    return [
+        _frames_of(file, video, shapes, window.causal, **part) for video in found.videos.values()
+    ]
 
 
 def _frames_of(
-    file: Path, video: FrameNumbers, shapes: Sequence[StateShape], window: Window, num_frames: int
+    file: Path,
+    video: FrameNumbers,
+    shapes: Sequence[StateShape],
+    causal: bool,
+    *,
+    latents: int,
+    first: int,
+    frames: int | None,
 ) -> dict[str, Tensor]:
     values = {}
     for shape in shapes:
-        first = window.causal and shape.frames > 1
-        needed = num_frames * shape.frames - (shape.frames - 1 if first else 0)
-        if (last := int(video.frames[-1])) < needed - 1:
+        count = latents * shape.frames - causal * (shape.frames - 1)
+        stop = min(first + count, frames or first + count)
+        if (last := int(video.frames[-1])) < stop - 1:
             raise PipelineError(
-                f"{file} ends with frame {last}, but samples have {needed}, from 0 to {needed - 1}."
+                f"{file} ends with frame {last}, but frames up to {stop - 1} are drawn, counted "
+                "from 0."
             )
-        rows, known = video.find(np.arange(needed))
+        rows, known = video.find(np.arange(first, first + count).clip(max=stop - 1))
         given = np.where(known[:, None], video.values[shape.name][rows], np.float32(np.nan))
         values[shape.name] = torch.from_numpy(given)
     return values

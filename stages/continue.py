@@ -8,7 +8,7 @@ import click
 from pipeline.editing.clip import Clip
 from pipeline.editing.edits import Edit, continued
 from pipeline.editing.shape import WindowShape
-from stages.edit_options import SECONDS, Asked, editing_options, num_frames
+from stages.edit_options import SECONDS, EditOptions, editing_options, num_frames
 from stages.options import FILE
 
 
@@ -23,7 +23,9 @@ from stages.options import FILE
 )
 @click.option("--backward", is_flag=True, help="Add what came before CLIP.")
 @editing_options
-def command(clip: Path, seconds: float, kept: int | None, backward: bool, asked: Asked) -> None:
+def command(
+    clip: Path, seconds: float, kept: int | None, backward: bool, options: EditOptions
+) -> None:
     """Let the video CLIP go on, or begin sooner.
 
     Brings it to the size and rate of the model's window, encodes its end, draws what follows,
@@ -45,4 +47,4 @@ def command(clip: Path, seconds: float, kept: int | None, backward: bool, asked:
         (read,) = clips
         return continued(read, num_frames(seconds, read), shape, kept=kept, backward=backward)
 
-    asked.carry_out([clip], plan)
+    options.carry_out([clip], plan)

@@ -16,6 +16,7 @@ from pipeline.editing.shape import WindowShape
 from pipeline.rates import playing_rate
 from pipeline.storage.files import keep_apart, lock
 from pipeline.video.tiles import ExtractConfig
+from stages.asked import Asked, said
 from stages.editing import Editor
 from stages.options import FILE, FOLDER, OUT, device_option, overwrite_option, params_options
 from stages.sections import owner
@@ -26,9 +27,10 @@ MOST_SECONDS = 3600.0
 NO_EFFECT = (
     *("num_samples", "batch_size", "compile", "precision"),
     *("keep", "total_frames", "context_frames", "redraw_frames"),
-    *("guidance", "revise_guidance"),
 )
 """Values of section `sample` that the command line says instead, or that change no pixel."""
+GUIDANCE = ("guidance", "revise_guidance")
+"""Those that change none where nothing is asked for."""
 
 
 class BoxType(click.ParamType):  # type: ignore[type-arg]
@@ -70,7 +72,7 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=MOST_SECONDS)
 
 
 @dataclass(frozen=True)
-class Asked:
+class EditOptions:
     """What the options of `editing_options` say."""
 
     run: Path
@@ -78,6 +80,8 @@ class Asked:
     out: Path
     seeds: int
     crop: Box | None
+    labels: tuple[str, ...]
+    states: Path | None
     exact: bool
     params: Path
     overrides: tuple[str, ...]
@@ -94,27 +98,32 @@ class Asked:
 
         `inputs` are other files that are read. Nothing is written before all is known to fit.
         """
-        keep_apart(self.out, *clips, *inputs, self.run, self.tokenizer, self.params)
+        keep_apart(self.out, *clips, *inputs, self.states, self.run, self.tokenizer, self.params)
         config: Any = load_section(self.params, "sample", owner("sample"), self.overrides)
         reading = load_section(self.params, "extract", ExtractConfig, self.overrides).reading
         editor = Editor.open(
             self.run, self.tokenizer, device=self.device, precision=config.precision
         )
-        editor.check(config)
+        asked = Asked(self.labels, self.states) if self.labels or self.states else None
+        editor.check(config, asked)
         read = [editor.read(path, reading=reading, crop=self.crop) for path in clips]
         edit = plan(read, editor.shape)
+        conditions = editor.conditions(edit, asked) if asked else None
         fps, unknown = playing_rate(None, edit.fps)
-        for line in (*edit.said, unknown, surprise_line(editor, edit)):
+        wanted = said(asked, editor.predict.model.config) if asked else ""
+        for line in (*edit.said, unknown, wanted, surprise_line(editor, edit)):
             if line:
                 click.echo(line)
-        values = {key: value for key, value in as_dict(config).items() if key not in NO_EFFECT}
+        no_effect = NO_EFFECT if asked else (*NO_EFFECT, *GUIDANCE)
+        values = {key: value for key, value in as_dict(config).items() if key not in no_effect}
         made_from = {
             **{**editor.made_from, "precision": editor.precision, "edit": edit.fingerprint()},
             **{"seeds": self.seeds, "exact": self.exact, "sample": values},
+            **(asked.recorded() if asked else {}),
         }
         with lock(self.out):
             prepare(self.out, made_from, overwrite=self.overwrite)
-            made = editor.edit(edit, config, count=self.seeds)
+            made = editor.edit(edit, config, count=self.seeds, conditions=conditions)
             numbers = write_edit(self.out, edit, made, fps=fps, exact=self.exact)
         for line in seam_lines(numbers["seam"]):
             click.echo(line)
@@ -154,19 +163,31 @@ def seam_lines(seams: Sequence[dict[str, float | None]]) -> list[str]:
 
 
 def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds what all commands that edit share; the command gets it as one argument `asked`."""
+    """Adds what all commands that edit share; the command gets it as one argument `options`."""
 
     @functools.wraps(command)
     def run(**values: Any) -> Any:
-        names = Asked.__dataclass_fields__
-        asked = Asked(**{name: values.pop(name) for name in names})
-        return command(asked=asked, **values)
+        names = EditOptions.__dataclass_fields__
+        options = EditOptions(**{name: values.pop(name) for name in names})
+        return command(options=options, **values)
 
     for option in (
         overwrite_option,
         device_option,
         params_options,
         click.option("--exact", is_flag=True, help="Write OUT/frames.zarr, exact pixels, as well."),
+        click.option(
+            "--states",
+            type=FILE,
+            help="Draw what these numbers of each frame lead to, such as actions: a .csv or "
+            ".parquet; frame 0 is the first of the video that is made.",
+        ),
+        click.option(
+            "--label",
+            "labels",
+            multiple=True,
+            help="Draw this, a label that the model knows; several are dealt out in turn.",
+        ),
         click.option(
             "--crop",
             type=BOX,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from mebt import CachedPredictor, SampleConfig, weights_identity
+from mebt import CachedPredictor, Conditions, SampleConfig, weights_identity
 from mebt.editing import edit as edit_tokens
 from mebt.linear import round_weights
 from pipeline.config import Precision
@@ -19,7 +19,7 @@ from pipeline.editing.clip import Box, Clip, read_clip
 from pipeline.editing.edits import Edit
 from pipeline.editing.regions import hide, paste
 from pipeline.editing.shape import WindowShape
-from pipeline.errors import ConfigError, user_errors
+from pipeline.errors import CheckpointError, ConfigError, user_errors
 from pipeline.frames.images import Frame
 from pipeline.pixels import decode_tokens
 from pipeline.precision import HALF, settle
@@ -27,6 +27,7 @@ from pipeline.progress import progress
 from pipeline.store.same_tokens import TokensOf, check_same_tokens
 from pipeline.store.window import Window
 from pipeline.windows.encode import encoder_of
+from stages.asked import Asked, AskedConditions, check_asked
 from stages.run_model import open_model
 from tokenizer import Tokenizer, identity, load_tokenizer
 
@@ -35,9 +36,12 @@ from tokenizer import Tokenizer, identity, load_tokenizer
 class Editor:
     """A trained model and the tokenizer of its tokens, with which videos are edited."""
 
+    path: Path
+    """File of the model."""
     predict: CachedPredictor
     tokenizer: Tokenizer
     shape: WindowShape
+    window: Window
     made_from: Mapping[str, str]
     """Identities of both."""
     precision: str
@@ -60,11 +64,10 @@ class Editor:
             raise ConfigError("sample.precision 16-mixed does not work on a CPU; use bf16-mixed.")
         if fixed in HALF:
             round_weights(model, HALF[fixed])
-        config = frozen.config
-        fps = Window.read(path, metadata).fps
-        shape = WindowShape(model.config.grid, config.downsample, bool(config.causal), fps)
+        config, window = frozen.config, Window.read(path, metadata)
+        shape = WindowShape(model.config.grid, config.downsample, bool(config.causal), window.fps)
         made_from = {"model": weights_identity(path), "tokenizer": identity(frozen)}
-        return cls(CachedPredictor(model), frozen, shape, made_from, fixed)
+        return cls(path, CachedPredictor(model), frozen, shape, window, made_from, fixed)
 
     def read(
         self, path: Path, *, reading: Mapping[str, Any] | None = None, crop: Box | None = None
@@ -72,22 +75,50 @@ class Editor:
         """Reads a video as the model is to see it; see `read_clip`."""
         return read_clip(path, self.shape, reading or {}, crop=crop)
 
-    def check(self, config: SampleConfig) -> None:
-        """Raises ConfigError if the model cannot sample by these values."""
+    def check(self, config: SampleConfig, asked: Asked | None = None) -> None:
+        """Raises PipelineError if the model cannot sample by these values what is asked for."""
+        check_asked(config, asked)
         known = self.predict.model.config.codebook_size
         if config.top_k is not None and config.top_k > known:
             raise ConfigError(f"sample.top_k is {config.top_k}, but there are {known} tokens.")
 
-    def edit(self, edit: Edit, config: SampleConfig, *, count: int = 1) -> list[Frame]:
+    def conditions(self, edit: Edit, asked: Asked) -> AskedConditions:
+        """Returns what is asked for of the draws of an edit: labels, dealt out in turn, and states
+        of the frames of its video. Raises PipelineError for what the model does not know, and for
+        too few frames.
+        """
+        model, each = self.predict.model.config, self.shape.downsample[0]
+        for state in model.states if asked.states else ():
+            if state.frames != each:
+                raise CheckpointError(
+                    f"{self.path} knows {state.name} of whole latent frames, but of a video it can "
+                    "be told of each frame only; ask for labels alone."
+                )
+        return AskedConditions(
+            *(asked, self.path, model, self.window),
+            latents=len(edit.new),
+            first=edit.span.start,
+            frames=len(edit.frames),
+        )
+
+    def edit(
+        self,
+        edit: Edit,
+        config: SampleConfig,
+        *,
+        count: int = 1,
+        conditions: AskedConditions | None = None,
+    ) -> list[Frame]:
         """Draws an edit so many times; returns whole videos [T, H, W, 3].
 
         What is not hidden is as it was, pixel for pixel. Number i depends on the weights, the
-        values, the clips and i. Raises ConfigError if the model cannot sample by these values.
+        values, the clips, what is asked for, and i. Raises PipelineError if the model cannot sample
+        by these values.
         """
-        self.check(config)
+        self.check(config, conditions.asked if conditions else None)
         frames, hidden = edit.seen
         tokens, new = torch.from_numpy(self._encode(frames, hidden)), torch.from_numpy(edit.new)
-        device = next(self.predict.model.parameters()).device
+        device = self._device
         made: list[Frame] = []
         with progress("draw", count, "video") as advance:
             for first in range(0, count, config.batch_size):
@@ -102,6 +133,7 @@ class Editor:
                         window_frames=self.shape.grid[0],
                         context_frames=edit.context,
                         numbers=numbers,
+                        conditions=self._on_device(conditions, numbers),
                         device=device,
                     )
                 made += [self._pasted(edit, grid) for grid in drawn.cpu().numpy()]
@@ -122,16 +154,23 @@ class Editor:
             return None
         model, half = self.predict.model, len(kept) // 2
         order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))
-        device = next(model.parameters()).device
+        device = self._device
         known, asked = kept[order[:half], None].mT, kept[order[half:], None].mT
         with self._autocast():
             logits = model(*(x.to(device) for x in (tokens[known], known, asked)))[0].float()
         loss = functional.cross_entropy(logits.cpu(), tokens[asked][0])
         return float(loss), math.log(model.config.codebook_size)
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.predict.model.parameters()).device
+
+    def _on_device(self, asked: AskedConditions | None, numbers: range) -> Conditions | None:
+        return asked.of(numbers).changed(lambda x: x.to(self._device)) if asked else None
+
     def _autocast(self) -> torch.autocast:
-        kind, device = HALF.get(self.precision), next(self.predict.model.parameters()).device
-        return torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None)
+        kind = HALF.get(self.precision)
+        return torch.autocast(self._device.type, kind or torch.bfloat16, enabled=kind is not None)
 
     def _encode(self, frames: Frame, hidden: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Returns tokens [t, h, w], window by window, of which none tells of what is hidden."""

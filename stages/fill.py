@@ -8,7 +8,7 @@ import click
 from pipeline.editing.clip import Clip
 from pipeline.editing.edits import Edit, between
 from pipeline.editing.shape import WindowShape
-from stages.edit_options import SECONDS, Asked, editing_options, num_frames
+from stages.edit_options import SECONDS, EditOptions, editing_options, num_frames
 from stages.options import FILE
 
 
@@ -23,7 +23,9 @@ from stages.options import FILE
     "of them of each, where its window has no room for more.",
 )
 @editing_options
-def command(first: Path, second: Path, seconds: float, kept: int | None, asked: Asked) -> None:
+def command(
+    first: Path, second: Path, seconds: float, kept: int | None, options: EditOptions
+) -> None:
     """Draw what leads from the end of FIRST to the begin of SECOND.
 
     Brings both to the size and rate of the model's window, and writes FIRST, what was drawn in
@@ -39,4 +41,4 @@ def command(first: Path, second: Path, seconds: float, kept: int | None, asked: 
         a, b = clips
         return between(a, b, num_frames(seconds, a), shape, kept=kept)
 
-    asked.carry_out([first, second], plan)
+    options.carry_out([first, second], plan)

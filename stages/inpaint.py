@@ -8,7 +8,7 @@ import click
 from pipeline.editing.clip import Box, Clip
 from pipeline.editing.edits import Edit, inside
 from pipeline.editing.shape import WindowShape
-from stages.edit_options import BOX, FRAMES, Asked, editing_options
+from stages.edit_options import BOX, FRAMES, EditOptions, editing_options
 from stages.options import FILE
 
 
@@ -30,7 +30,7 @@ def command(
     box: Box | None,
     frames: slice,
     every: int | None,
-    asked: Asked,
+    options: EditOptions,
 ) -> None:
     """Draw a part of the video CLIP anew.
 
@@ -54,4 +54,4 @@ def command(
         pixels = read.mask(mask) if mask else read.box(box) if box else None
         return inside(read, shape, frames=frames, pixels=pixels, every=every)
 
-    asked.carry_out([clip], plan, mask)
+    options.carry_out([clip], plan, mask)

@@ -28,7 +28,7 @@ from pipeline.store.reader import TokenStore
 from pipeline.store.tables import with_labels
 from pipeline.store.window import Window
 from pipeline.tuning import MEDIUM, keep_freed
-from stages.asked import Asked, AskedConditions, check_guidance, open_asked, said
+from stages.asked import Asked, AskedConditions, check_asked, open_asked, said
 from stages.given import Given, check_given, check_values, open_given
 from stages.launch import Launch, fabric_options
 from stages.options import (
@@ -100,8 +100,11 @@ def sample(
             print(about, file=sys.stderr, flush=True)
     check_values(config, path, model.config, window)
     check_given(given, config, path, model.config, metadata.get("tokenizer") or None)
-    check_guidance(config, asked)
-    conditions = AskedConditions(asked, config, path, model.config, window) if asked else None
+    check_asked(config, asked)
+    latents = config.total_frames or model.config.grid[0]
+    conditions = (
+        AskedConditions(asked, path, model.config, window, latents=latents) if asked else None
+    )
     if asked and fabric.is_global_zero:
         print(f"sample: {said(asked, model.config)}", file=sys.stderr, flush=True)
     identity = weights_identity(path)

@@ -22,6 +22,7 @@ from pipeline.editing.edits import between, continued, inside
 from pipeline.editing.shape import WindowShape
 from pipeline.errors import ConfigError
 from pipeline.pixels import decode_tokens
+from pipeline.store.window import Window
 from pipeline.video.synthetic import moving_shapes
 from stages import editing
 from stages.__main__ import cli
@@ -45,26 +46,26 @@ def write(path: Path, count: int, *, height: int = 16, width: int = 24, seed: in
     return path
 
 
-def run(flow: Flow, command: str, *clips: Path, out: str = "out", **more: str) -> Result:
+def run(flow: Flow, command: str, *words: Path | str, out: str = "out", **more: str) -> Result:
     root = flow.root
     options = {
         **{"run": root / "run", "tokenizer": root / "tokenizer.safetensors", "out": root / out},
         **{"params": root / "params.yaml", **more},
     }
-    words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
-    flags = [word.removesuffix("=True") for word in words]
-    return CliRunner().invoke(cli, [command, *map(str, clips), *flags])
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
+    flags = [flag.removesuffix("=True") for flag in flags]
+    return CliRunner().invoke(cli, [command, *map(str, words), *flags])
 
 
-def ok(flow: Flow, command: str, *clips: Path, **more: str) -> str:
-    result = run(flow, command, *clips, **more)
+def ok(flow: Flow, command: str, *words: Path | str, **more: str) -> str:
+    result = run(flow, command, *words, **more)
     assert result.exit_code == 0, f"{result.output}{result.exception!r}"
     return result.output
 
 
-def refused(flow: Flow, command: str, *clips: Path, **more: str) -> str:
+def refused(flow: Flow, command: str, *words: Path | str, **more: str) -> str:
     """Runs a command that must end with one clear line, and leave nothing."""
-    result = run(flow, command, *clips, **more)
+    result = run(flow, command, *words, **more)
     assert result.exit_code == 1, result.output
     assert isinstance(result.exception, SystemExit), repr(result.exception)
     (line,) = result.output.splitlines()
@@ -295,7 +296,8 @@ def test_a_causal_tokenizer_edits_within_one_window() -> None:
     sizes = {"width": 16, "num_latents": 4, "codebook_size": 24}
     model = MeBT(MeBTConfig(layers=layers, grid=grid, **sizes)).eval()
     shape = WindowShape(grid, (2, 4, 4), causal=True, fps=None)
-    editor = Editor(CachedPredictor(model), tokenizer, shape, {}, "32-true")
+    window = Window(7, 1, 16, None, causal=True)
+    editor = Editor(Path("model"), CachedPredictor(model), tokenizer, shape, window, {}, "32-true")
     frames = np.stack(list(moving_shapes(12, 16, seed=2)))
     clip = Clip("clip", frames, None, (0, 0, 16, 16), (16, 16), ())
     box = np.zeros((16, 16), np.bool_)

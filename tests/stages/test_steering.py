@@ -152,7 +152,7 @@ def test_a_causal_store_has_one_frame_in_its_first_latent_one(tmp_path: Path) ->
     flow.sample("moved", "--states", str(states))
     write_states(states, frames=4)
     said = flow.refused("sample", *flow.sample_words("other", "--states", str(states)))
-    assert "ends with frame 3, but samples have 5, from 0 to 4." in said
+    assert "ends with frame 3, but frames up to 4 are drawn, counted from 0." in said
 
 
 def test_previews_show_the_first_label_to_the_last(
@@ -217,7 +217,7 @@ def test_long_samples_follow_the_states_of_all_their_frames(flow: Steered) -> No
     states = write_states(flow.root / "actions.csv", frames=9)
     longer = ("--set", "sample.total_frames=10", "--states", str(states))
     said = flow.refused("sample", *flow.sample_words("long", *longer))
-    assert "actions.csv ends with frame 8, but samples have 10, from 0 to 9." in said
+    assert "actions.csv ends with frame 8, but frames up to 9 are drawn, counted from 0." in said
     write_states(states, frames=12)
     flow.sample("long", *longer)
     assert flow.tokens("long").shape == (6, 5, 2, 2)
@@ -239,7 +239,7 @@ def test_samples_are_not_mixed_with_those_asked_for_something_else(flow: Steered
     ("asked", "line"),
     [
         (["--label", "runn"], "does not know the label 'runn'; did you mean 'run'? it knows jump,"),
-        (["--set", "sample.guidance=2"], "but nothing is asked for: give --label, --states or"),
+        (["--set", "sample.guidance=2"], "but nothing is asked for: give --label or --states."),
         (["--set", "sample.revise_guidance=0"], "but nothing is asked for"),
         (["--label", "run", "--set", "sample.guidance=-1"], "guidance must be in 0 … 1000, got -1"),
     ],

@@ -15,6 +15,8 @@ from weights.file import Format, load_tensors, no_config, read_header, save
 
 MODEL_FILE = "model.safetensors"
 """What a model's file is called in the folder of its run."""
+CONDITION_FIELDS = ("conditions", "labels", "states")
+"""What of a config says which conditions a model knows."""
 FORMAT = Format("mebt-model-1", what="a model", command="mebt train")
 
 
@@ -32,7 +34,7 @@ def config_fields(config: MeBTConfig) -> dict[str, Any]:
     """Returns what a header says of a config: of conditions nothing, if there are none."""
     fields = dataclasses.asdict(config)
     if not config.conditions:
-        for name in ("conditions", "labels", "states"):
+        for name in CONDITION_FIELDS:
             del fields[name]
     return fields
 

@@ -31,7 +31,7 @@ from mebt.objective import (
     with_noise,
 )
 from mebt.optim import OptimizerKind, make_optimizer
-from mebt.weights import MODEL_FILE, read_config
+from mebt.weights import CONDITION_FIELDS, MODEL_FILE, read_config
 from pipeline.config import Precision, as_dict
 from pipeline.device import send
 from pipeline.errors import CheckpointError, user_errors
@@ -207,7 +207,8 @@ def beginning(
 ) -> dict[str, Any]:
     """Returns the record of what a run begins with: a run's last checkpoint, or a model file.
 
-    Raises PipelineError if that is no model of this config, shape and tokenizer.
+    Raises PipelineError if that is no model of this config, shape and tokenizer; a model file need
+    not know the conditions, if it knows none at all.
     """
     weights = init / MODEL_FILE if init.is_dir() else init
     if not weights.exists():
@@ -215,8 +216,9 @@ def beginning(
     with user_errors():
         metadata = model_metadata(weights)
         theirs = as_dict(read_config(weights))
+    free = CONDITION_FIELDS if weights == init and not theirs["conditions"] else ()
     for key, ours in as_dict(model).items():
-        if theirs[key] != ours and not key.endswith("dropout"):
+        if theirs[key] != ours and not key.endswith("dropout") and key not in free:
             found, wanted = (str(value)[:200] for value in (theirs[key], ours))
             raise CheckpointError(f"{weights} has {key} {found}, but this run has {wanted}.")
     made_for = TokensOf(weights, metadata.get("tokenizer") or None, model.codebook_size, model.grid)
@@ -225,6 +227,15 @@ def beginning(
     if weights == init:
         return {"step": 0, "sha256": weights_identity(init)}
     return last_state(init, weights, max_steps=config.max_steps, optimizer=config.optimizer)
+
+
+def begin_with(model: MeBT, other: MeBT) -> None:
+    """Takes over the weights of a model; conditions that it knows nothing of add nothing yet."""
+    weights = other.state_dict()
+    if not other.config.conditions:
+        added = (x for x in model.state_dict().items() if x[0].startswith("condition_embedding."))
+        weights |= {name: torch.zeros_like(tensor) for name, tensor in added}
+    model.load_state_dict(weights)
 
 
 def new_model(
@@ -241,7 +252,7 @@ def new_model(
     model = MeBT(shape, activation_checkpointing=config.activation_checkpointing)
     model.initialize(config.init_std or shape.width**-0.5, positions=config.position_init)
     if init and init.is_file():
-        model.load_state_dict(load_model(init).state_dict())
+        begin_with(model, load_model(init))
     if config.compile:
         for block in model.blocks:  # One by one: they share their code, so few are compiled.
             block.compile(dynamic=True)

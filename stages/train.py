@@ -193,7 +193,8 @@ def command(
 
     --init RUN begins with the weights, the optimizer's state and the step of another run, such as
     one of `mebt import-model --optimizer`; `train.max_steps` counts its steps too. --init FILE, a
-    model.safetensors, begins with its weights alone, at step 0: fine-tuning.
+    model.safetensors, begins with its weights alone, at step 0: fine-tuning. One that knows no
+    conditions can be taught some.
 
     \b
     Example:

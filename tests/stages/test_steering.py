@@ -14,7 +14,7 @@ from mebt.weights import read_config
 from pipeline.store.reader import TokenStore
 from stages import previews
 from stages.conditions import StoreConditions
-from stages.mebt_task import TrainConfig, dropped_rows
+from stages.mebt_task import TrainConfig, begin_with, dropped_rows
 from tests.helpers.steered import LABELS, Steered, label_of, make_store
 
 
@@ -139,6 +139,30 @@ def test_fine_tuning_needs_the_same_conditions(flow: Steered) -> None:
     init = ("--init", str(flow.root / "run" / "model.safetensors"))
     assert "has conditions" in flow.refused("train", *words, *init)
     flow.train("tuned", *init)
+    other = ("--set", "model.conditions=[label]")
+    assert "has conditions" in flow.refused("train", *words, *init, *other)
+
+
+def test_a_model_that_knows_none_is_taught_conditions(flow: Steered) -> None:
+    plain = flow.root / "plain" / "model.safetensors"
+    taught = load_model(flow.root / "run" / "model.safetensors")
+    begin_with(taught, load_model(plain))
+    predict = [load_model(plain), taught.eval()]
+    tokens = torch.from_numpy(TokenStore(flow.root / "tokens").read("train")[:2]).flatten(1)
+    known = torch.arange(4).expand(2, 4), torch.arange(4, 12).expand(2, 8)
+    conditions = Conditions(torch.tensor([0, 2]), torch.randn(2, 3, 12))
+    with torch.inference_mode():  # At first they change nothing.
+        one = predict[0](tokens[:, :4], *known)
+        two = predict[1](tokens[:, :4], *known, conditions=conditions)
+    assert torch.equal(one, two)
+    words = ["train", *flow.train_words("taught", "--init", str(plain))]
+    flow.ok(*words, "--set", "model.conditions=[label,speed,key:integers]")
+    learned = load_model(flow.root / "taught" / "model.safetensors").condition_embedding
+    assert learned is not None
+    assert all(parameter.any() for parameter in learned.parameters())
+    # Of a run's optimizer there is no state for them.
+    words = ["train", *flow.train_words("other", "--init", str(flow.root / "plain"))]
+    assert "has conditions" in flow.refused(*words, "--set", "model.conditions=[label]")
 
 
 def test_a_causal_store_has_one_frame_in_its_first_latent_one(tmp_path: Path) -> None:

@@ -181,10 +181,15 @@ def _frames_of(
     return values
 
 
-def said(asked: Asked, model: MeBTConfig) -> str:
-    """Says what is asked for, and which conditions of the model are left open."""
+def said(asked: Asked, model: MeBTConfig, latents: int = 0) -> str:
+    """Says what is asked for, and which conditions of the model are left open.
+
+    `latents` are the latent frames that are drawn.
+    """
     if asked.like:
-        return f"asked for the conditions of {asked.like[0].root}, split {asked.like[1]}"
+        whose = f"asked for the conditions of {asked.like[0].root}, split {asked.like[1]}"
+        beyond = model.states and latents > model.grid[0]
+        return whose + ("; left open: states behind their windows" if beyond else "")
     parts = {LABEL: bool(asked.labels)}
     parts |= {state.name: asked.states is not None for state in model.states}
     left = [name for name in model.condition_names if not parts[name]]

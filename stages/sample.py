@@ -106,7 +106,7 @@ def sample(
         AskedConditions(asked, path, model.config, window, latents=latents) if asked else None
     )
     if asked and fabric.is_global_zero:
-        print(f"sample: {said(asked, model.config)}", file=sys.stderr, flush=True)
+        print(f"sample: {said(asked, model.config, latents)}", file=sys.stderr, flush=True)
     identity = weights_identity(path)
     info = store_info(config, model.config, metadata, window, identity, given, asked)
 

@@ -230,7 +230,9 @@ def test_samples_do_not_depend_on_their_batch(flow: Steered) -> None:
 
 def test_samples_are_asked_for_what_real_windows_have(flow: Steered) -> None:
     like = ("--conditions-of", str(flow.root / "tokens"), "--split", "test")
-    flow.sample("like", *like)
+    assert "left open" not in flow.sample("like", *like)
+    said = flow.sample("longer", *like, "--set", "sample.total_frames=10")
+    assert "split test; left open: states behind their windows" in said
     store = TokenStore(flow.root / "like")
     assert store.plan("sample")["label"].to_pylist() == [label_of(row) for row in range(6)]
     flow.sample("free")

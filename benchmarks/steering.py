@@ -73,6 +73,10 @@ STRENGTHS: Mapping[str, dict[str, Any]] = {
     "1, revised once in 8 groups at 2": {
         **{"revise_rounds": 1, "revise_groups": 8, "revise_guidance": 2.0}
     },
+    "1, revised once in 8 groups at 1": {"revise_rounds": 1, "revise_groups": 8},
+    "1, revised 4 times in 8 groups at 2": {
+        **{"revise_rounds": 4, "revise_groups": 8, "revise_guidance": 2.0}
+    },
 }
 FREE = "asked for nothing"
 
@@ -152,7 +156,7 @@ def tables(rows: Sequence[Row]) -> str:
     for key in rows[0]["samples"]:
         shares = []
         for found in (row["samples"][key] for row in rows):
-            shares += [f"{found['lawful']:.1%}", "" if key == FREE else f"{found['obeys']:.1%}"]
+            shares += [f"{found['lawful']:.1%}", f"{found['obeys']:.1%}"]
         lines.append("| " + " | ".join([key, *shares]) + " |")
     trained = [
         f"{row['world']} {row['parameters']:,} parameters, {row['steps']:,} steps of "

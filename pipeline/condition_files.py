@@ -110,6 +110,8 @@ def read_states(place: Place, data: bytes, *, nameless: bool = False) -> StatesF
     lengths, and two rows of one frame.
     """
     table = _read_table(place, data, (FRAME,) if nameless else (VIDEO, FRAME))
+    if not len(table):
+        raise PipelineError(f"{place} holds no rows, so no numbers of frames.")
     if VIDEO not in table.column_names:
         table = table.append_column(VIDEO, pa.array([""] * len(table)))
     table = table.select([i for i, name in enumerate(table.column_names) if name != TIME])
@@ -119,7 +121,7 @@ def read_states(place: Place, data: bytes, *, nameless: bool = False) -> StatesF
     except pa.ArrowException:
         raise PipelineError(f"{place}: column {FRAME} must hold whole numbers.") from None
     values = _values(place, table)
-    if not values or not len(table):
+    if not values:
         raise PipelineError(f"{place} holds no numbers of frames beside {VIDEO} and {FRAME}.")
     codes = texts.indices.to_numpy()
     order = np.lexsort((frames, codes))

@@ -68,6 +68,10 @@ def open_asked(
     return Asked(like=(store, choose_split(split, store.splits, like)))
 
 
+MANY = 4096
+"""Samples whose conditions are looked at together."""
+
+
 class AskedConditions:
     """Conditions of samples by their numbers, for one model.
 
@@ -96,6 +100,7 @@ class AskedConditions:
         self.asked, self.model, self.latents = asked, model, latents
         self.like: StoreConditions | None = None
         self.videos: list[dict[str, Tensor]] = []
+        """Of each video its numbers by name [F width]."""
         if asked.like:
             self.like = StoreConditions(*asked.like, model)
         for name in asked.labels:
@@ -109,7 +114,54 @@ class AskedConditions:
             self.videos = _videos(
                 asked.states, path, model, window, latents=latents, first=first, frames=frames
             )
-            self.of(range(len(self.videos)))  # Says at once what does not fit.
+            self._check_known()
+
+    def _check_known(self) -> None:
+        """Raises PipelineError if states do not fit, or if a video says nothing of one of them."""
+        states = self.of(range(len(self.videos))).states  # Says at once what does not fit.
+        assert states is not None
+        for name, unknown in self._unknown(states).items():
+            if name in self.videos[0] and (empty := unknown.all(1).nonzero().flatten().tolist()):
+                raise PipelineError(
+                    f"{self.asked.states} says nothing of {name} in what is drawn of its video "
+                    f"{empty[0]}, counted from 0: a latent frame takes the numbers of all its "
+                    "frames."
+                )
+
+    def _unknown(self, states: Tensor) -> dict[str, Tensor]:
+        """Returns of which latent frames a state is not known, by name [B t]."""
+        parts = torch.split(states, [state.inputs for state in self.model.states], dim=2)
+        names = [state.name for state in self.model.states]
+        return {name: part.isnan().any(2) for name, part in zip(names, parts, strict=True)}
+
+    def said(self, count: int) -> str:
+        """Says what `count` samples are asked for, and what is not known or left open."""
+        conditions = [self.of(range(i, min(i + MANY, count))) for i in range(0, count, MANY)]
+        names = list(self.asked.labels) and [f"label {listed(self.asked.labels)}"]
+        what = [*names, *([f"states of {self.asked.states}"] if self.videos else [])]
+        if self.asked.like:
+            store, split = self.asked.like
+            what = [f"the conditions of {store.root}, split {split}"]
+        gaps, left = [], []
+        if LABEL in self.model.condition_names:
+            known = sum(int((x.labels >= 0).sum()) for x in conditions if x.labels is not None)
+            if not known:
+                left.append(LABEL)
+            elif known < count:
+                gaps.append(f"{LABEL} of {count - known} of {count} samples")
+        found = [self._unknown(x.states) for x in conditions if x.states is not None]
+        for state in self.model.states:
+            parts = [x[state.name] for x in found]
+            unknown, total = sum(int(x.sum()) for x in parts), sum(x.numel() for x in parts)
+            if unknown == total:
+                left.append(state.name)
+            elif unknown:
+                gaps.append(f"{state.name} of {unknown} of {total} latent frames")
+        if self.like and self.model.states and self.latents > self.model.grid[0]:
+            left.append("states behind their windows")
+        said = f"asked for {' and '.join(what)}"
+        said += f"; not known: {', '.join(gaps)}" if gaps else ""
+        return said + (f"; left open: {', '.join(left)}" if left else "")
 
     def of(self, numbers: Sequence[int]) -> Conditions:
         """Returns the conditions of these samples."""
@@ -170,6 +222,8 @@ def _frames_of(
     for shape in shapes:
         count = latents * shape.frames - causal * (shape.frames - 1)
         stop = min(first + count, frames or first + count)
+        if (first_of_all := int(video.frames[0])) < 0:
+            raise PipelineError(f"{file} has frame {first_of_all}; frames are counted from 0.")
         if (last := int(video.frames[-1])) < stop - 1:
             raise PipelineError(
                 f"{file} ends with frame {last}, but frames up to {stop - 1} are drawn, counted "
@@ -179,20 +233,3 @@ def _frames_of(
         given = np.where(known[:, None], video.values[shape.name][rows], np.float32(np.nan))
         values[shape.name] = torch.from_numpy(given)
     return values
-
-
-def said(asked: Asked, model: MeBTConfig, latents: int = 0) -> str:
-    """Says what is asked for, and which conditions of the model are left open.
-
-    `latents` are the latent frames that are drawn.
-    """
-    if asked.like:
-        whose = f"asked for the conditions of {asked.like[0].root}, split {asked.like[1]}"
-        beyond = model.states and latents > model.grid[0]
-        return whose + ("; left open: states behind their windows" if beyond else "")
-    parts = {LABEL: bool(asked.labels)}
-    parts |= {state.name: asked.states is not None for state in model.states}
-    left = [name for name in model.condition_names if not parts[name]]
-    what = [f"{LABEL} {listed(asked.labels)}"] if asked.labels else []
-    what += [f"states of {asked.states}"] if asked.states else []
-    return "asked for " + " and ".join(what) + (f"; left open: {', '.join(left)}" if left else "")

@@ -12,6 +12,7 @@ from mebt import Conditions, MeBTConfig, MeBTShape, StateShape, prepare_states
 from mebt.config import INTEGERS, LABEL, MAX_STATES
 from pipeline.errors import ConfigError, TokenStoreError, user_errors
 from pipeline.store.conditions import UNKNOWN, ConditionReader
+from pipeline.store.layout import LABEL as LABEL_COLUMN
 from pipeline.store.reader import TokenStore
 from pipeline.store.states import States
 
@@ -42,22 +43,27 @@ def known_conditions(shape: MeBTShape, store: TokenStore) -> Known:
     states, said = [], []
     for asked, name in zip(shape.conditions, names, strict=True):
         if name == LABEL:
-            labels = tuple(store.label_names)
             places = ConditionReader(store, TRAIN, [LABEL]).read(
                 np.arange(store.num_windows(TRAIN))
             )
             assert places.labels is not None
             missing = int((places.labels == UNKNOWN).sum())
-            said.append(f"{LABEL} ({len(labels)} names{_missing(missing, store)})")
+            found = set(places.labels.tolist())
+            labels = tuple(x for place, x in enumerate(store.label_names) if place in found)
+            if not labels:
+                raise TokenStoreError(f"{store.root}: {LABEL} is known of no window of {TRAIN}.")
+            others = [name for name in store.label_names if name not in labels]
+            never = f", never seen there: {listed(others)}" if others else ""
+            said.append(f"{LABEL} ({len(labels)} names{_missing(missing, store)}{never})")
             continue
         if asked.endswith(f":{INTEGERS}"):
-            state, missing = _kinds(store, name)
-            numbers = f"{state.kinds} kinds"
+            state, missing, unseen = _kinds(store, name)
+            numbers, never = f"{state.kinds} kinds", f", never seen: {unseen}" if unseen else ""
         else:
             state, missing = _numbers(store, name)
-            numbers = f"{state.numbers} numbers"
+            numbers, never = f"{state.numbers} numbers", ""
         states.append(state)
-        said.append(f"{name} ({numbers} a latent frame{_missing(missing, store)})")
+        said.append(f"{name} ({numbers} a latent frame{_missing(missing, store)}{never})")
     return Known(labels, tuple(states), ", ".join(said))
 
 
@@ -99,26 +105,30 @@ def _numbers(store: TokenStore, name: str) -> tuple[StateShape, int]:
     return state, missing
 
 
-def _kinds(store: TokenStore, name: str) -> tuple[StateShape, int]:
-    """Finds the largest of numbers that count kinds; counts windows in which one is not known."""
-    largest, width, missing = -1, 1, 0
-    for split in store.splits:
-        for values in _parts(store, split, name):
-            known = values[~np.isnan(values)]
-            wrong = known[(known != known.round()) | (known < 0) | (known >= MAX_STATES)]
-            if len(wrong):
-                raise ConfigError(
-                    f"model.conditions: {name} is {wrong[0]:g} in {store.root}, which counts no "
-                    f"kind 0, 1, …; leave out :{INTEGERS}."
-                )
-            largest = max(largest, int(known.max(initial=-1)))
-            width = values.shape[2]
-            missing += int(np.isnan(values).any(axis=(1, 2)).sum()) if split == TRAIN else 0
-    if largest < 0:
-        raise TokenStoreError(f"{store.root}: {name} is known of no window.")
+def _kinds(store: TokenStore, name: str) -> tuple[StateShape, int, str]:
+    """Finds the largest of numbers that count kinds; counts windows in which one is not known.
+
+    And lists kinds below the largest that no window has.
+    """
+    found, width, missing = set[int](), 1, 0
+    for values in _parts(store, TRAIN, name):
+        known = values[~np.isnan(values)]
+        wrong = known[(known != known.round()) | (known < 0) | (known >= MAX_STATES)]
+        if len(wrong):
+            raise ConfigError(
+                f"model.conditions: {name} is {wrong[0]:g} in {store.root}, which counts no kind "
+                f"0, 1, …; leave out :{INTEGERS}."
+            )
+        found.update(np.unique(known).astype(int).tolist())
+        width = values.shape[2]
+        missing += int(np.isnan(values).any(axis=(1, 2)).sum())
+    if not found:
+        raise TokenStoreError(f"{store.root}: {name} is known of no window of {TRAIN}.")
+    unseen = listed([str(kind) for kind in range(max(found)) if kind not in found])
     with user_errors():
         frames = _frames_each(store, name)
-        return StateShape(name=name, width=width, frames=frames, kinds=largest + 1), missing
+        state = StateShape(name=name, width=width, frames=frames, kinds=max(found) + 1)
+    return state, missing, unseen
 
 
 def _frames_each(store: TokenStore, name: str) -> int:
@@ -140,25 +150,37 @@ def _frames_each(store: TokenStore, name: str) -> int:
 class StoreConditions:
     """Reads what a model is given of windows of one split.
 
-    Raises TokenStoreError if the store lacks a condition, or has a label that the model does not
-    know; when it reads, too, if numbers do not fit.
+    Labels and kinds that the model does not know are unknown to it if that is `allowed`. Raises
+    TokenStoreError if the store lacks a condition, or has such a label; when it reads, too, if
+    numbers do not fit.
     """
 
     def __init__(
-        self, store: TokenStore, split: str, model: MeBTConfig, *, kept_shards: int = 1
+        self,
+        store: TokenStore,
+        split: str,
+        model: MeBTConfig,
+        *,
+        kept_shards: int = 1,
+        allowed: bool = False,
     ) -> None:
         names = model.condition_names
         self.reader = ConditionReader(store, split, names, kept_shards=kept_shards)
-        self.store, self.model = store, model
+        self.store, self.model, self.allowed = store, model, allowed
+        self.foreign: list[str] = []
+        """Labels of the split that the model does not know."""
         if LABEL not in names:
             return
-        if foreign := [name for name in store.label_names if name not in model.labels]:
+        used = store.plan(split)[LABEL_COLUMN].unique().to_pylist()
+        self.foreign = [name for name in used if name is not None and name not in model.labels]
+        if self.foreign and not allowed:
             raise TokenStoreError(
-                f"{store.root} has the label {foreign[0]!r}, which the model does not know; it "
-                f"knows {listed(model.labels)}."
+                f"{store.root} has the label {self.foreign[0]!r}, which the model does not know; "
+                f"it knows {listed(model.labels)}."
             )
+        place_of = {name: place for place, name in enumerate(model.labels)}
         # Behind the last, where -1 finds it: unknown.
-        places = [model.labels.index(name) for name in store.label_names]
+        places = [place_of.get(name, UNKNOWN) for name in store.label_names]
         self.places = np.array([*places, UNKNOWN], dtype=np.int64)
 
     def read(self, rows: Sequence[int] | NDArray[np.int64]) -> Conditions:
@@ -168,6 +190,9 @@ class StoreConditions:
         if not self.model.states:
             return Conditions(labels)
         values = {name: torch.from_numpy(x) for name, x in found.states.items()}
+        for state in self.model.states if self.allowed else ():
+            if state.kinds and state.name in values:
+                values[state.name][values[state.name] >= state.kinds] = torch.nan
         with user_errors():
             states = prepare_states(self.model.states, values, num_frames=self.model.grid[0])
         return Conditions(labels, states)

@@ -16,9 +16,17 @@ from pipeline.editing.shape import WindowShape
 from pipeline.rates import playing_rate
 from pipeline.storage.files import keep_apart, lock
 from pipeline.video.tiles import ExtractConfig
-from stages.asked import Asked, said
+from stages.asked import Asked
 from stages.editing import Editor
-from stages.options import FILE, FOLDER, OUT, device_option, overwrite_option, params_options
+from stages.options import (
+    FILE,
+    FOLDER,
+    OUT,
+    NumberRange,
+    device_option,
+    overwrite_option,
+    params_options,
+)
 from stages.sections import owner
 
 MOST_DRAWN = 64
@@ -68,7 +76,7 @@ class FramesType(click.ParamType):  # type: ignore[type-arg]
 
 
 BOX, FRAMES = BoxType(), FramesType()
-SECONDS = click.FloatRange(min=0, min_open=True, max=MOST_SECONDS)
+SECONDS = NumberRange(min=0, min_open=True, max=MOST_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ class EditOptions:
         edit = plan(read, editor.shape)
         conditions = editor.conditions(edit, asked) if asked else None
         fps, unknown = playing_rate(None, edit.fps)
-        wanted = said(asked, editor.predict.model.config) if asked else ""
+        wanted = conditions.said(self.seeds) if conditions else ""
         for line in (*edit.said, unknown, wanted, surprise_line(editor, edit)):
             if line:
                 click.echo(line)

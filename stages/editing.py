@@ -21,7 +21,7 @@ from pipeline.editing.regions import hide, paste
 from pipeline.editing.shape import WindowShape
 from pipeline.errors import CheckpointError, ConfigError, user_errors
 from pipeline.frames.images import Frame
-from pipeline.pixels import decode_tokens
+from pipeline.pixels import to_bytes
 from pipeline.precision import HALF, settle
 from pipeline.progress import progress
 from pipeline.store.same_tokens import TokensOf, check_same_tokens
@@ -29,7 +29,13 @@ from pipeline.store.window import Window
 from pipeline.windows.encode import encoder_of
 from stages.asked import Asked, AskedConditions, check_asked
 from stages.run_model import open_model
-from tokenizer import Tokenizer, identity, load_tokenizer
+from tokenizer import Tokenizer, decode_pieces, identity, load_tokenizer
+from tokenizer.pieces import overlap_of
+
+MOST_BYTES = 1 << 32
+"""Of all draws of an edit, which are held in memory."""
+PIECE_FRAMES = 256
+"""Decoded as a whole; longer videos are in pieces."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,12 @@ class Editor:
         by these values.
         """
         self.check(config, conditions.asked if conditions else None)
+        if (size := count * edit.frames.nbytes) > MOST_BYTES:
+            raise ConfigError(
+                f"{count} videos of {len(edit.frames):,} frames are {size / 1e9:.1f} GB, and all "
+                f"are held in memory, {MOST_BYTES / 1e9:.1f} GB at most; ask for fewer or shorter "
+                "ones."
+            )
         frames, hidden = edit.seen
         tokens, new = torch.from_numpy(self._encode(frames, hidden)), torch.from_numpy(edit.new)
         device = self._device
@@ -181,7 +193,10 @@ class Editor:
 
     def _pasted(self, edit: Edit, tokens: NDArray[np.int64]) -> Frame:
         part = slice(edit.span.start, min(edit.span.stop, len(edit.frames)))
-        decoded = decode_tokens(self.tokenizer, tokens[None])[0]
+        overlap = sum(overlap_of(self.tokenizer.config))
+        most = max(PIECE_FRAMES // self.shape.downsample[0], overlap + 1)
+        pieces = decode_pieces(self.tokenizer, torch.from_numpy(tokens[None]), most=most)
+        decoded = np.concatenate([to_bytes(piece)[0] for piece in pieces])
         video = edit.frames.copy()
         shown = part.stop - part.start
         video[part] = paste(decoded[:shown], edit.frames[part], edit.hidden[part])

@@ -25,7 +25,7 @@ from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore
 from pipeline.store.same_tokens import TokensOf, check_same_tokens, check_tokenizer
 from pipeline.windows.of_tokens import window_reader
-from stages.conditions import StoreConditions
+from stages.conditions import StoreConditions, listed
 from stages.fitting import open_distances
 from stages.held_out import means_of
 from stages.options import FILE, FOLDER, OUT, PLACE, device_option, params_options
@@ -130,7 +130,11 @@ def _open_model(
     theirs = TokensOf(path, made_with, model.config.codebook_size, model.config.grid)
     advice = "Give the tokens that it was trained on."
     check_same_tokens(theirs, TokensOf.store(store), advice, unknown_fits=True)
-    conditions = StoreConditions(store, split, model.config) if model.config.conditions else None
+    conditions = None
+    if model.config.conditions:
+        conditions = StoreConditions(store, split, model.config, allowed=True)
+        if foreign := conditions.foreign:
+            click.echo(f"evaluate: {path} knows no label {listed(foreign)}", err=True)
     return means_of(model, conditions, device)
 
 

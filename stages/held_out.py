@@ -28,7 +28,9 @@ def held_out_windows(store: TokenStore, most: int, model: MeBTConfig) -> HeldOut
     split = "test" if "test" in store.splits else "train"
     rows = spread_rows(store.num_windows(split), most)
     tokens = torch.from_numpy(read_rows(store, split, rows)).flatten(1)
-    return tokens, StoreConditions(store, split, model).read(rows) if model.conditions else None
+    if not model.conditions:
+        return tokens, None
+    return tokens, StoreConditions(store, split, model, allowed=True).read(rows)
 
 
 def validate(

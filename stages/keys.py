@@ -11,6 +11,8 @@ from mebt import Conditions, MeBTConfig, StateShape, prepare_states
 from pipeline.errors import ConfigError
 from pipeline.play.video import Draw
 
+TAKEN = ("", " ", "r")
+"""No key, and those that play, pause and restart."""
 FAR = 2.0
 """Standard deviations that an arrow moves a number from its mean, if nobody says how far."""
 ARROWS = ((("ArrowLeft", "a"), ("ArrowRight", "d")), (("ArrowUp", "w"), ("ArrowDown", "s")))
@@ -83,6 +85,10 @@ def choose_controls(
     actions, usual_rest = _usual(state)
     if keys:
         pairs = [key.rpartition("=") for key in keys]
+        if taken := [key for key, _, _ in pairs if key.lower() in TAKEN]:
+            raise ConfigError(
+                f"--key {taken[0]}=…: the page has that key itself; name another, such as w."
+            )
         actions = [Action(key, (key,), _numbers(state, "--key", said)) for key, _, said in pairs]
     if rest is not None:
         usual_rest = _numbers(state, "--rest", rest)

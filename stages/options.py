@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,19 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]
         folder = self.folder.convert(value, param, ctx)
         assert isinstance(folder, Path)
         return folder
+
+
+class NumberRange(click.FloatRange):
+    """A range of numbers, of which NaN is none; click's takes it for one in every range."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Returns the number."""
+        number: float = super().convert(value, param, ctx)
+        if isnan(number):
+            self.fail(f"{value!r} is no number.", param, ctx)
+        return number
 
 
 PLACE, PLACE_OUT = PlaceType(FOLDER), PlaceType(OUT)

@@ -25,7 +25,7 @@ from pipeline.store.window import Window
 from pipeline.training.signals import stop_requests
 from pipeline.tuning import MEDIUM, keep_freed
 from stages.keys import Controls, choose_controls
-from stages.options import FILE, FOLDER, device_option
+from stages.options import FILE, FOLDER, NumberRange, device_option
 from stages.run_model import open_model
 from tokenizer import identity, load_tokenizer
 
@@ -71,6 +71,8 @@ def open_show(run: Path, tokenizer: Path | None, config: PlayConfig, *, device: 
     path, metadata, model = open_model(run, device)
     window = Window.read(path, metadata)
     grid = model.config.grid
+    if config.guidance != 1 and not model.config.conditions:
+        raise ConfigError(f"--guidance {config.guidance:g}: {path} knows no conditions.")
     controls = choose_controls(model.config, config.action, config.keys, config.rest)
     count = config.latent_frames or (1 if controls.actions else max(1, grid[0] // 4))
     if count >= grid[0] > 1:
@@ -193,7 +195,7 @@ def _drawer(
 )
 @click.option(
     "--temperature",
-    type=click.FloatRange(0, 100),
+    type=NumberRange(0, 100),
     nargs=2,
     default=PlayConfig.temperature,
     show_default=True,
@@ -201,7 +203,7 @@ def _drawer(
 )
 @click.option(
     "--guidance",
-    type=click.FloatRange(0, MAX_GUIDANCE),
+    type=NumberRange(0, MAX_GUIDANCE),
     default=PlayConfig.guidance,
     show_default=True,
     help="How much further labels and actions are followed; see sample.guidance.",

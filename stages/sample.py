@@ -28,7 +28,7 @@ from pipeline.store.reader import TokenStore
 from pipeline.store.tables import with_labels
 from pipeline.store.window import Window
 from pipeline.tuning import MEDIUM, keep_freed
-from stages.asked import Asked, AskedConditions, check_asked, open_asked, said
+from stages.asked import Asked, AskedConditions, check_asked, open_asked
 from stages.given import Given, check_given, check_values, open_given
 from stages.launch import Launch, fabric_options
 from stages.options import (
@@ -105,8 +105,8 @@ def sample(
     conditions = (
         AskedConditions(asked, path, model.config, window, latents=latents) if asked else None
     )
-    if asked and fabric.is_global_zero:
-        print(f"sample: {said(asked, model.config, latents)}", file=sys.stderr, flush=True)
+    if conditions and fabric.is_global_zero:
+        print(f"sample: {conditions.said(config.num_samples)}", file=sys.stderr, flush=True)
     identity = weights_identity(path)
     info = store_info(config, model.config, metadata, window, identity, given, asked)
 

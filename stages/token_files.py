@@ -17,7 +17,7 @@ from pipeline.storage.places import Place
 from pipeline.store.layout import INFO
 from pipeline.store.reader import TokenStore
 from pipeline.store.states import STATES
-from stages.options import FILE, OUT, PLACE, PLACE_OUT, choose_split, overwrite_option
+from stages.options import FILE, OUT, PLACE, PLACE_OUT, NumberRange, choose_split, overwrite_option
 from tokenizer import identity, load_tokenizer
 
 ANY = click.Path(exists=True, path_type=Path)
@@ -74,7 +74,7 @@ class LevelsType(click.ParamType):  # type: ignore[type-arg]
 @click.option("--test", "test", type=ANY, help="Held-out ids, of the same form and grid.")
 @click.option(
     "--test-share",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=NumberRange(0, 1, max_open=True),
     default=0.0,
     show_default=True,
     help="Last share of each video's time that is held out.",

@@ -112,6 +112,7 @@ def continued(
     The model sees the last `kept` frames, in whole latent frames, or first; None: half a window.
     Raises FrameError if the clip has not as many.
     """
+    _check_new(num_new)
     each, length = shape.downsample[0], len(clip.frames)
     context = _context(kept, shape)
     needed = each if kept is None else (context or 0) * each
@@ -139,6 +140,7 @@ def between(a: Clip, b: Clip, num_new: int, shape: WindowShape, *, kept: int | N
     They become whole latent frames. The model sees up to `kept` frames of each, as `continued`.
     Raises FrameError if a clip has too few frames, or another rate than the other.
     """
+    _check_new(num_new)
     each = shape.downsample[0]
     for clip, least in ((a, 1 if shape.causal else each), (b, each)):
         if len(clip.frames) < least:
@@ -175,6 +177,13 @@ def inside(
             f"frames {start}:{stop} are not in {clip.name}, which has {length}: from 0 on, and the "
             "last one is left out."
         )
+    if frames.step not in (None, 1):
+        raise FrameError(f"frames {start}:{stop}:{frames.step} leave out some; give every.")
+    if pixels is not None and pixels.shape != clip.frames.shape[1:3]:
+        raise FrameError(
+            f"a mask of {list(pixels.shape)} pixels is none of the frames of {clip.name}, which "
+            f"are {list(clip.frames.shape[1:3])}."
+        )
     asked = np.zeros(clip.frames.shape[:3], np.bool_)
     chosen = np.arange(start, stop)
     if every is not None:
@@ -186,10 +195,17 @@ def inside(
     return plan_edit(clip.frames, asked, shape, context=None, fps=clip.fps, said=clip.said)
 
 
+def _check_new(num_new: int) -> None:
+    if num_new < 1:
+        raise ConfigError(f"{num_new} new frames are none to draw; at least 1.")
+
+
 def _context(kept: int | None, shape: WindowShape) -> int | None:
     """Returns how many latent frames hold so many kept ones. Raises ConfigError if all would."""
     if kept is None:
         return None
+    if kept < 1:
+        raise ConfigError(f"{kept} kept frames are none to go on from; at least 1.")
     latent = -(-kept // shape.downsample[0])
     if latent >= shape.grid[0]:
         raise ConfigError(

@@ -39,6 +39,7 @@ class PlayServer(ThreadingHTTPServer):
     """Answers on the loopback interface alone. One thread draws, whatever is asked at once."""
 
     daemon_threads = True
+    request_queue_size = 64
     allow_reuse_address = os.name == "posix"  # On Windows two could have the same port.
 
     def __init__(self, show: Show, port: int) -> None:

@@ -70,4 +70,6 @@ def _whole(asked: Mapping[str, Any], key: str, most: int) -> int:
 
 
 def _choice(asked: Mapping[str, Any], key: str, count: int) -> int | None:
+    if asked[key] is not None and not count:
+        raise RefusedError(400, f"{key} must be null: the model knows none.")
     return None if asked[key] is None else _whole(asked, key, count - 1)

@@ -26,9 +26,17 @@ def label_of(row: int) -> str | None:
 
 
 def make_store(
-    root: Path, *, labels: Sequence[str] = LABELS, keys: int = 4, causal: bool = False
+    root: Path,
+    *,
+    labels: Sequence[str] = LABELS,
+    keys: int = 4,
+    causal: bool = False,
+    held_out: bool = False,
 ) -> TokenStore:
-    """Tokens are the label's, plus the key at their latent frame."""
+    """Tokens are the label's, plus the key at their latent frame.
+
+    With `held_out` the test split has a label and a kind of its own, and nobody has kind 1.
+    """
     states = States(FRAMES - causal, STATES.widths)
     extra = {**states.recorded(), **({"causal": True} if causal else {})}
     info = StoreInfo(
@@ -45,13 +53,19 @@ def make_store(
     names = [label_of(row) for count in COUNTS.values() for row in range(count)]
     renamed = dict(zip(LABELS, labels, strict=True))
     plan = numbered_plan(COUNTS, "world", info.shard_windows)
-    plan = with_labels(plan, [name and renamed[name] for name in names])
+    named = [name and renamed[name] for name in names]
+    if held_out:
+        named[COUNTS["train"]] = "swim"
+    plan = with_labels(plan, named)
     writer = create_store(root, info, plan)
     for split, shard in info.shards():
         rows = np.arange(*info.shard_rows(split, shard))
         generator = np.random.default_rng(shard)
         keys_of = generator.integers(keys, size=(len(rows), states.frames, 1))
         keys_of[0, 0], keys_of[0, 1] = 0, keys - 1
+        if held_out:
+            keys_of[keys_of == 1] = 2
+            keys_of[0, 0] = keys if split == "test" else 0
         speed = generator.normal(3.0, 2.0, size=(len(rows), states.frames, 2))
         if split == "train" and shard == 0:
             speed[1, 2] = np.nan

@@ -20,7 +20,7 @@ from mebt import editing as token_editing
 from pipeline.editing.clip import Clip
 from pipeline.editing.edits import between, continued, inside
 from pipeline.editing.shape import WindowShape
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, FrameError
 from pipeline.pixels import decode_tokens
 from pipeline.store.window import Window
 from pipeline.video.synthetic import moving_shapes
@@ -255,6 +255,50 @@ def test_what_is_no_box_and_no_range_is_wrong_usage(
     result = run(flow, "inpaint", clip, **more)
     assert result.exit_code == 2
     assert not (flow.root / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("continue", "--seconds=nan"), ("fill", "--seconds=nan"), ("play", "--temperature=nan")],
+)
+def test_what_is_no_number_is_wrong_usage(
+    flow: Flow, clip: Path, command: str, option: str
+) -> None:
+    clips = {"continue": [clip], "fill": [clip, clip], "play": []}[command]
+    words = [option, "1"] if command == "play" else [option]
+    result = CliRunner().invoke(cli, [command, *map(str, clips), *words])
+    assert result.exit_code == 2
+    assert "'nan' is no number." in result.output
+
+
+def test_long_videos_are_decoded_in_pieces(
+    flow: Flow, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = Editor.open(flow.root / "run", flow.root / "tokenizer.safetensors")
+    edit = continued(editor.read(clip), 40, editor.shape)
+    config = SampleConfig(draft_steps=1)
+    (whole,) = editor.edit(edit, config)
+    monkeypatch.setattr(editing, "PIECE_FRAMES", 2)
+    (pieces,) = editor.edit(edit, config)
+    assert np.abs(whole.astype(int) - pieces.astype(int)).max() <= 1
+    monkeypatch.setattr(editing, "MOST_BYTES", 3 * edit.frames.nbytes - 1)
+    with pytest.raises(ConfigError, match=r"3 videos of 49 frames are 0\.0 GB, and all"):
+        editor.edit(edit, config, count=3)
+
+
+def test_edits_that_cannot_be_are_one_line_in_python_too(clip: Path, flow: Flow) -> None:
+    editor = Editor.open(flow.root / "run", flow.root / "tokenizer.safetensors")
+    read, shape = editor.read(clip), editor.shape
+    mask = np.ones((3, 5), np.bool_)
+    for plan, said in (
+        (lambda: continued(read, -4, shape), "-4 new frames are none to draw"),
+        (lambda: between(read, read, 0, shape), "0 new frames are none to draw"),
+        (lambda: continued(read, 4, shape, kept=0), "0 kept frames are none to go on from"),
+        (lambda: inside(read, shape, frames=slice(0, 8, 2), pixels=None), "0:8:2 leave out some"),
+        (lambda: inside(read, shape, frames=slice(0, 8), pixels=mask), r"a mask of \[3, 5\]"),
+    ):
+        with pytest.raises((ConfigError, FrameError), match=said):
+            plan()
 
 
 def test_from_python(flow: Flow, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,11 @@ def test_what_does_not_go_together_is_one_clear_line(folder: Path, tmp_path: Pat
     line = refused("--run", run, "--action", "action")
     assert "--action action: the model knows no states of frames." in line
     assert "the model knows no actions" in refused("--run", run, "--key", "a=1")
+    assert "--guidance 3: " in refused("--run", run, "--guidance", "3")
+    write_run(tmp_path / "steered", "", **STEERED)
+    for key in ("", " ", "R"):
+        line = refused("--run", tmp_path / "steered", "--key", f"{key}=0,1")
+        assert line.startswith(f"Error: --key {key}=…: the page has that key itself")
     for words in (("--port", "65536"), ("--steps", "0"), ("--temperature", "1", "-1")):
         result = CliRunner().invoke(cli, ["play", "--run", str(run), *words])
         assert result.exit_code == 2, result.output

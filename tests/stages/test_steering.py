@@ -165,6 +165,27 @@ def test_a_model_that_knows_none_is_taught_conditions(flow: Steered) -> None:
     assert "has conditions" in flow.refused(*words, "--set", "model.conditions=[label]")
 
 
+def test_what_is_in_other_splits_alone_is_not_known(flow: Steered) -> None:
+    shutil.rmtree(flow.root / "tokens")
+    store = make_store(flow.root / "tokens", held_out=True)
+    said = flow.train("some")
+    assert "label (3 names, not known of 3 of 24 windows, never seen there: swim)" in said
+    assert "key (4 kinds a latent frame, never seen: 1)" in said
+    config = read_config(flow.root / "some" / "model.safetensors")
+    assert (config.labels, config.states[1].kinds) == (LABELS, 4)
+    found = StoreConditions(store, "test", config, allowed=True)
+    assert found.foreign == ["swim"]
+    read = found.read([0, 1])
+    assert read.labels.tolist() == [-1, 1]
+    assert read.states[0, 0].isnan().any()
+    words = ("--label", "swim")
+    refused = flow.refused("sample", *flow.sample_words("swimming", *words, run="some"))
+    assert "does not know the label 'swim'; " in refused
+    words = ("--tokens", str(flow.root / "tokens"), "--run", str(flow.root / "some"))
+    said = flow.ok("evaluate", *words, "--out", str(flow.root / "metrics.json"))
+    assert "model.safetensors knows no label swim" in said
+
+
 def test_a_causal_store_has_one_frame_in_its_first_latent_one(tmp_path: Path) -> None:
     flow = Steered(tmp_path)
     shutil.rmtree(tmp_path / "tokens")
@@ -230,7 +251,9 @@ def test_samples_do_not_depend_on_their_batch(flow: Steered) -> None:
 
 def test_samples_are_asked_for_what_real_windows_have(flow: Steered) -> None:
     like = ("--conditions-of", str(flow.root / "tokens"), "--split", "test")
-    assert "left open" not in flow.sample("like", *like)
+    said = flow.sample("like", *like)
+    assert "left open" not in said
+    assert "not known" not in said
     said = flow.sample("longer", *like, "--set", "sample.total_frames=10")
     assert "split test; left open: states behind their windows" in said
     store = TokenStore(flow.root / "like")
@@ -291,6 +314,33 @@ def test_states_that_do_not_fit_are_refused(
     said = made.refused("sample", *made.sample_words("refused", "--states", str(states)))
     assert line in said
     assert not (made.root / "refused").exists()
+
+
+def test_states_that_say_nothing_are_refused_and_gaps_are_counted(
+    made: Steered, tmp_path: Path
+) -> None:
+    def asked(lines: str) -> list[str]:
+        path = tmp_path / "actions.csv"
+        path.write_text(lines, encoding="utf-8")
+        return made.sample_words(f"asked-{len(lines)}", "--states", str(path))
+
+    rows = [f"{frame},0.5,2,1\n" for frame in range(6)]
+    head = "frame,speed.0,speed.1,key\n"
+    nothing = "actions.csv says nothing of speed in what is drawn of its video 0, counted from 0"
+    for lines in (
+        [f"{frame},,,1\n" for frame in range(6)],
+        [f"{frame},0.5,,1\n" for frame in range(6)],
+        [f"{frame},0.5,2,1\n" for frame in (1, 3, 5)],
+    ):
+        assert nothing in made.refused("sample", *asked(head + "".join(lines)))
+    assert "holds no rows" in made.refused("sample", *asked(head))
+    assert "has frame -1; frames are counted from 0." in made.refused(
+        "sample", *asked(head + "-1,0,0,1\n" + "".join(rows))
+    )
+    said = made.ok("sample", *asked(head + "".join([*rows[:2], *rows[3:]])))
+    assert "; not known: speed of 6 of 18 latent frames, key of 6 of 18 latent frames; left" in said
+    said = made.ok("sample", *asked("frame,key\n" + "".join(f"{frame},1\n" for frame in range(6))))
+    assert said.splitlines()[0].endswith("actions.csv; left open: label, speed")
 
 
 def test_a_run_without_conditions_is_asked_for_none(made: Steered) -> None:

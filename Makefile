@@ -10,7 +10,7 @@ MINUTES ?= 10
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=  # Compiled modules are kept; the stages start sooner.
 
-.PHONY: demo test test-slow faults lint bench quality clean
+.PHONY: demo test test-slow faults lint bench quality steering clean
 
 demo: $(DEMO)  ## Fetch the footage, run every stage, say where the report is
 	cd demo && dvc repro
@@ -36,6 +36,13 @@ bench: $(DEMO)  ## Speed and memory beside the machine's limit, then how they gr
 
 quality: $(DEMO)  ## How well models learn worlds of exact rules: hours on two cores
 	python -m benchmarks.quality
+
+steering: $(DEMO)  ## The tables of docs/steering.md: hours on two cores
+	python demo/fetch_footage.py demo/data/fish
+	python -m benchmarks.steering
+	python -m benchmarks.seams
+	python -m benchmarks.endless
+	python -m benchmarks.drift --keep drift
 
 # Modules are compiled when they are first imported: to compile them all, most of them never used,
 # takes pip longer than everything else.

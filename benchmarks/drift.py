@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.growth import STYLE, picture
+from benchmarks.pages import replace_between
 from benchmarks.quality import fabric_of
 from pipeline.config import build, load_params
 from pipeline.evaluation.distances import VideoSet
@@ -171,9 +172,7 @@ def write_all(results: dict[str, Any], out: Path) -> None:
         chart = line_chart(lines, title=name, x_label="frame", y_label="", levels=[level])
         path = out / PICTURES / f"drift-{key}.svg"
         path.write_text(picture(chart, STYLE + MORE_COLOURS), encoding="utf-8")
-    page = out / PAGE
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}{table(results)}{END}{rest.partition(END)[2]}", "utf-8")
+    replace_between(out / PAGE, BEGIN, END, table(results))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import operations
+from benchmarks.pages import replace_between
 from mebt import MeBTConfig, MeBTShape
 from pipeline.config import load_section
 from stages.mebt_task import TrainConfig
@@ -274,9 +275,7 @@ def tables() -> str:
 
 def main() -> None:
     """Writes the tables into docs/scaling.md."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{tables()}\n{END}{after}", encoding="utf-8")
+    replace_between(PAGE, BEGIN, END, f"\n{tables()}\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.pages import replace_between
 from mebt import SampleConfig
 from pipeline.config import load_section
 from pipeline.editing.clip import Clip
@@ -22,7 +23,6 @@ from pipeline.editing.edits import Edit, between, continued, inside
 from pipeline.editing.regions import seam
 from pipeline.editing.shape import WindowShape
 from pipeline.frames.images import Frame
-from pipeline.storage.files import write_text
 from pipeline.video.footage import About
 from pipeline.video.reader import read_video
 from pipeline.video.tiles import ExtractConfig, motion, tiles
@@ -131,9 +131,7 @@ def main(words: Sequence[str]) -> None:
     said = (
         f"PSNR in dB, means over {len(clips)} held-out clips and {asked.seeds} draws of each:\n\n"
     )
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    write_text(PAGE, f"{before}{BEGIN}\n{said}{made}\n{END}{after}")
+    replace_between(PAGE, BEGIN, END, f"\n{said}{made}\n")
 
 
 if __name__ == "__main__":

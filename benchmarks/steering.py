@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.pages import replace_between
 from benchmarks.quality import Sections, chosen_of, fabric_of, logged
 from benchmarks.steered_worlds import (
     CODES,
@@ -169,11 +170,7 @@ def tables(rows: Sequence[Row]) -> str:
 
 def write_page(rows: Sequence[Row], page: Path = PAGE) -> None:
     """Puts the table between its marks."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page} has no place for the table.")
-    page.write_text(f"{before}{BEGIN}\n{tables(rows)}\n{END}{after}", encoding="utf-8")
+    replace_between(page, BEGIN, END, f"\n{tables(rows)}\n")
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ from stages.fitting import check_window, open_tokenizer
 from stages.mebt_task import TrainConfig
 from stages.tokenizer_task import FitTokenizerConfig
 from stages.trial import Trials
-from tokenizer import VQGAN, Tokenizer, VQGANConfig, identity
+from tokenizer import VQGAN, Tokenizer, TokenizerConfig, VQGANConfig, identity
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,10 @@ def check_footage(
         },
         "store": _store_bytes(info, plan, footage, frames, sample),
     }
-    return record, _fitted(footage, frames is not None, trials.not_measured)
+    choice = _fitted(footage, frames is not None, trials.not_measured)
+    if choice and tokenizer:
+        _keep_to(choice, model.config, windows)
+    return record, choice
 
 
 def check_tokens(
@@ -192,11 +195,26 @@ def _train(trials: Trials, values: Values, info: StoreInfo) -> None:
     trials.training(shape, values.train, raw_gb(info.counts, info))
 
 
+def _keep_to(choice: Choice, config: TokenizerConfig, windows: TokenizeConfig) -> None:
+    """Leaves out what a tokenizer that is there already has decided, or cannot encode."""
+    chosen = choice.values["tokenize"]
+    fixed = ["tokenizer.", "fit_tokenizer."]
+    try:
+        wanted = replace(windows, frames=chosen["frames"], size=chosen["size"])
+        check_window(config, wanted, "of no use")
+    except ConfigError:
+        fixed += ["tokenize.frames", "tokenize.size", "extract.size"]
+    for name in [name for name in choice.reasons if name.startswith(tuple(fixed))]:
+        del choice.reasons[name]
+
+
 def _fitted(footage: Footage, are_frames: bool, not_measured: list[str]) -> Choice | None:
     machine = this_machine()
     try:
         if not are_frames:
-            return fitted(footage.seen, machine) if footage.seen else fitted_to_machine(machine)
+            # Of images in tars the rate may not be known.
+            known = footage.seen and all(seen.rate for seen in footage.seen)
+            return fitted(footage.seen, machine) if known else fitted_to_machine(machine)
         lengths: dict[str, list[int]] = {}
         for video in footage.videos:
             lengths.setdefault(video.split, []).append(len(video.frames))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import PipelineError
@@ -180,6 +181,11 @@ def _fingerprint(found: Sequence[Ids], codebook: Codebook) -> str:
                     numbers: Any = codebook.tokens(array, start, stop)
                 else:
                     numbers = array.read(start, stop)
+                    if len(bad := np.flatnonzero(np.isinf(numbers).any(axis=1))):
+                        raise PipelineError(
+                            f"{array} is infinite in row {start + int(bad[0])}, counted from 0; "
+                            "write NaN where a number is not known."
+                        )
                 digest.update(numbers.astype(kind).tobytes())
                 advance(stop - start)
 

@@ -134,8 +134,12 @@ def _all(
 def _look(source: Source, config: ExtractConfig) -> _Looked:
     seen, looks, num_frames = None, None, None
     if source.lend is None:  # Images in tars, stretches of longer files: all is read.
-        pictures = [small(frame) for frame in source.read(about=About(), threads=1)]
+        about, pictures, size = About(), [], (0, 0)
+        for frame in source.read(about=about, threads=1):
+            pictures.append(small(frame))
+            size = frame.shape[1], frame.shape[0]
         looks, num_frames = chosen(pictures), len(pictures)
+        seen = Seen(Path(source.name), *size, about.rate or 0.0, num_frames)
     else:
         with source.lend() as path:
             seen = look(path)

@@ -19,6 +19,7 @@ from pipeline.errors import FrameError
 from pipeline.storage.files import parse_json, printable, to_json
 from pipeline.storage.places import Place
 from pipeline.storage.tars import Member, add, new_tar, read_samples
+from pipeline.video.footage import SUFFIXES
 
 SUFFIX = ".tar"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
@@ -160,7 +161,11 @@ def read_clips(tar: Place) -> Iterator[tuple[str, list[TarFrame]]]:
         record = parse_json(about.read_text(FrameError), about, FrameError, "clip")
         split, names = record.get("split"), record.get("frames")
         if not {"split", "frames"} & record.keys():
-            raise NoClipError(f"{about} names neither a split nor frames, so this is no clip.")
+            films = [x for x in sample.values() if PurePosixPath(x.name).suffix in SUFFIXES]
+            advice = f"; {films[0]} is a video: run `mebt extract --videos` first" if films else ""
+            raise NoClipError(
+                f"{about} names neither a split nor frames, so this is no clip{advice}."
+            )
         for member in sample.values():
             if not NAME.fullmatch(member.name):
                 raise FrameError(f"{member} is no name of a frame (0001.00001.png); refused.")

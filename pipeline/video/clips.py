@@ -7,7 +7,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from errno import ENAMETOOLONG
 from pathlib import Path
@@ -124,7 +124,8 @@ def _move(clips: Sequence[Clip], staged: Path, out: Path, config: ExtractConfig)
         except OSError as error:
             if error.errno != ENAMETOOLONG:
                 raise
-            remove(out / clip.folder)
+            with suppress(OSError):  # Of such a folder not even whether it exists can be asked.
+                remove(out / clip.folder)
             raise FrameError(f"the name of {clip.name} is too long; rename the video.") from None
 
 

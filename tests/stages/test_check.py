@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from pipeline.store.reader import TokenStore
@@ -15,6 +16,9 @@ from pipeline.video.synthetic import moving_shapes
 from pipeline.video.writer import write_mp4
 from stages.__main__ import cli
 from tests.helpers.small import ROOT, Flow, content
+from tests.stages.test_shards import image as picture_file
+from tests.stages.test_shards import write_shard
+from tokenizer import VQGAN, VQGANConfig, save_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +59,31 @@ def test_frames_with_a_tokenizer_tell_windows_and_bytes_of_the_store(flow: Flow)
     assert all(cost["seconds"] > 0 for cost in record["costs"].values())
     assert "  2: " in said and "<- tokenize.hop" in said
     assert said.splitlines()[-1].startswith("  --set ")
+    # What the tokenizer has decided is no matter of choice, nor are windows that it refuses.
+    keys = {item["key"] for item in record["params"]}
+    assert keys and not any(key.startswith(("tokenizer.", "fit_tokenizer.")) for key in keys)
+
+
+def test_windows_that_the_tokenizer_refuses_are_not_advised(flow: Flow) -> None:
+    torch.manual_seed(0)
+    fields = {"codebook_size": 24, "embedding_dim": 4, "width": 4, "norm": "batch"}
+    causal = VQGAN(VQGANConfig(**fields, downsample=(4, 4, 4), causal=True)).eval()
+    save_tokenizer(flow.root / "causal.safetensors", causal)
+    tokenizer = ("--tokenizer", flow.root / "causal.safetensors")
+    record, _ = found(
+        flow, "--frames", flow.root / "frames", *tokenizer, "--set", "tokenize.frames=5"
+    )
+    assert not {"tokenize.frames", "tokenize.size"} & {item["key"] for item in record["params"]}
+
+
+def test_images_in_tars_are_counted_and_measured(flow: Flow, tmp_path: Path) -> None:
+    images = {f"{n:05d}.png": picture_file(n) for n in range(8)}
+    keys = ("one", "two", "three", "four", "five")
+    write_shard(tmp_path / "a.tar", *({"__key__": key, **images} for key in keys))
+    record, said = found(flow, "--videos", tmp_path / "a.tar")
+    assert record["footage"]["videos"] == 5
+    assert record["footage"]["sizes"] == [[64, 64]]
+    assert "5 videos" in said
 
 
 def test_another_hop_is_foretold_as_tokenize_makes_it(flow: Flow) -> None:

@@ -140,6 +140,24 @@ def test_shards_make_the_frames_that_their_videos_make(tmp_path: Path) -> None:
     assert result.exit_code == 1 and "other videos" in result.output
 
 
+def test_a_key_that_is_too_long_for_a_name_is_rejected_alone(tmp_path: Path) -> None:
+    keys = ["one", *("b" * length for length in (245, 300, 5000)), "two", "three", "four"]
+    write_shard(tmp_path / "a.tar", *({"__key__": key, "mkv": film()} for key in keys))
+    result = extract([tmp_path / "a.tar"], tmp_path / "frames")
+    assert result.exit_code == 0, result.output
+    record = read_json(tmp_path / "frames" / "extract.json", FrameError, "record")
+    assert len(record["rejected"]) == 3
+    assert all("too long; rename the video" in item["reason"] for item in record["rejected"])
+    names = {path.parent.name for path in (tmp_path / "frames").glob("t*/*/*.png")}
+    assert names == {"a-one", "a-two", "a-three", "a-four"}
+
+
+def test_films_in_shards_are_not_taken_for_clips_of_frames(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", {"__key__": "1", "mkv": film(), "json": b'{"caption": "c"}'})
+    with pytest.raises(FrameError, match=r"1\.mkv is a video: run `mebt extract --videos`"):
+        scan_frames(tmp_path)
+
+
 def test_images_of_shards_are_videos_for_extract_and_for_tokenize(tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     numbered = {f"{n:05d}.png": image(n) for n in range(8)}

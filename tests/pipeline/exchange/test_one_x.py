@@ -124,9 +124,19 @@ def link(name: str, target: str) -> Callable[[Path], None]:
     return change
 
 
+def infinite(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        numbers = np.fromfile(folder / name, "<f4")
+        numbers[-1] = -np.inf
+        numbers.tofile(folder / name)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (infinite("actions/joint_pos.bin"), "joint_pos.bin is infinite in row 24, counted from 0"),
         (cut("video.bin", 1), "video.bin holds 899 bytes, but "),
         (cut("segment_ids.bin", 4), "segment_ids.bin holds 96 bytes"),
         (cut("actions/joint_pos.bin", 1), "joint_pos.bin holds 2,099 bytes"),

@@ -9,13 +9,15 @@ import click
 import torch
 
 from pipeline.config import load_params, with_overrides
+from pipeline.errors import FrameError
 from pipeline.forecast.record import advice
 from pipeline.forecast.told import told
-from pipeline.params.choose import fitted, this_machine
+from pipeline.params.choose import fitted, fitted_to_machine, this_machine
 from pipeline.params.survey import look_at_folder
 from pipeline.storage.files import keep_apart, write_json
 from pipeline.storage.places import Place
 from pipeline.video.filters import check_filters
+from pipeline.video.lerobot import is_lerobot
 from pipeline.video.sources import expand
 from stages.forecast import Values, check_footage, check_tokens
 from stages.options import FILE, OUT, PLACE, device_option, params_options
@@ -31,15 +33,20 @@ def _sections(
 ) -> tuple[dict[str, dict[str, Any]], str]:
     """Returns the values to go by, and where they are from.
 
-    Without a params.yaml those that `mebt init` would choose for a folder of videos.
+    Without a params.yaml those that `mebt init` would choose, for a folder of videos if it is one.
     """
     (folder,) = videos if len(videos) == 1 else (None,)
     if params.exists() or params != Path("params.yaml") or not isinstance(folder, Path):
         return load_params(params, overrides), str(params)
     if not folder.is_dir():
         return load_params(params, overrides), str(params)
-    chosen = fitted(look_at_folder(folder)[0], this_machine()).values
-    return with_overrides(chosen, overrides), CHOSEN
+    machine = this_machine()
+    try:  # Of tars and LeRobot's files, which hold several videos each, it knows none.
+        footage = [] if is_lerobot(folder) else look_at_folder(folder)[0]
+    except FrameError:
+        footage = []
+    choice = fitted(footage, machine) if footage else fitted_to_machine(machine)
+    return with_overrides(choice.values, overrides), CHOSEN
 
 
 @click.command("check")

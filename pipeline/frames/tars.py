@@ -19,13 +19,14 @@ from pipeline.errors import FrameError
 from pipeline.storage.files import parse_json, printable, to_json
 from pipeline.storage.places import Place
 from pipeline.storage.tars import Member, add, new_tar, read_samples
-from pipeline.video.footage import SUFFIXES
 
 SUFFIX = ".tar"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 SPLITS = ("train", "test")
 NAME = re.compile(r"([\w-]+)\.([\w.]+)", re.ASCII)
 """Our names of members: a key and an extension."""
+FILMS = (".mp4", ".webm", ".mkv", ".mov", ".avi")
+"""What videos in tars of others usually are."""
 NUMBERED = re.compile(r"(?:.*\D)?(\d+)(\.\w+)", re.ASCII)
 """An extension of one image of several: a number, and the image's own."""
 
@@ -161,7 +162,7 @@ def read_clips(tar: Place) -> Iterator[tuple[str, list[TarFrame]]]:
         record = parse_json(about.read_text(FrameError), about, FrameError, "clip")
         split, names = record.get("split"), record.get("frames")
         if not {"split", "frames"} & record.keys():
-            films = [x for x in sample.values() if PurePosixPath(x.name).suffix in SUFFIXES]
+            films = [x for x in sample.values() if PurePosixPath(x.name).suffix in FILMS]
             advice = f"; {films[0]} is a video: run `mebt extract --videos` first" if films else ""
             raise NoClipError(
                 f"{about} names neither a split nor frames, so this is no clip{advice}."

@@ -64,9 +64,11 @@ def look_at_folder(folder: Path) -> tuple[list[Seen], list[str]]:
     others = [printable(str(path.relative_to(folder))) for path in seen if not seen[path]]
     if not footage:
         such = f", such as {others[0]}" if others else ""
+        tars = any(name.endswith(".tar") for name in others)
+        advice = "tars are not looked into, so leave out" if tars else "give another"
         raise FrameError(
-            f"{folder} holds no video that FFmpeg knows ({len(others)} other files{such}); give "
-            "another --videos. Frames need no `extract`: `mebt tokenize --frames` reads them."
+            f"{folder} holds no video that FFmpeg knows ({len(others)} other files{such}); "
+            f"{advice} --videos. Frames need no `extract`: `mebt tokenize --frames` reads them."
         )
     return footage, others
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.condition_files import is_label
 from pipeline.config import fingerprint
 from pipeline.errors import FrameError
 from pipeline.frames.images import Frame, read_images
-from pipeline.frames.scan import group_frames
+from pipeline.frames.scan import Video, group_frames
 from pipeline.frames.tars import Rejected, TarFrame, frames_of, reject
 from pipeline.storage.files import make_folder, parse_json, printable
-from pipeline.storage.places import Place, read_parts
+from pipeline.storage.places import Place, is_remote, read_parts
 from pipeline.storage.tars import Member, read_samples
 from pipeline.video.clips import Source
 from pipeline.video.footage import SUFFIXES, About
@@ -141,6 +142,30 @@ def read_texts(sample: Mapping[str, Member], rejected: list[Rejected]) -> dict[s
         except (FrameError, UnicodeDecodeError) as error:
             rejected.append(reject(member, f"{error}; its video is kept"))
     return {name: text[:MAX_CAPTION] for name, text in found.items()}
+
+
+def image_labels(videos: Sequence[Video]) -> tuple[dict[str, str], list[Rejected]]:
+    """Returns the labels beside the first images of videos in tars, by SPLIT/NAME of the video.
+
+    Also what is there and is no label. Raises FrameError if a tar cannot be read.
+    """
+    named: dict[tuple[str, str], str] = {}
+    for video in videos:
+        if isinstance(image := video.frames[0], TarFrame):
+            named[image.member.tar, image.member.name] = f"{video.split}/{video.name}"
+    labels: dict[str, str] = {}
+    rejected: list[Rejected] = []
+    for tar in dict.fromkeys(tar for tar, _ in named):
+        for key, sample in read_samples(tar if is_remote(tar) else Path(tar), FrameError):
+            places = [(member.tar, member.name) for member in sample.values()]
+            if not (mine := [named[place] for place in places if place in named]):
+                continue
+            label = read_texts(sample, rejected).get("label")
+            if label and is_label(label):
+                labels |= dict.fromkeys(mine, label)
+            elif label is not None:
+                rejected.append(reject(f"{tar}: {key}", f"has no label in {label[:50]!r}"))
+    return labels, rejected
 
 
 def _first(record: Mapping[str, object], **keys: Sequence[str]) -> dict[str, str]:

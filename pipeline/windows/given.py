@@ -22,6 +22,7 @@ from pipeline.store.layout import PLAN, StoreInfo, hash_plan
 from pipeline.store.reader import TokenStore
 from pipeline.store.states import STATES_HASH
 from pipeline.video.beside import STATES, VIDEOS
+from pipeline.video.shards import image_labels
 
 LabelsFrom = Path | Literal["beside", "folders"]
 StatesFrom = Path | Literal["beside"]
@@ -60,6 +61,11 @@ def label_plan(
     keys = [(video.split, video.name) for video in videos]
     if labels == "folders":
         return label_rows(plan, frames, folder_labels(frames, keys), keys)
+    if labels == "beside" and VIDEOS not in open_storage(frames).names():
+        known, others = image_labels(videos)
+        if known:
+            plan, said = label_rows(plan, frames, known, keys)
+            return plan, [*said, *(f"{other.name} {other.reason}" for other in others)]
     place = open_storage(frames).place(VIDEOS) if labels == "beside" else labels
     return label_rows(plan, place, read_labels(place, _bytes(frames, VIDEOS, labels)), keys)
 
@@ -72,7 +78,8 @@ def _bytes(frames: Place, name: str, given: Path | str) -> bytes:
         return open_storage(frames).read(name)
     except FileNotFoundError:
         raise PipelineError(
-            f"{frames} has no {name}: `mebt extract` leaves one where it finds any. Give a file."
+            f"{frames} has no {name}, which `mebt extract` leaves where it finds any, and nothing "
+            "lies beside images in tars. Give a file."
         ) from None
 
 

@@ -16,8 +16,8 @@ from pipeline.video.synthetic import moving_shapes
 from pipeline.video.writer import write_mp4
 from stages.__main__ import cli
 from tests.helpers.small import ROOT, Flow, content
+from tests.stages.test_shards import film, write_shard
 from tests.stages.test_shards import image as picture_file
-from tests.stages.test_shards import write_shard
 from tokenizer import VQGAN, VQGANConfig, save_tokenizer
 
 
@@ -84,6 +84,20 @@ def test_images_in_tars_are_counted_and_measured(flow: Flow, tmp_path: Path) -> 
     assert record["footage"]["videos"] == 5
     assert record["footage"]["sizes"] == [[64, 64]]
     assert "5 videos" in said
+
+
+def test_tars_are_checked_without_a_params_file(
+    flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    films = ({"__key__": name, "mkv": film(frames=20)} for name in "abcde")
+    write_shard(tmp_path / "shards" / "a.tar", *films)
+    result = CliRunner().invoke(cli, ["check", "--videos", "shards"])
+    assert result.exit_code == 0, result.output
+    assert "5 videos" in result.output and "what mebt init would choose" in result.output
+    result = CliRunner().invoke(cli, ["init", "--videos", "shards"])
+    assert result.exit_code == 1
+    assert "such as a.tar); tars are not looked into, so leave out --videos." in result.output
 
 
 def test_another_hop_is_foretold_as_tokenize_makes_it(flow: Flow) -> None:

@@ -16,10 +16,11 @@ from PIL import Image
 from pipeline.errors import FrameError
 from pipeline.frames.scan import scan_frames
 from pipeline.storage.files import read_json
+from pipeline.store.reader import TokenStore
 from pipeline.video.sources import expand
 from stages.__main__ import cli
 from tests.helpers.film import number_of, picture, write_film
-from tests.helpers.small import content
+from tests.helpers.small import Flow, content
 
 VALUES = ("--set", "extract.size=32", "--set", "extract.test_share=0.25")
 
@@ -138,6 +139,31 @@ def test_shards_make_the_frames_that_their_videos_make(tmp_path: Path) -> None:
     write_shard(shards / "00000.tar", {"__key__": "000000001", "mkv": film(5)})
     result = extract([shards], tmp_path / "one")
     assert result.exit_code == 1 and "other videos" in result.output
+
+
+def test_labels_beside_images_in_tars_are_tokenized_with_them(flow: Flow, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    numbered = {f"{n:05d}.png": image(n) for n in range(8)}
+    write_shard(
+        shards / "a.tar",
+        {"__key__": "fish/one", **numbered, "json": b'{"label": "fish"}'},
+        {"__key__": "none", **numbered},
+        {"__key__": "odd", **numbered, "cls": b"a\tb"},
+        *({"__key__": f"two_{n:04d}", "png": image(n), "cls": b"7"} for n in range(8)),
+    )
+    write_shard(shards / "test.tar", {"__key__": "two", **numbered, "cls": b"bird"})
+    words = flow.arguments("tokenize", "--labels", "beside")
+    words[words.index("--frames") + 1] = str(shards)
+    words[words.index("--out") + 1] = str(tmp_path / "tokens")
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    assert "3 labels of 3 of 5 videos; without: none and 1 more" in result.output
+    assert "a.tar: odd has no label in 'a\\tb'" in result.output
+    plan = TokenStore(tmp_path / "tokens").plan("train").to_pylist()
+    found = {row["video"]: row["label"] for row in plan}
+    assert found == {"fish/one": "fish", "none": None, "odd": None, "two": "7"}
+    (label,) = set(TokenStore(tmp_path / "tokens").plan("test")["label"].to_pylist())
+    assert label == "bird"
 
 
 def test_a_key_that_is_too_long_for_a_name_is_rejected_alone(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def choose_controls(
     actions, usual_rest = _usual(state)
     if keys:
         pairs = [key.rpartition("=") for key in keys]
-        if taken := [key for key, _, _ in pairs if key.lower() in TAKEN]:
+        if taken := [key for key, equals, _ in pairs if equals and key.lower() in TAKEN]:
             raise ConfigError(
                 f"--key {taken[0]}=…: the page has that key itself; name another, such as w."
             )

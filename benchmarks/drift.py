@@ -54,9 +54,10 @@ WAYS: dict[str, dict[str, int]] = {
 }
 """Of windows of 16 latent frames. Those of the same sum take as long."""
 FIGURES = {"frechet": "Fréchet distance", "tokens": "Token histogram", "motion": "Motion"}
-MORE_COLOURS = "".join(
+COLOURS = ("#5b4a9c", "#a23b5f", "#4c7a2f", "#8a6d00", "#2f6fb0", "#c0397f", "#555")
+MORE_COLOURS = ".level{stroke:#999;stroke-dasharray:3 3}.name.level{stroke:none}" + "".join(
     f".line.c{n}{{stroke:{colour}}}.dot.c{n},.name.c{n}{{fill:{colour}}}"
-    for n, colour in enumerate(("#5b4a9c", "#a23b5f", "#4c7a2f", "#777"), 3)
+    for n, colour in enumerate(COLOURS, 3)
 )
 Row = dict[str, Any]
 
@@ -163,10 +164,10 @@ def write_all(results: dict[str, Any], out: Path) -> None:
             Series(
                 label=label,
                 points=[(part["frame"], part[key]) for part in row["parts"]],
-                colour=f"c{number}",
+                colour=f"c{1 + number % (2 + len(COLOURS))}",
                 dots=True,
             )
-            for number, (label, row) in enumerate(results["ways"].items(), 1)
+            for number, (label, row) in enumerate(results["ways"].items())
         ]
         level = Level("training clips", results["training clips"][key])
         chart = line_chart(lines, title=name, x_label="frame", y_label="", levels=[level])

@@ -68,7 +68,7 @@ def open_asked(
     return Asked(like=(store, choose_split(split, store.splits, like)))
 
 
-MANY = 4096
+AT_ONCE = 64
 """Samples whose conditions are looked at together."""
 
 
@@ -119,7 +119,6 @@ class AskedConditions:
     def _check_known(self) -> None:
         """Raises PipelineError if states do not fit, or if a video says nothing of one of them."""
         states = self.of(range(len(self.videos))).states  # Says at once what does not fit.
-        assert states is not None
         for name, unknown in self._unknown(states).items():
             if name in self.videos[0] and (empty := unknown.all(1).nonzero().flatten().tolist()):
                 raise PipelineError(
@@ -128,35 +127,36 @@ class AskedConditions:
                     "frames."
                 )
 
-    def _unknown(self, states: Tensor) -> dict[str, Tensor]:
-        """Returns of which latent frames a state is not known, by name [B t]."""
+    def _unknown(self, states: Tensor | None) -> dict[str, Tensor]:
+        """Returns of which latent frames a state is not known, by name [B t]; None: of none."""
+        if states is None:
+            return {}
         parts = torch.split(states, [state.inputs for state in self.model.states], dim=2)
         names = [state.name for state in self.model.states]
         return {name: part.isnan().any(2) for name, part in zip(names, parts, strict=True)}
 
     def said(self, count: int) -> str:
         """Says what `count` samples are asked for, and what is not known or left open."""
-        conditions = [self.of(range(i, min(i + MANY, count))) for i in range(0, count, MANY)]
-        names = list(self.asked.labels) and [f"label {listed(self.asked.labels)}"]
-        what = [*names, *([f"states of {self.asked.states}"] if self.videos else [])]
+        what = [f"label {listed(self.asked.labels)}"] if self.asked.labels else []
+        what += [f"states of {self.asked.states}"] if self.videos else []
         if self.asked.like:
             store, split = self.asked.like
             what = [f"the conditions of {store.root}, split {split}"]
-        gaps, left = [], []
-        if LABEL in self.model.condition_names:
-            known = sum(int((x.labels >= 0).sum()) for x in conditions if x.labels is not None)
-            if not known:
-                left.append(LABEL)
-            elif known < count:
-                gaps.append(f"{LABEL} of {count - known} of {count} samples")
-        found = [self._unknown(x.states) for x in conditions if x.states is not None]
-        for state in self.model.states:
-            parts = [x[state.name] for x in found]
-            unknown, total = sum(int(x.sum()) for x in parts), sum(x.numel() for x in parts)
-            if unknown == total:
-                left.append(state.name)
-            elif unknown:
-                gaps.append(f"{state.name} of {unknown} of {total} latent frames")
+        known = dict.fromkeys(self.model.condition_names, 0)
+        for first in range(0, count, AT_ONCE):
+            part = self.of(range(first, min(first + AT_ONCE, count)))
+            if part.labels is not None and LABEL in known:
+                known[LABEL] += int((part.labels >= 0).sum())
+            for name, unknown in self._unknown(part.states).items():
+                known[name] += int((~unknown).sum())
+        gaps, left = [], [name for name, found in known.items() if not found]
+        for name, found in known.items():
+            total, unit = count, "samples"
+            if name != LABEL:
+                latents = self.model.grid[0] if self.like else self.latents
+                total, unit = count * latents, "latent frames"
+            if 0 < found < total:
+                gaps.append(f"{name} of {total - found} of {total} {unit}")
         if self.like and self.model.states and self.latents > self.model.grid[0]:
             left.append("states behind their windows")
         said = f"asked for {' and '.join(what)}"

@@ -3,18 +3,13 @@
 import dataclasses
 import itertools
 import json
-import os
 import re
 import shlex
-import shutil
 import subprocess
-import sys
-import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from jsonschema import Draft7Validator
@@ -25,7 +20,6 @@ from pipeline.errors import ConfigError
 from stages.__main__ import STAGES, cli
 from stages.sections import OWNERS, owner
 from tests import code_deps
-from tests.pipeline.store.test_reader import make
 from tests.shipped import shipped_files
 
 ROOT = Path(__file__).parent.parent
@@ -153,85 +147,6 @@ def flat(outputs: list[Any]) -> list[str]:
 @pytest.mark.parametrize("flow", code_deps.FLOWS, ids=place)
 def test_dvc_stages_depend_on_the_code_they_run(flow: Path) -> None:
     assert code_deps.rewritten(flow) == flow.read_text(), "run `python -m tests.code_deps`"
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of the code as it stands here."""
-    folder = tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder / name)
-    for name in code_deps.CODE:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", ".")
-    command = [sys.executable, "-m", "pip", "wheel", *options, "."]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    (path,) = folder.glob("*.whl")
-    return path
-
-
-def test_a_wheel_holds_every_file_of_the_code(wheel: Path) -> None:
-    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    files = {file for name in code_deps.CODE for file in (ROOT / name).rglob("*") if file.is_file()}
-    kept = {str(f.relative_to(ROOT)) for f in files if "__pycache__" not in f.parts}
-    assert packed == kept
-    assert {"pipeline/report/report.html.j2", "pipeline/report/style.css"} <= packed
-
-
-@pytest.mark.slow
-def test_a_wheel_draws_videos_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
-    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    tokenizer = ("--tokenizer", f"{ROOT}/models/fish-64.safetensors")
-    few = ("--set", "sample.num_samples=1", "--set", "sample.draft_steps=2")
-    for command in (
-        ("-c", "import stages; assert 'installed' in stages.__file__"),
-        ("-m", "stages", "--help"),
-        ("-m", "stages", "init"),
-        ("-m", "stages", "sample", "--run", f"{ROOT}/models/fish", "--out", "tokens", *few),
-        ("-m", "stages", "decode", "--tokens", "tokens", "--out", "videos", *tokenizer),
-    ):
-        ours = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
-        arguments = [sys.executable, *command]
-        result = subprocess.run(arguments, cwd=empty, env=ours, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-    assert (empty / "videos" / "sheet.webp").stat().st_size > 1000
-
-
-LOADED = """
-import sys
-from stages.__main__ import cli
-
-def loads(name, *words):
-    cli(words, standalone_mode=False)
-    assert any(module.partition(".")[0] == name for module in sys.modules), name
-
-loads("webdataset", "extract", "--synthetic", "3", "--out", "frames", "--format", "webdataset",
-      "--set", "extract.size=16")
-loads("numcodecs", "tokens", "info", sys.argv[1])
-from pipeline.store import shards
-assert shards.Zstd.__module__ == "numcodecs.zstd"
-"""
-
-
-@pytest.mark.slow
-def test_a_wheel_writes_tars_and_reads_shards_by_their_libraries(
-    wheel: Path, tmp_path: Path
-) -> None:
-    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    rows = np.zeros((5, 1, 2, 2), np.int64)
-    store = make(tmp_path / "tokens", rows, 9, shard=8, chunk=4)
-    (tmp_path / "params.yaml").write_text("{}\n")
-    result = subprocess.run(
-        [sys.executable, "-c", LOADED, str(store)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
 
 
 def test_training_values_are_no_dependency_of_tokenization() -> None:

@@ -9,32 +9,39 @@ The rows take turns, round by round.
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from zarr.buffer import default_buffer_prototype
+from numpy.typing import NDArray
 
-from pipeline.storage.places import Place
-from pipeline.store import reader, shards
 from pipeline.store.batches import Batches
 from pipeline.store.layout import StoreInfo, numbered_plan
-from pipeline.store.reader import TokenStore, read_rows
-from pipeline.store.shards import Tokens, array_in_memory
+from pipeline.store.reader import TokenStore
 from pipeline.store.writer import create_store
 
 GRID, CODEBOOK = (4, 16, 16), 16_384
 ROUNDS = 5
 """The best of so many is shown: others may be using the machine's caches."""
-FEW = 100
+Draw = Callable[[np.random.Generator, int, tuple[int, int, int, int]], NDArray[np.int64]]
 WINDOW_BYTES = int(np.prod(GRID)) * (2 + 8)
 """Read as 16 bits a token, written as 64."""
 
 
+def draw_evenly(
+    generator: np.random.Generator, codebook_size: int, shape: tuple[int, int, int, int]
+) -> NDArray[np.int64]:
+    """Draws tokens [n t h w], each as likely as any other: nothing to compress."""
+    return generator.integers(codebook_size, size=shape)
+
+
 def make_store(
-    root: Path, windows: int, grid: tuple[int, int, int] = GRID, codebook_size: int = CODEBOOK
+    root: Path,
+    windows: int,
+    grid: tuple[int, int, int] = GRID,
+    codebook_size: int = CODEBOOK,
+    draw: Draw = draw_evenly,
 ) -> TokenStore:
     """Writes a store of random tokens."""
     info = StoreInfo(
@@ -44,28 +51,9 @@ def make_store(
     generator = np.random.default_rng(0)
     for split, shard in info.shards():
         start, stop = info.shard_rows(split, shard)
-        writer.write_shard(
-            split, shard, generator.integers(codebook_size, size=(stop - start, *grid))
-        )
+        tokens = draw(generator, codebook_size, (stop - start, *grid))
+        writer.write_shard(split, shard, tokens)
     return TokenStore(root)
-
-
-def decode_by_zarr(info: StoreInfo, split: str, shard: int, data: bytes) -> Tokens:
-    """Returns the tokens of a shard as any other program reads them: through an array of zarr's."""
-    files, array = array_in_memory(info, split)
-    files[f"c/{shard}/0/0/0"] = default_buffer_prototype().buffer.from_bytes(data)
-    return np.asarray(array[slice(*info.shard_rows(split, shard))])
-
-
-@contextmanager
-def read_by_zarr() -> Iterator[None]:
-    """Lets stores be read so."""
-    own = reader.decode_shard
-    reader.decode_shard = decode_by_zarr
-    try:
-        yield
-    finally:
-        reader.decode_shard = own
 
 
 def fastest(actions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
@@ -77,25 +65,6 @@ def fastest(actions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
             action()
             seconds[name].append(time.process_time() - began)
     return {name: min(taken) for name, taken in seconds.items()}
-
-
-def fetched_share(store: TokenStore, windows: int) -> float:
-    """Returns which part of a store's shards is read for so many windows at random."""
-    rows = np.random.default_rng(0).integers(store.num_windows("train"), size=windows)
-    read, fetched = shards.read_parts, 0
-
-    def counted(place: Place, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        nonlocal fetched
-        parts = read(place, spans)
-        fetched += sum(map(len, parts))
-        return parts
-
-    shards.read_parts = counted
-    try:
-        read_rows(store, "train", rows.tolist())
-    finally:
-        shards.read_parts = read
-    return fetched / sum(store.part(*shard)["bytes"] for shard in store.info.shards())
 
 
 def memory_speed() -> float:
@@ -126,28 +95,19 @@ def main() -> None:
         kept = Batches(store, "train", batch_size=options.batch_size, seed=0)
         epoch(0, kept)
 
-        def first_epoch_by_zarr() -> None:
-            with read_by_zarr():
-                epoch(4.0)
-
         seconds = fastest(
             {
                 "tokens kept in memory": lambda: epoch(0, kept),
                 "first epoch: shards are read, checked and decoded": lambda: epoch(4.0),
-                "the same, decoded by zarr": first_epoch_by_zarr,
                 "two shards in memory: so in every epoch": lambda: epoch(1e-9),
             }
         )
-        share = fetched_share(store, FEW)
     limit = memory_speed()
     print(f"one core copies memory at {limit / 1e9:.1f} GB/s, read and written")
     dealt = options.windows // options.batch_size * options.batch_size
     for name, taken in seconds.items():
         speed = dealt / taken
         print(f"{speed:10,.0f} windows/s, {speed * WINDOW_BYTES / limit:4.0%} of that  ({name})")
-    print(
-        f"{FEW} windows at random of {options.windows:,}: {share:.2%} of the store's bytes are read"
-    )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """Benchmarks run, in small, and count what torch counts. Their speeds are for people to read."""
 
+import dataclasses
 import json
 import re
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as bench
-from benchmarks import batches, growth, measure, operations, scaling
+from benchmarks import batches, growth, measure, operations, readers, scaling
 from benchmarks.cases import CASES, GROWTH
 from benchmarks.work import Case, Work
 from mebt import MeBT, MeBTConfig
@@ -41,12 +43,44 @@ def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_batches_are_measured_beside_the_memory(monkeypatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr("sys.argv", ["batches", "--windows", "300", "--batch-size", "7"])
     batches.main()
-    limit, *speeds, few = capsys.readouterr().out.splitlines()
+    limit, *speeds = capsys.readouterr().out.splitlines()
     assert re.match(r"one core copies memory at [\d.]+ GB/s", limit)
-    assert few == "100 windows at random of 300: 100.00% of the store's bytes are read"
-    assert len(speeds) == 4
+    assert len(speeds) == 3
     for line in speeds:
         assert re.match(r" *[\d,]+ windows/s, +\d+% of that  \(", line)
+
+
+def test_both_readers_and_what_a_bucket_sends_stand_in_one_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    cases = [dataclasses.replace(case, windows=5000, grid=(2, 2, 4)) for case in readers.CASES]
+    monkeypatch.setattr(readers, "CASES", tuple(cases))
+    monkeypatch.setattr(readers, "FEW", 5)
+    page = tmp_path / "page.md"
+    page.write_text(readers.BEGIN + readers.END)
+    monkeypatch.setattr("sys.argv", ["readers", "--page", str(page)])
+    readers.main()
+    heads, _, *rows = capsys.readouterr().out.splitlines()
+    assert page.read_text().splitlines()[2:-2] == [heads, "|---|---:|---:|---:|---:|---:|", *rows]
+    for case, row in zip(cases, rows, strict=True):
+        name, size, zarr, ours, times, share = (cell.strip() for cell in row[2:-2].split(" | "))
+        assert name.startswith(f"5,000 x 16 of {case.codebook_size:,}, ")
+        assert 0.5 < float(size) < 2.1
+        assert int(zarr.replace(",", "")) > 0 and int(ours.replace(",", "")) > 0
+        assert float(times) > 0
+        # Five chunks of 79 at least, five indices, and twice what says so in Parquet.
+        assert 5 / 79 < float(share.rstrip("%")) / 100 < 0.6
+
+
+def test_drawn_tokens_are_like_those_of_videos() -> None:
+    drawn = readers.draw_as_of_video(np.random.default_rng(0), 100, (20_000, 2, 1, 1))[:, :, 0, 0]
+    counts = np.sort(np.bincount(drawn[:, 0], minlength=100))[::-1]
+    share = 1 / (1 / np.arange(1, 101)).sum()
+    assert counts[0] / 20_000 == pytest.approx(share, rel=0.05)
+    assert counts[1] / counts[0] == pytest.approx(0.5, rel=0.08)
+    again = (drawn[:, 0] == drawn[:, 1]).mean()
+    by_chance = ((1 / np.arange(1, 101)) ** 2).sum() * share**2
+    assert again == pytest.approx(0.5 + 0.5 * by_chance, abs=0.02)
 
 
 @pytest.mark.parametrize("backward", [False, True])

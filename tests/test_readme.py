@@ -77,6 +77,7 @@ ELSEWHERE = {
     **{"make faults": "ten minutes", "make bench": "hours; its parts are in test_benchmarks"},
     **{"python -m benchmarks.drift": "hours; on tiny data in test_drift"},
     **{"python -m benchmarks": "the same", "python -m benchmarks.batches": "the same"},
+    **{"python -m benchmarks.readers": "minutes; on tiny data in test_benchmarks"},
     **{"python -m benchmarks.seams": "its table is in test_editing"},
     **{"make quality": "hours; its parts are in test_worlds"},
     **{"make steering": "hours; its parts are in test_steered_worlds, test_editing, test_drift"},

@@ -18,6 +18,8 @@ LOCK = ".lock"
 RETRIES = 8
 READ_AHEAD = 1 << 22
 """Bytes of an object that come at once: a tar of small files is looked through in few requests."""
+MAX_GAP = 1 << 14
+"""Bytes of an object between two parts that come along with them in one request."""
 LEASE_SECONDS = 30.0
 """A run that has not renewed its lock on a bucket for so long is taken for dead."""
 
@@ -63,12 +65,16 @@ class Bucket:
     def read_parts(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Returns parts (first byte, bytes) of an object; neighbours come in one request.
 
+        Neighbours have up to `MAX_GAP` bytes between them. Of its own accord obstore asks for up to
+        a megabyte in between: of a shard with two windows that are wanted, often most of it.
         Raises FileNotFoundError if there is no such object, StorageError if it is shorter.
         """
         asked = [span for span in spans if span[1]]  # The server refuses those of no bytes.
         starts, lengths = [start for start, _ in asked], [length for _, length in asked]
         with self._one_line_errors("read", name):
-            received = iter(self._store.get_ranges(name, starts=starts, lengths=lengths))
+            received = iter(
+                self._store.get_ranges(name, starts=starts, lengths=lengths, coalesce=MAX_GAP)
+            )
         parts = [bytes(next(received)) if length else b"" for _, length in spans]
         if any(len(part) < length for part, (_, length) in zip(parts, spans, strict=True)):
             raise StorageError(f"{self.place(name)} is shorter than it was; run it again.")

@@ -7,7 +7,8 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from benchmarks.batches import decode_by_zarr
+from benchmarks.bucket import stand_in, upload
+from benchmarks.readers import decode_by_zarr
 from pipeline.errors import TokenStoreError
 from pipeline.store import reader, shards
 from pipeline.store.layout import StoreInfo, shard_name
@@ -137,6 +138,19 @@ def test_few_windows_are_read_without_their_shard(
     size = store.shard_file("train", 0).stat().st_size
     # Three chunks of forty, and two indices.
     assert sum(fetched) < 2 * (4 * size / 40 + index_bytes(store.info))
+
+
+def test_a_bucket_sends_no_more_than_the_chunks_of_few_windows(tmp_path: Path) -> None:
+    """Nor what lies between two of one shard."""
+    tokens = np.random.default_rng(0).integers(0, 60_000, (2000, 2, 4, 8))
+    store = make(tmp_path, tokens, 60_000, shard=2000, chunk=20)
+    size = TokenStore(store).shard_file("train", 0).stat().st_size
+    with stand_in() as (url, sent):
+        there = TokenStore(upload(store, f"{url}/tokens"))
+        sent.bytes = 0
+        found = reader.read_rows(there, "train", [0, 1999])
+    np.testing.assert_array_equal(found, tokens[[0, 1999]])
+    assert size / 50 < sent.bytes < size / 20
 
 
 @pytest.mark.parametrize("what", ["first", "last", "short", "gone"])

@@ -37,7 +37,7 @@ class Interruption:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise OSError(self.error, os.strerror(self.error or 0), path)
 
-        _watch(self.folder, interrupt)
+        watch(self.folder, interrupt)
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Tally:
     def __call__(self) -> None:
         """Arms it in this process."""
         descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT)
-        _watch(self.folder, lambda number, _: os.pwrite(descriptor, str(number).encode(), 0))
+        watch(self.folder, lambda number, _: os.pwrite(descriptor, str(number).encode(), 0))
 
 
-def _watch(folder: Path, act: Callable[[int, str], object]) -> None:
+def watch(folder: Path, act: Callable[[int, str], object]) -> None:
     """Calls `act(number, path)` before each change below a folder: what Python audits, and fsync.
 
     Libraries that write without Python are not seen at it, but before and after.

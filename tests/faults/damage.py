@@ -3,7 +3,7 @@
 import functools
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,29 +176,42 @@ def damage(trial: Trial, how: str) -> None:
     artefact = trial.copy(target.artefact)
     files = sorted(artefact.glob(target.pattern)) if target.pattern else [artefact]
     file = trial.draw.choice(files)
+    others = []
+    if how == "swap":
+        others = [other for other in files if other.read_bytes() != file.read_bytes()]
+        if target.other:
+            others = [trial.world.root / target.other]
+        if not others:
+            return
+    trial.swapped = disturb(trial.draw, how, file, others, inside=artefact)
+    trial.faults += 1
+    target.read(trial, artefact, file)
+
+
+def disturb(
+    draw: random.Random, how: str, file: Path, others: Sequence[Path], *, inside: Path
+) -> Path | None:
+    """Damages a file; returns the one of the `others` that it was swapped with, if it was.
+
+    Of two that lie `inside`, each takes the other's place.
+    """
     data = file.read_bytes()
     match how:
         case "flip":
-            _put(file, flip(trial.draw, file))
+            _put(file, flip(draw, file))
         case "truncate":
-            _put(file, truncate(trial.draw, file))
+            _put(file, truncate(draw, file))
         case "empty":
             _put(file, b"")
         case "delete":
             file.unlink()
         case "swap":
-            others = [other for other in files if other.read_bytes() != data]
-            if target.other:
-                others = [trial.world.root / target.other]
-            if not others:
-                return
-            other = trial.draw.choice(others)
+            other = draw.choice(others)
             _put(file, other.read_bytes())
-            if other.is_relative_to(artefact):
+            if other.is_relative_to(inside):
                 _put(other, data)
-            trial.swapped = other
-    trial.faults += 1
-    target.read(trial, artefact, file)
+            return other
+    return None
 
 
 def _put(file: Path, data: bytes) -> None:
@@ -207,5 +220,6 @@ def _put(file: Path, data: bytes) -> None:
     file.write_bytes(data)
 
 
-for how in ("flip", "truncate", "empty", "delete", "swap"):
+HOW = ("flip", "truncate", "empty", "delete", "swap")
+for how in HOW:
     kind(f"{how} a file")(functools.partial(damage, how=how))

@@ -37,6 +37,7 @@ def attempt(world: World, name: str, number: int, seed: int, tally: Tally) -> No
         trial = Trial(world, Path(folder).resolve(), random.Random(f"{seed} {name} {number}"))
         try:
             KINDS[name](trial)
+            trial.must_read_alike()
         except BrokenPromiseError as broken:
             failure = {"verdict": type(broken).__name__, "kind": name, "number": number}
             tally.failures.append({**failure, "what": str(broken)})

@@ -160,20 +160,22 @@ def forge_store(root: Path, **claims: Any) -> None:
         pq.write_table(pa.Table.from_pylist([row], PART_SCHEMA), part)
 
 
+def store_claims(many: int) -> list[dict[str, Any]]:
+    """Returns values of a store.json that take more memory than there is; `many` windows of it."""
+    return [
+        {"counts": {"train": many}},
+        {"counts": {"train": many}, "shard_windows": many, "chunk_windows": many},
+        {"grid": [2, 4096, 4096]},
+        {"grid": [1, 4096, 4096]},
+        {"grid": [1 << 28, 1, 1], "counts": {"train": 16, "test": 16}},
+        {"shard_windows": 1 << 40, "chunk_windows": 1 << 40},
+    ]
+
+
 def store_claim(trial: Trial) -> None:
     """A store.json that claims more windows, or larger ones, than any machine holds."""
     store = trial.copy("tokens")
-    many = 10 ** trial.draw.randint(9, 18)
-    claims = trial.draw.choice(
-        [
-            {"counts": {"train": many}},
-            {"counts": {"train": many}, "shard_windows": many, "chunk_windows": many},
-            {"grid": [2, 4096, 4096]},
-            {"grid": [1, 4096, 4096]},
-            {"grid": [1 << 28, 1, 1], "counts": {"train": 16, "test": 16}},
-            {"shard_windows": 1 << 40, "chunk_windows": 1 << 40},
-        ]
-    )
+    claims = trial.draw.choice(store_claims(10 ** trial.draw.randint(9, 18)))
     forge_store(store, **claims)
     words = trial.draw.choice(
         [

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from pipeline.store.layout import INFO
 from tests.faults.arms import Arm, Armed
+from tests.faults.readers import different
 from tests.faults.world import World
 from tests.helpers.small import fork, has_ended
 
@@ -115,8 +117,15 @@ class Trial:
     def run(
         self, *words: Path | str, arms: Sequence[Arm] = (), kill_after: float | None = None
     ) -> Ended:
-        """Runs `mebt WORDS` to its end."""
+        """Runs `mebt WORDS` to its end, on stores that zarr reads as we do."""
+        self.must_read_alike()
         return self.start(*words, arms=arms).end(kill_after=kill_after)
+
+    def must_read_alike(self) -> None:
+        """Raises WrongDataError if zarr reads any of the trial's token stores otherwise than we."""
+        for record in self.folder.rglob(INFO):
+            for line in different(record.parent):
+                raise WrongDataError(line)
 
     def refusal(self, ended: Ended, *names: Path | str) -> bool:
         """Counts a refusal, if it is one, that names in one line what is wrong; or says False."""

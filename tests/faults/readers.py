@@ -2,7 +2,7 @@
 
 Where either refuses the other has to, but for what ours alone refuses:
 
-* A shard that is missing or empty. To zarr it was never written, and is all fill values.
+* A shard that is missing, or empty and read whole. To zarr it was never written: fill values.
 * Few windows of a shard of other bytes than its manifest part says: the index lies at its end.
 * Any shard behind a link that leads out of the store.
 * All of a store whose `store.json` is not right.

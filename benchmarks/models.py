@@ -160,7 +160,7 @@ def drafting(
         predict.reset()
         with setting.autocast():
             predicting = CachedPredictor(model) if first else predict
-            sample(predicting, size, config, numbers=[0], device=device)
+            sample(predicting, model.config.grid, config, numbers=[0], device=device)
 
     return Work(
         run=run,
@@ -182,7 +182,7 @@ def revising(setting: Setting, *, frames: int, groups: int) -> Work:
         with setting.autocast():
             sample(
                 CachedPredictor(model),
-                size,
+                model.config.grid,
                 config,
                 numbers=[0],
                 given=given,

@@ -270,6 +270,18 @@ def draft(
     return canvas
 
 
+def _masking_order(
+    canvas: Canvas, frame_tokens: int, frame_noise: float, noise: Noise
+) -> Int[Tensor, "B Nt"]:
+    """Draws which open positions to mask first: by noise of their own and of their latent frame."""
+    total = canvas.targets.shape[1]
+    if not frame_noise:
+        return noise.permutations(total)
+    of_frames = noise.exponential(-(-canvas.tokens.shape[1] // frame_tokens))
+    shared = of_frames.log().gather(1, canvas.targets // frame_tokens)
+    return (noise.exponential(total).log() + frame_noise * shared).argsort(dim=1)
+
+
 def remask(
     predict: Predict,
     canvas: Canvas,
@@ -278,6 +290,8 @@ def remask(
     noise: Noise,
     schedule: str,
     temperatures: tuple[float, float],
+    frame_tokens: int,
+    frame_noise: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Canvas:
@@ -287,12 +301,14 @@ def remask(
     So nothing is fixed before the last step, and what was drawn wrongly at first, from little, can
     still be mended (as in Remasking Discrete Diffusion Models, Wang et al. 2025, arXiv 2503.00307).
     The temperature falls with the share, from the first of `temperatures` towards the second.
+    `frame_noise` says how unevenly a step takes from latent frames, of `frame_tokens` positions: a
+    mistake in how things move lies in all frames, so that each token alone is drawn like the rest.
     """
     hot, cold = temperatures
     total, tokens = canvas.targets.shape[1], canvas.tokens
     for step in range(num_steps if total else 0):
         count = num_masked(schedule, step / num_steps, total)
-        order = canvas.targets.gather(1, noise.permutations(total))  # [B Nt]
+        order = canvas.targets.gather(1, _masking_order(canvas, frame_tokens, frame_noise, noise))
         masked, known = order[:, :count], order[:, count:]
         context = torch.cat([canvas.context, known], dim=1)
         logits = predict(tokens.gather(1, context), context, masked)

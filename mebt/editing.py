@@ -52,7 +52,7 @@ def edit(
         window = rearrange(made[:, part], "b t h w -> b (t h w)")
         drawn = sample(
             predict,
-            window.shape[1],
+            (made[:, part].shape[1], h, w),
             config,
             numbers=[number + index * MAX["num_samples"] for number in numbers],
             given=(window, kept.expand(len(numbers), -1)),

@@ -38,7 +38,7 @@ def next_frames(
     kept = torch.arange(length * h * w)[None]
     given = (start, kept) if length else None
     window = sample(
-        *(predict, t * h * w, config),
+        *(predict, grid, config),
         numbers=[number],
         given=given,
         conditions=conditions,

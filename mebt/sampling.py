@@ -1,5 +1,6 @@
 """Whole samples: new videos, continued ones, revised drafts, and videos longer than a window."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,7 @@ MAX = {
 }
 """Beyond these a value is a slip, and sampling would run out of memory or never end."""
 MAX_GUIDANCE = 1000.0
+MAX_FRAME_NOISE = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,10 @@ class SampleConfig:
     temperature: float | tuple[float, float] = (1.0, 0.5)
     """Of drafted tokens: below 1 likely ones are drawn more often still. A pair, for remask: at
     first, and towards the end."""
+    frame_noise: float = 1.0
+    """Of remask: how unevenly a step's share falls on latent frames. At 0 each token is masked or
+    not by itself; above it some frames are masked nearly whole and others hardly, so that how
+    things move is drawn anew too, not read from what is left of each frame."""
     top_k: int | None = None
     """Draft from this many of the likeliest tokens only; null: from all."""
     top_p: float | None = None
@@ -103,6 +109,10 @@ class SampleConfig:
         for scale in (*self.guidances, self.revise_guidance):
             if not 0 <= scale <= MAX_GUIDANCE:
                 raise ValueError(f"guidance must be in 0 … {MAX_GUIDANCE:g}, got {scale}.")
+        if not 0 <= self.frame_noise <= MAX_FRAME_NOISE:
+            raise ValueError(
+                f"frame_noise must be in 0 … {MAX_FRAME_NOISE:g}, got {self.frame_noise}."
+            )
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed must be in 0 … 2**63 - 1, got {self.seed}.")
         if self.strategy != "remask" and isinstance(self.temperature, tuple):
@@ -143,7 +153,7 @@ def row_noise(config: SampleConfig, numbers: Sequence[int], device: torch.device
 @torch.inference_mode()
 def sample(
     predict: Predict,
-    num_tokens: int,
+    grid: tuple[int, int, int],
     config: SampleConfig,
     *,
     numbers: Sequence[int],
@@ -152,7 +162,9 @@ def sample(
     conditions: Conditions | None = None,
     device: torch.device | str = "cpu",
 ) -> Int[Tensor, "B N"]:
-    """Draws the samples with these numbers, of one window: bootstrap, draft, revise.
+    """Draws the samples with these numbers, of one window of this grid [t h w], flattened.
+
+    Bootstrap, draft, revise.
 
     `given` is (tokens [B N], positions [B Nc]) to keep: prediction, interpolation and in-painting
     differ only in which positions are given. With `revise_only` the other tokens of `given` are a
@@ -161,12 +173,12 @@ def sample(
     given, not on its batch.
     """
     if given is None:
-        start = Canvas.empty((len(numbers), num_tokens), device)
+        start = Canvas.empty((len(numbers), math.prod(grid)), device)
     else:
         start = Canvas.given(given[0].to(device), given[1].to(device))
     noise = row_noise(config, numbers, device)
     return fill_window(
-        *(predict, start, config, noise, conditions),
+        *(predict, start, grid, config, noise, conditions),
         unconditional=given is None,
         revise_only=revise_only,
     ).tokens
@@ -175,6 +187,7 @@ def sample(
 def fill_window(
     predict: Predict,
     start: Canvas,
+    grid: tuple[int, int, int],
     config: SampleConfig,
     noise: Noise,
     conditions: Conditions | None,
@@ -182,7 +195,10 @@ def fill_window(
     unconditional: bool,
     revise_only: bool = False,
 ) -> Canvas:
-    """Draws every open position of a window; `unconditional` if no token of it was given."""
+    """Draws every open position of a window; `unconditional` if no token of it was given.
+
+    Of the grid [t h w] only h and w are read: a window may be shorter.
+    """
     drafting = revising = predict
     if conditions is not None:
         guided = steer(predict, conditions, start.targets.shape[1])
@@ -191,7 +207,7 @@ def fill_window(
     canvas = start
     if not revise_only:
         canvas = bootstrap(drafting, start, num_steps=config.bootstrap_steps, noise=noise)
-        canvas = _draft(drafting, canvas, config, noise, unconditional=unconditional)
+        canvas = _draft(drafting, canvas, grid, config, noise, unconditional=unconditional)
     canvas = Canvas(canvas.tokens, start.context, start.targets)
     for _ in range(config.revise_rounds):
         canvas = revise(
@@ -205,14 +221,26 @@ def fill_window(
 
 
 def _draft(
-    predict: Predict, canvas: Canvas, config: SampleConfig, noise: Noise, *, unconditional: bool
+    predict: Predict,
+    canvas: Canvas,
+    grid: tuple[int, int, int],
+    config: SampleConfig,
+    noise: Noise,
+    *,
+    unconditional: bool,
 ) -> Canvas:
     values: dict[str, Any] = {
         **{"num_steps": config.draft_steps, "noise": noise, "schedule": config.schedule},
         **{"top_k": config.top_k, "top_p": config.top_p},
     }
     if config.strategy == "remask":
-        return remask(predict, canvas, temperatures=config.temperatures, **values)
+        return remask(
+            *(predict, canvas),
+            temperatures=config.temperatures,
+            frame_tokens=math.prod(grid[1:]),
+            frame_noise=config.frame_noise,
+            **values,
+        )
     return draft(
         predict,
         canvas,

@@ -106,7 +106,7 @@ class Stream:
             kept = places[[frame for frame in self.config.keep if frame < length]].flatten()
             start = Canvas.given(tokens, kept.expand(len(tokens), -1))
         filled = fill_window(
-            *(self.predict, start, self.config, self.noise, self._conditions(0)),
+            *(self.predict, start, self.grid, self.config, self.noise, self._conditions(0)),
             unconditional=self.given is None,
             revise_only=self.revise_only,
         )
@@ -117,7 +117,14 @@ class Stream:
     def _fill(self, canvas: Canvas, first_frame: int) -> Canvas:
         """Draws a further window, which begins with this latent frame of the whole."""
         return fill_window(
-            *(self.predict, canvas, self.config, self.noise, self._conditions(first_frame)),
+            *(
+                self.predict,
+                canvas,
+                self.grid,
+                self.config,
+                self.noise,
+                self._conditions(first_frame),
+            ),
             unconditional=False,
         )
 

@@ -97,7 +97,7 @@ class SlowSampler:
         hot, cold = config.temperatures
         for step in range(config.draft_steps if targets else 0):
             count = num_masked(config.schedule, step / config.draft_steps, len(targets))
-            order = [targets[i] for i in self.noise.permutations(len(targets))[0].tolist()]
+            order = self.masking_order(targets, len(tokens))
             masked, known = order[:count], order[count:]
             drawn, _ = self.choose(
                 self.logits(tokens, [*context, *known], masked),
@@ -107,6 +107,18 @@ class SlowSampler:
             )
             for position, token in zip(masked, drawn, strict=True):
                 tokens[position] = token
+
+    def masking_order(self, targets: Ids, total: int) -> Ids:
+        if not self.config.frame_noise:
+            return [targets[i] for i in self.noise.permutations(len(targets))[0].tolist()]
+        frame = math.prod(self.model.config.grid[1:])
+        of_frames = self.noise.exponential(total // frame)[0].log()
+        own = self.noise.exponential(len(targets))[0].log()
+        late = [
+            float(noise + self.config.frame_noise * of_frames[place // frame])
+            for place, noise in zip(targets, own, strict=True)
+        ]
+        return [targets[i] for i in sorted(range(len(targets)), key=lambda i: late[i])]
 
     def revise(self, tokens: Ids, kept: Ids, every: Ids, groups: int, temperature: float) -> None:
         order = [every[i] for i in self.noise.permutations(len(every))[0].tolist()]

@@ -102,7 +102,7 @@ def test_one_window_is_what_sample_draws(generator: torch.Generator) -> None:
 
     made = edit(predict, given, new, CONFIG, window_frames=4, context_frames=1, numbers=[3, 8])
     whole = (given.flatten().expand(2, -1), positions)
-    expected = sample(predict, 4 * H * W, CONFIG, numbers=[3, 8], given=whole)
+    expected = sample(predict, (4, H, W), CONFIG, numbers=[3, 8], given=whole)
     assert torch.equal(made.flatten(1), expected)
     (alone,) = edit(predict, given, new, CONFIG, window_frames=4, context_frames=1, numbers=[8])
     assert torch.equal(alone, made[1])

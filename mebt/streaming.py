@@ -117,14 +117,8 @@ class Stream:
     def _fill(self, canvas: Canvas, first_frame: int) -> Canvas:
         """Draws a further window, which begins with this latent frame of the whole."""
         return fill_window(
-            *(
-                self.predict,
-                canvas,
-                self.grid,
-                self.config,
-                self.noise,
-                self._conditions(first_frame),
-            ),
+            *(self.predict, canvas, self.grid, self.config, self.noise),
+            self._conditions(first_frame),
             unconditional=False,
         )
 

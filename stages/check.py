@@ -17,10 +17,17 @@ from pipeline.params.survey import look_at_folder
 from pipeline.storage.files import keep_apart, write_json
 from pipeline.storage.places import Place
 from pipeline.video.filters import check_filters
-from pipeline.video.lerobot import is_lerobot
 from pipeline.video.sources import expand
 from stages.forecast import Values, check_footage, check_tokens
-from stages.options import FILE, OUT, PLACE, device_option, params_options
+from stages.options import (
+    FILE,
+    OUT,
+    PLACE,
+    cameras_option,
+    device_option,
+    params_options,
+    skip_broken_option,
+)
 from stages.sections import complete
 from stages.trial import Trials
 
@@ -29,7 +36,7 @@ CHOSEN = "what mebt init would choose"
 
 
 def _sections(
-    params: Path, overrides: Sequence[str], videos: Sequence[Place]
+    params: Path, overrides: Sequence[str], videos: Sequence[Place], cameras: Sequence[str]
 ) -> tuple[dict[str, dict[str, Any]], str]:
     """Returns the values to go by, and where they are from.
 
@@ -41,8 +48,8 @@ def _sections(
     if not folder.is_dir():
         return load_params(params, overrides), str(params)
     machine = this_machine()
-    try:  # Of tars and LeRobot's files, which hold several videos each, it knows none.
-        footage = [] if is_lerobot(folder) else look_at_folder(folder)[0]
+    try:  # Of tars, which hold several videos each, it knows none.
+        footage, _ = look_at_folder(folder, cameras)
     except FrameError:
         footage = []
     choice = fitted(footage, machine) if footage else fitted_to_machine(machine)
@@ -55,12 +62,8 @@ def _sections(
     multiple=True,
     help="Folder of videos or of tars, a tar, a pattern of tars, as for `mebt extract`.",
 )
-@click.option(
-    "--camera",
-    "cameras",
-    multiple=True,
-    help="Camera of a LeRobot data set; repeat it for several.  [default: all]",
-)
+@cameras_option
+@skip_broken_option
 @click.option("--frames", type=PLACE, help="Frame folder, or tars of frames.")
 @click.option("--tokens", type=PLACE, help="Token store.")
 @click.option(
@@ -72,6 +75,7 @@ def _sections(
 def command(
     videos: tuple[str, ...],
     cameras: tuple[str, ...],
+    skip_broken: bool,
     frames: Place | None,
     tokens: Place | None,
     tokenizer: Path | None,
@@ -91,6 +95,7 @@ def command(
     \b
     Example:
       mebt check --videos my_videos
+      mebt check --videos 'shards/{000..041}.tar' --skip-broken
       mebt check --frames frames --tokenizer tokenizer-run/tokenizer.safetensors
       mebt check --tokens tokens --json check.json
     """
@@ -98,12 +103,12 @@ def command(
         raise click.UsageError("give one of --videos, --frames and --tokens.")
     if tokens and tokenizer:
         raise click.UsageError("--tokenizer is of no use with --tokens.")
-    if cameras and not videos:
-        raise click.UsageError("--camera is of videos.")
+    if (cameras or skip_broken) and not videos:
+        raise click.UsageError(f"--{'camera' if cameras else 'skip-broken'} is of videos.")
     places = expand(videos)
     if out is not None:
         keep_apart(out, *places, frames, tokens, tokenizer, params, inside=True)
-    sections, where = _sections(params, overrides, places)
+    sections, where = _sections(params, overrides, places, cameras)
     values = Values.of(sections, where)
     check_filters(values.extract.filters)
     trials = Trials(torch.device(device).type)
@@ -112,7 +117,9 @@ def command(
     else:
         with tempfile.TemporaryDirectory() as scratch:
             found, choice = check_footage(
-                *(places, frames, tokenizer, values, trials, Path(scratch)), cameras=cameras
+                *(places, frames, tokenizer, values, trials, Path(scratch)),
+                cameras=cameras,
+                skip_broken=skip_broken,
             )
     now = complete(sections, where=where)
     record = {

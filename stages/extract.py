@@ -18,10 +18,18 @@ from pipeline.video.extract import (
     known_hashes,
 )
 from pipeline.video.filters import check_filters
+from pipeline.video.shards import describe_broken
 from pipeline.video.sources import expand, find_videos
 from pipeline.video.synthetic import synthetic_videos
 from pipeline.video.tiles import ExtractConfig
-from stages.options import OUT, as_stored_option, overwrite_option, params_options
+from stages.options import (
+    OUT,
+    as_stored_option,
+    cameras_option,
+    overwrite_option,
+    params_options,
+    skip_broken_option,
+)
 
 DIFFERENT = 1.02
 """Rates further apart than this factor are said to differ."""
@@ -44,15 +52,8 @@ DIFFERENT = 1.02
     show_default=True,
     help="Images in folders, or tars in which each clip is a sample.",
 )
-@click.option(
-    "--skip-broken", is_flag=True, help="Go on without broken tars, which are named and counted."
-)
-@click.option(
-    "--camera",
-    "cameras",
-    multiple=True,
-    help="Camera of a LeRobot data set; repeat it for several.  [default: all]",
-)
+@skip_broken_option
+@cameras_option
 @click.option(
     "--workers",
     type=click.IntRange(min=1, max=256),
@@ -132,6 +133,7 @@ def _told(made: Extracted, out: Path) -> Iterator[str]:
             f"videos run at {made.slowest:.5g} to {made.fastest:.5g} frames a second, and the same "
             "motion looks faster in some; extract.fps gives all of them one rate"
         )
+    yield from describe_broken(made.rejected)
     for rejected in made.rejected[:5]:
         yield f"rejected {rejected.name}: {rejected.reason}"
     if len(made.rejected) > 5:

@@ -70,6 +70,7 @@ def check_footage(
     scratch: Path,
     *,
     cameras: Sequence[str] = (),
+    skip_broken: bool = False,
 ) -> tuple[dict[str, Any], Choice | None]:
     """Looks at videos or frames, and forecasts windows, bytes and times of what follows.
 
@@ -78,7 +79,9 @@ def check_footage(
     """
     windows = values.tokenize
     if frames is None:
-        footage = look_at_videos(videos, values.extract, scratch / "look", cameras=cameras)
+        footage = look_at_videos(
+            *(videos, values.extract, scratch / "look"), cameras=cameras, skip_broken=skip_broken
+        )
     else:
         rate = windows.fps or recorded_rate(frames)
         footage = look_at_images(frames, as_stored=windows.as_stored, rate=rate)

@@ -1,6 +1,7 @@
 """Write a params.yaml whose values are explained and fit your footage."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from pipeline.params.file import commented_yaml, yaml_line
 from pipeline.params.schema import MODELINE, NAME, json_schema
 from pipeline.params.survey import Seen, describe, look_at_folder
 from pipeline.storage.files import keep_apart, to_json, write_bytes, write_text
-from stages.options import FOLDER, OUT
+from stages.options import FOLDER, OUT, cameras_option
 from stages.sections import OWNERS, complete, owner
 
 TITLE = (
@@ -43,11 +44,12 @@ def init(out: Path, footage: list[Seen], *, overwrite: bool = False) -> Choice:
     return choice
 
 
-def next_commands(videos: Path | None, params: Path) -> list[str]:
+def next_commands(videos: Path | None, cameras: Sequence[str], params: Path) -> list[str]:
     """Returns the commands of the flow, to be typed after this one."""
     tokenizer = "--tokenizer tokenizer-run/tokenizer.safetensors"
     more = "" if params == Path("params.yaml") else f" --params {shlex.quote(str(params))}"
-    footage = shlex.quote(str(videos or "my_videos"))
+    chosen = (word for camera in cameras for word in ("--camera", camera))
+    footage = shlex.join([str(videos or "my_videos"), *chosen])
     lines = [
         f"mebt extract --videos {footage} --out frames",
         "mebt fit-tokenizer --frames frames --out tokenizer-run",
@@ -61,6 +63,7 @@ def next_commands(videos: Path | None, params: Path) -> list[str]:
 
 @click.command("init")
 @click.option("--videos", type=FOLDER, help="Folder of videos to fit the values to.")
+@cameras_option
 @click.option(
     "--out",
     type=OUT,
@@ -69,7 +72,7 @@ def next_commands(videos: Path | None, params: Path) -> list[str]:
     help="Params file to write.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file at --out.")
-def command(videos: Path | None, out: Path, overwrite: bool) -> None:
+def command(videos: Path | None, cameras: tuple[str, ...], out: Path, overwrite: bool) -> None:
     """Write a params.yaml in which every key is explained.
 
     With --videos it reads the headers of the videos, and fits size, rate, window, codebook and
@@ -79,10 +82,13 @@ def command(videos: Path | None, out: Path, overwrite: bool) -> None:
     \b
     Example:
       mebt init --videos my_videos
+      mebt init --videos robot-set --camera top
       mebt init --out params.yaml
     """
     keep_apart(out, videos, inside=True)
-    footage, others = look_at_folder(videos) if videos else ([], [])
+    if cameras and not videos:
+        raise click.UsageError("--camera is of videos.")
+    footage, others = look_at_folder(videos, cameras) if videos else ([], [])
     choice = init(out, footage, overwrite=overwrite)
     if footage:
         click.echo(f"{videos}: {describe(footage)}")
@@ -92,7 +98,7 @@ def command(videos: Path | None, out: Path, overwrite: bool) -> None:
         keys = [name for name, why in choice.reasons.items() if why == reason]
         click.echo(f"  {', '.join(_shown(name, choice) for name in keys)}: {reason}")
     click.echo(f"{out}: written, and {NAME} for editors. Next:")
-    for line in next_commands(videos, out):
+    for line in next_commands(videos, cameras, out):
         click.echo(f"  {line}")
 
 

@@ -103,6 +103,25 @@ def frames_option(command: Command) -> Command:
     )(command)
 
 
+def cameras_option(command: Command) -> Command:
+    """Adds `--camera`, as `cameras`."""
+    return click.option(
+        "--camera",
+        "cameras",
+        multiple=True,
+        help="Camera of a LeRobot data set; repeat it for several.  [default: all]",
+    )(command)
+
+
+def skip_broken_option(command: Command) -> Command:
+    """Adds `--skip-broken`."""
+    return click.option(
+        "--skip-broken",
+        is_flag=True,
+        help="Go on without broken tars, which are named and counted.",
+    )(command)
+
+
 def overwrite_option(command: Command) -> Command:
     """Adds `--overwrite`."""
     return click.option(

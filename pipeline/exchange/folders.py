@@ -66,7 +66,8 @@ def open_tars(place: Path, tars: Sequence[Path], config: ImportConfig) -> Ids:
     videos, others, names = [], [], set()
     for tar in tars:
         within_place = tar.relative_to(place) if tar != place else Path(tar.name)
-        for key, sample in read_samples(tar, PipelineError):
+        keyless: list[Member] = []
+        for key, sample in read_samples(tar, PipelineError, keyless=keyless):
             member = _ids_of(sample)
             name = printable((within_place.with_suffix("") / key).as_posix())
             if name in names:
@@ -76,6 +77,7 @@ def open_tars(place: Path, tars: Sequence[Path], config: ImportConfig) -> Ids:
             check_ids(array, ("T h w",), config)
             videos.append(Video(name, array, 0, array.shape[0]))
             others += [other.name for other in sample.values() if other is not member]
+        others += [member.name for member in keyless]
     if not videos:
         raise PipelineError(f"{place} holds no KEY.npy.")
     return _of_videos(place, videos, left_out(others, "members beside the ids"))

@@ -59,7 +59,12 @@ class _Looked:
 
 
 def look_at_videos(
-    places: Sequence[Place], config: ExtractConfig, scratch: Path, *, cameras: Sequence[str] = ()
+    places: Sequence[Place],
+    config: ExtractConfig,
+    scratch: Path,
+    *,
+    cameras: Sequence[str] = (),
+    skip_broken: bool = False,
 ) -> Footage:
     """Finds the clips that `extract` would make of videos; those that it would reject, with reason.
 
@@ -68,7 +73,7 @@ def look_at_videos(
     `scratch` while they are read, also by the sources that are kept.
     """
     sources, rejected = find_videos(
-        places, config, out=scratch, skip_broken=True, cameras=cameras, hashed=False
+        places, config, out=scratch, skip_broken=skip_broken, cameras=cameras, hashed=False
     )
     footage = Footage(rejected=list(rejected), sources=sources)
     for source, found in _all(sources, lambda source: _look(source, config), "look at videos"):

@@ -12,6 +12,7 @@ from pipeline.forecast.looks import duplicates, is_still
 from pipeline.frames.scan import Video
 from pipeline.params.choose import Choice
 from pipeline.store.reader import TokenStore
+from pipeline.video.shards import describe_broken
 from pipeline.windows.plan import Plan
 
 
@@ -31,7 +32,7 @@ def about_footage(footage: Footage, plan: Plan) -> dict[str, Any]:
         "look_alike": [[names[a], names[b]] for a, b in duplicates(looks)],
         "looked_at": len(looks),
         "counted_by_packets": footage.by_packets,
-        "notes": footage.notes,
+        "notes": [*footage.notes, *describe_broken(footage.rejected)],
     }
 
 

@@ -116,7 +116,7 @@ def list_clips(
                 raise wrong
             if not clips:
                 rejected.append(reject(path, str(error or "a tar that holds no clip")))
-            rejected += [reject(key, "a sample without an image") for key in empty]
+            rejected += empty
             for split, clip in clips:
                 frames.setdefault(split, []).extend(clip)
     finally:
@@ -126,10 +126,10 @@ def list_clips(
 
 def _clips(
     tar: Place, *, others: bool
-) -> tuple[list[tuple[str, list[TarFrame]]], list[str], FrameError | None]:
+) -> tuple[list[tuple[str, list[TarFrame]]], list[Rejected], FrameError | None]:
     """Returns split and frames of the clips of a tar, up to what is wrong with it.
 
-    And of a tar that `others` have made its images, and the keys of samples without any.
+    And of a tar that `others` have made its images, and samples without any.
     """
     clips = []
     try:
@@ -183,21 +183,29 @@ def read_clips(tar: Place) -> Iterator[tuple[str, list[TarFrame]]]:
         yield split, frames
 
 
-def read_images(tar: Place) -> tuple[list[TarFrame], list[str]]:
-    """Returns the images of a tar that others have made, and keys of samples without any.
+def read_images(tar: Place) -> tuple[list[TarFrame], list[Rejected]]:
+    """Returns the images of a tar that others have made, and samples without any.
 
     Each is named as if it lay in a folder: several of one sample in one of their own. Raises
     FrameError for what no sample can hold.
     """
     frames, empty = [], []
-    for key, sample in read_samples(tar, FrameError):
+    keyless: list[Member] = []
+    for key, sample in read_samples(tar, FrameError, keyless=keyless):
         if "json" in sample and _is_clip(sample["json"]):
             raise FrameError(f"{sample['json']} is of a clip, but not all before it is; refused.")
         found = frames_of(key, sample)
         frames += found
         if not found:
-            empty.append(f"{tar}: {key}")
-    return frames, empty
+            empty.append(reject(f"{tar}: {key}", "a sample without an image"))
+    return frames, empty + reject_keyless(keyless, IMAGES)
+
+
+def reject_keyless(members: Sequence[Member], extensions: Sequence[str]) -> list[Rejected]:
+    """Rejects what would be of use if its name had a key; what else has none is a hidden file."""
+    reason = "its name is an extension alone: there is no key, such as KEY in KEY.mp4"
+    names = ((member, PurePosixPath(member.name).name.lower()) for member in members)
+    return [reject(member, reason) for member, name in names if name in extensions]
 
 
 def _is_clip(about: Member) -> bool:

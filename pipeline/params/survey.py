@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -10,6 +10,7 @@ import av
 from pipeline.errors import FrameError
 from pipeline.frames.scan import files_below
 from pipeline.storage.files import printable
+from pipeline.video.episodes import is_lerobot, list_episodes, no_cameras
 from pipeline.video.footage import SUFFIXES, Footage, open_video
 
 
@@ -53,15 +54,21 @@ def _seconds(video: Footage) -> float:
     return (video.container.duration or 0) / av.time_base
 
 
-def look_at_folder(folder: Path) -> tuple[list[Seen], list[str]]:
+def look_at_folder(folder: Path, cameras: Sequence[str] = ()) -> tuple[list[Seen], list[str]]:
     """Looks at the files that `extract` would; also returns the names of those that are no videos.
 
-    Raises FrameError if there is no video.
+    Of a LeRobot data set each episode of these cameras is a video, of all if none is named. Raises
+    FrameError if there is no video.
     """
-    files = files_below(folder, suffixes=SUFFIXES, skip=[])
-    seen = {path: None if reason else look(path) for path, reason in files}
-    footage = [video for video in seen.values() if video]
-    others = [printable(str(path.relative_to(folder))) for path in seen if not seen[path]]
+    if is_lerobot(folder):
+        footage, others = _look_at_episodes(folder, cameras)
+    elif cameras:
+        raise no_cameras(folder)
+    else:
+        files = files_below(folder, suffixes=SUFFIXES, skip=[])
+        seen = {path: None if reason else look(path) for path, reason in files}
+        footage = [video for video in seen.values() if video]
+        others = [printable(str(path.relative_to(folder))) for path in seen if not seen[path]]
     if not footage:
         such = f", such as {others[0]}" if others else ""
         tars = any(name.endswith(".tar") for name in others)
@@ -70,6 +77,21 @@ def look_at_folder(folder: Path) -> tuple[list[Seen], list[str]]:
             f"{folder} holds no video that FFmpeg knows ({len(others)} other files{such}); "
             f"{advice} --videos. Frames need no `extract`: `mebt tokenize --frames` reads them."
         )
+    return footage, others
+
+
+def _look_at_episodes(folder: Path, cameras: Sequence[str]) -> tuple[list[Seen], list[str]]:
+    episodes = list_episodes(folder, cameras)
+    files = {row["files"][camera] for _, camera, row in episodes.videos()}
+    seen = {path: look(path) for path in sorted(files)}
+    footage, others = [], [rejected.name for rejected in episodes.rejected]
+    for name, camera, row in episodes.videos():
+        path = row["files"][camera]
+        if (file := seen[path]) and row["length"] > 1:
+            about = {"path": path.with_name(name), "frames": row["length"], "rate": episodes.rate}
+            footage.append(replace(file, **about))
+        else:
+            others.append(name)
     return footage, others
 
 

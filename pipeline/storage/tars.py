@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # It imports torch, which takes seconds: where no tar is used
 
 RESERVED = re.compile(r"__\w+__", re.ASCII)
 """Extensions by which webdataset keeps what it knows of a sample."""
+KEYLESS = re.compile(r"\.[A-Za-z0-9]{1,9}")
+"""A name that is an extension and nothing else; other names that begin so are hidden files."""
 TEXTS = (".json", ".txt", ".cls")
 MAX_TEXT_BYTES = 1 << 26
 """Bytes of a .json or .npy beyond which it is not read."""
@@ -79,11 +81,12 @@ def add(tar: "TarWriter", key: str, extension: str, data: bytes) -> None:
 
 
 def read_samples(
-    path: Place, error: type[PipelineError]
+    path: Place, error: type[PipelineError], *, keyless: list[Member] | None = None
 ) -> Iterator[tuple[str, dict[str, Member]]]:
     """Yields the samples of a tar, each with its key and its members by extension, in their order.
 
-    Folders and hidden files are left out, a file without an extension has that of no letter. Raises
+    Folders and hidden files are left out, a file without an extension has that of no letter. Those
+    that are called as an extension alone, `.mp4`, are added to `keyless`. Raises
     `error`, naming tar and member, for what no sample can hold: links, devices, names that lead
     elsewhere, members of one name, bytes beyond the end.
     """
@@ -95,6 +98,10 @@ def read_samples(
         nonlocal last
         for member in _members(path, error):
             last, name = member, member.name
+            if KEYLESS.fullmatch(PurePosixPath(name).name):
+                if keyless is not None:
+                    keyless.append(member)
+                continue
             if RESERVED.fullmatch(name.rpartition(".")[2]):
                 raise error(f"{member} has an extension that webdataset keeps for itself; refused.")
             if base_plus_ext(name)[0] is None:
@@ -119,7 +126,8 @@ def _members(path: Place, error: type[PipelineError]) -> Iterator[Member]:
             position = -1
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for entry in tar:
-                    if entry.isdir() or PurePosixPath(entry.name).name.startswith("."):
+                    name = PurePosixPath(entry.name).name
+                    if entry.isdir() or (name.startswith(".") and not KEYLESS.fullmatch(name)):
                         continue
                     _check(entry, position, end, path, error)
                     position = entry.offset_data

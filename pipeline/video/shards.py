@@ -18,10 +18,10 @@ from pipeline.config import fingerprint
 from pipeline.errors import FrameError
 from pipeline.frames.images import Frame, read_images
 from pipeline.frames.scan import Video, group_frames
-from pipeline.frames.tars import Rejected, TarFrame, frames_of, reject
+from pipeline.frames.tars import IMAGES, Rejected, TarFrame, frames_of, reject, reject_keyless
 from pipeline.storage.files import make_folder, parse_json, printable
 from pipeline.storage.places import Place, is_remote, read_parts
-from pipeline.storage.tars import Member, read_samples
+from pipeline.storage.tars import TEXTS, Member, read_samples
 from pipeline.video.clips import Source
 from pipeline.video.footage import SUFFIXES, About
 from pipeline.video.reader import read_video
@@ -29,10 +29,39 @@ from pipeline.video.tiles import ExtractConfig
 
 CAPTIONS, LABELS = ("caption", "text"), ("label", "class", "cls", "class_name")
 """What a .json calls them; of several, the first."""
-MAX_CAPTION = 10_000
-"""Characters beyond which a caption is not kept."""
+MAX_TEXT = 10_000
+"""Characters of a caption or label that are kept."""
+MAX_NAMED = 5
+"""Broken tars that are named in one line."""
 AT_ONCE = 1 << 22
 """Bytes of a video that are copied in one go."""
+
+
+class BrokenTar(Rejected):
+    """A tar that is damaged at some place; what lies before it may be used."""
+
+
+def refuse_broken(rejected: Sequence[Rejected]) -> None:
+    """Raises FrameError if there are broken tars: why the first is, and which others."""
+    broken = [item for item in rejected if isinstance(item, BrokenTar)]
+    if not broken:
+        return
+    others = _some([item.name for item in broken[1:]])
+    more, what = (f" Broken, too: {others}.", "them") if others else ("", "it")
+    raise FrameError(f"{broken[0].reason}{more} To go on without {what}, give --skip-broken.")
+
+
+def describe_broken(rejected: Sequence[Rejected]) -> list[str]:
+    """Counts and names broken tars that are skipped, if there are any."""
+    names = [item.name for item in rejected if isinstance(item, BrokenTar)]
+    what = "broken tar is" if len(names) == 1 else "broken tars are"
+    return [f"{len(names)} {what} used up to the damage: {_some(names)}"] if names else []
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_NAMED]) + (
+        f" and {len(names) - MAX_NAMED:,} more" if names[MAX_NAMED:] else ""
+    )
 
 
 @dataclass
@@ -51,6 +80,8 @@ class Shards:
     """By the path of a sample's first image."""
     stamps: dict[str, object] = field(default_factory=dict)
     """What tells the content of a tar from any other."""
+    keyless: list[Member] = field(default_factory=list)
+    """Members whose names are an extension alone."""
 
     def add(self, tar: Place, name: str, stamp: object, *, split: str | None) -> None:
         """Lists the samples of a tar. Raises FrameError, naming it, where it is damaged.
@@ -58,9 +89,9 @@ class Shards:
         Samples before that place are listed.
         """
         self.stamps[str(tar)] = stamp
-        for key, sample in read_samples(tar, FrameError):
+        for key, sample in read_samples(tar, FrameError, keyless=self.keyless):
             source = f"{tar}: {printable(key)}"
-            texts = {"source": source, **read_texts(sample, self.rejected)}
+            texts = {"source": source, **self._short_texts(sample, source)}
             videos = [kind for kind in sample if f".{kind}" in SUFFIXES]
             frames = frames_of(key, sample)
             if len(videos) == 1:
@@ -80,8 +111,19 @@ class Shards:
                 self.images.setdefault(split, []).extend(frames)
                 self.texts[str(frames[0].path)] = texts
 
+    def _short_texts(self, sample: Mapping[str, Member], source: str) -> dict[str, str]:
+        """Returns the texts of a sample, and says which are cut off."""
+        texts = read_texts(sample, self.rejected)
+        for name, text in texts.items():
+            if len(text) > MAX_TEXT:
+                why = f"its {name} of {len(text):,} characters is cut off after {MAX_TEXT:,}"
+                self.rejected.append(reject(source, f"{why}; its video is kept"))
+                texts[name] = text[:MAX_TEXT]
+        return texts
+
     def sources(self) -> Iterator[Source]:
-        """Yields all videos, those made of images last."""
+        """Yields all videos, those made of images last; all that is rejected is known then."""
+        self.rejected += reject_keyless(self.keyless, (*SUFFIXES, *IMAGES, *TEXTS))
         yield from self.videos
         for split, frames in self.images.items():
             grouped, rejected = group_frames(frames, split=split or "", root=Path())
@@ -139,9 +181,9 @@ def read_texts(sample: Mapping[str, Member], rejected: list[Rejected]) -> dict[s
             else:
                 name = "caption" if kind == "txt" else "label"
                 found.setdefault(name, text.decode().strip())
-        except (FrameError, UnicodeDecodeError) as error:
+        except (FrameError, UnicodeError) as error:
             rejected.append(reject(member, f"{error}; its video is kept"))
-    return {name: text[:MAX_CAPTION] for name, text in found.items()}
+    return found
 
 
 def image_labels(videos: Sequence[Video]) -> tuple[dict[str, str], list[Rejected]]:
@@ -175,4 +217,5 @@ def _first(record: Mapping[str, object], **keys: Sequence[str]) -> dict[str, str
         values = [record[key] for key in asked if isinstance(record.get(key), str | int)]
         if values:
             found[name] = str(values[0]).strip()
+            found[name].encode()  # JSON may hold halves of characters, which no table can.
     return found

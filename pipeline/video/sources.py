@@ -22,10 +22,11 @@ from pipeline.storage.bucket import Bucket
 from pipeline.storage.files import printable
 from pipeline.storage.places import Place, is_remote, object_stamp, open_storage
 from pipeline.video.clips import Source
+from pipeline.video.episodes import is_lerobot, no_cameras
 from pipeline.video.footage import SUFFIXES, open_video
-from pipeline.video.lerobot import find_episodes, is_lerobot
+from pipeline.video.lerobot import find_episodes
 from pipeline.video.reader import read_video
-from pipeline.video.shards import Shards
+from pipeline.video.shards import BrokenTar, Shards, refuse_broken
 from pipeline.video.tiles import ExtractConfig
 
 AT_ONCE = 1 << 22
@@ -69,7 +70,7 @@ def find_videos(
     if isinstance(folder, Path) and is_lerobot(folder):
         return find_episodes(folder, config, cameras, look)
     if cameras:
-        raise FrameError(f"{places[0]} is no LeRobot data set, and so has no cameras.")
+        raise no_cameras(places[0])
     if isinstance(folder, Path):
         files, rejected = _below(folder, out)
     else:
@@ -91,9 +92,10 @@ def find_videos(
             else:
                 found.append(_video(Path(file.place), file, str(stamp), config))
         except FrameError as error:
-            if is_tar and not skip_broken:
-                raise FrameError(f"{error} To go on without it, give --skip-broken.") from None
-            rejected.append(Rejected(printable(file.given), str(error)))
+            kind = BrokenTar if is_tar else Rejected
+            rejected.append(kind(printable(file.given), str(error)))
+    if not skip_broken:
+        refuse_broken(rejected)
     return _renamed([*found, *shards.sources()]), rejected + shards.rejected
 
 

@@ -100,6 +100,21 @@ def test_tars_are_checked_without_a_params_file(
     assert "such as a.tar); tars are not looked into, so leave out --videos." in result.output
 
 
+def test_broken_tars_are_named_and_skipped_when_asked(flow: Flow, tmp_path: Path) -> None:
+    films = ({"__key__": name, "mkv": film(frames=20)} for name in "abcde")
+    write_shard(tmp_path / "shards" / "a.tar", *films)
+    (tmp_path / "shards" / "b.tar").write_bytes(b"no tar" * 200)
+    result = run(flow, "--videos", tmp_path / "shards")
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert "b.tar is damaged, or no uncompressed tar" in line
+    assert line.endswith("To go on without it, give --skip-broken.")
+    record, said = found(flow, "--videos", tmp_path / "shards", "--skip-broken")
+    assert record["footage"]["videos"] == 5
+    assert "1 broken tar is used up to the damage: b.tar\n" in said
+    assert run(flow, "--frames", flow.root / "frames", "--skip-broken").exit_code == 2
+
+
 def test_another_hop_is_foretold_as_tokenize_makes_it(flow: Flow) -> None:
     more = ("--set", "tokenize.hop=3")
     tokenizer = ("--tokenizer", flow.root / "tokenizer.safetensors")

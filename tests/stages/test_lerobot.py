@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.errors import FrameError
 from pipeline.frames.scan import scan_frames
 from pipeline.storage.files import read_json
+from pipeline.video.templates import DATA, VIDEO
 from stages.__main__ import cli
 from tests.helpers.film import number_of, picture, write_film
 
@@ -21,7 +22,9 @@ FPS = 10
 LENGTHS = (6, 9, 8)
 """Frames of the episodes: the first two lie in one file, the third in another."""
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
-DEPTH = "observation.images.depth"
+DEPTH, OLD_DEPTH = "observation.images.depth", "observation.images.old_depth"
+PATHS = {"video_path": VIDEO, "data_path": DATA}
+NO_PICTURES = {DEPTH, OLD_DEPTH}
 PLACES = ((0, 0), (0, 0), (0, 1))
 
 
@@ -31,6 +34,7 @@ def write_set(root: Path, **changes: Any) -> Path:
         TOP: {"dtype": "video", "shape": [64, 64, 3], "names": None, "info": {}},
         WRIST: {"dtype": "video", "shape": [64, 64, 3], "names": None},
         DEPTH: {"dtype": "video", "info": {"is_depth_map": True}},
+        OLD_DEPTH: {"dtype": "video", "info": {"video.is_depth_map": True}},
         "action": {"dtype": "float32", "shape": [2], "names": ["x", "y"]},
         "observation.state": {"dtype": "float32", "shape": [1], "names": ["z"]},
         "episode_index": {"dtype": "int64", "shape": [1], "names": None},
@@ -62,10 +66,11 @@ def write_set(root: Path, **changes: Any) -> Path:
                 }
             )
     write_table(root / "meta/episodes/chunk-000/file-000.parquet", episodes)
+    video, data = (str(changes.get(key, usual)) for key, usual in PATHS.items())
     for file, table in rows.items():
-        write_table(root / f"data/chunk-000/file-{file:03d}.parquet", table)
+        write_table(root / data.format(chunk_index=0, file_index=file), table)
     for (camera, file), numbers in films.items():
-        path = root / f"videos/{camera}/chunk-000/file-{file:03d}.mp4"
+        path = root / video.format(video_key=camera, chunk_index=0, file_index=file)
         path.parent.mkdir(parents=True, exist_ok=True)
         pictures = (picture(number, 64, 64) for number in numbers)
         write_film(path, pictures, "libx264", rate=FPS, options={"g": "4", "crf": "5"})
@@ -115,9 +120,103 @@ def test_every_episode_of_every_camera_is_a_video(tmp_path: Path) -> None:
     assert [row["frame"] for row in mine] == [7, 8]
     assert mine[1]["time"] == 0.8
     assert (mine[1]["action"], mine[1]["observation.state"]) == ([1.0, 8.0], [4.0])
-    assert reasons(tmp_path / "frames") == {DEPTH: "a depth map, which is no picture"}
+    assert reasons(tmp_path / "frames") == dict.fromkeys(
+        NO_PICTURES, "a depth map, which is no picture"
+    )
     texts = pq.read_table(tmp_path / "frames/videos.parquet").to_pylist()
     assert {row["caption"] for row in texts} == {"lift it"}
+
+
+def test_files_lie_where_the_set_says(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "usual")
+    assert extract(root, tmp_path / "one").exit_code == 0
+    paths = {
+        "video_path": "films/{chunk_index}/{video_key}.{file_index:d}{{}}.mp4",
+        "data_path": "numbers/{file_index:02d}.parquet",
+    }
+    other = write_set(tmp_path / "other", **paths)
+    assert (other / f"films/0/{WRIST}.1{{}}.mp4").is_file() and (
+        other / "numbers/01.parquet"
+    ).is_file()
+    result = extract(other, tmp_path / "two")
+    assert result.exit_code == 0, result.output
+    assert numbers_of(tmp_path / "two") == numbers_of(tmp_path / "one")
+    tables = (pq.read_table(tmp_path / out / "states.parquet") for out in ("one", "two"))
+    assert next(tables) == next(tables)
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "message"),
+    [
+        (
+            "video_path",
+            "../{video_key}-{chunk_index}-{file_index}.mp4",
+            "leads out of the data set",
+        ),
+        ("video_path", "/{video_key}-{chunk_index}-{file_index}.mp4", "leads out of the data set"),
+        ("data_path", "a/../../{chunk_index}-{file_index}.parquet", "leads out of the data set"),
+        ("data_path", "..\\{chunk_index}-{file_index}.parquet", "leads out of the data set"),
+        ("video_path", "{video_key}/{episode_index}.mp4", "has a field 'episode_index'; known are"),
+        ("video_path", "{video_key.__class__}.mp4", "has a field 'video_key.__class__'"),
+        ("video_path", "{}.mp4", "has a field ''"),
+        ("video_path", "{video_key!r}.mp4", "writes video_key otherwise"),
+        ("video_path", "{video_key:>9}.mp4", "writes video_key otherwise"),
+        ("data_path", "{file_index:0999999999d}.parquet", "writes file_index otherwise"),
+        ("data_path", "{file_index:{file_index}}.parquet", "writes file_index otherwise"),
+        ("data_path", "{file_index.parquet", "is no name with fields"),
+        ("data_path", "{file_index}\0.parquet", "is no name that a file can have"),
+        ("data_path", "{file_index}" + "x" * 300 + ".parquet", "is no name that a file can have"),
+        ("data_path", ["data"], "data_path is no name"),
+        ("data_path", "data.csv", "is no name of a .parquet"),
+        ("data_path", "data.parquet", "gives two files the name"),
+        ("video_path", "films/{file_index}.mp4", "gives two files the name"),
+    ],
+)
+def test_names_of_files_that_cannot_be_are_refused(
+    tmp_path: Path, key: str, path: Any, message: str
+) -> None:
+    root = write_set(tmp_path / "set")
+    info = json.loads((root / "meta/info.json").read_text())
+    (root / "meta/info.json").write_text(json.dumps({**info, key: path}))
+    result = extract(root, tmp_path / "frames")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert f"info.json: {key}" in result.output and message in result.output
+    assert len(result.output.splitlines()) == 1 and not (tmp_path / "frames").exists()
+
+
+def test_numbers_of_any_form_are_lists(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    for path in (root / "data/chunk-000").iterdir():
+        change_table(
+            path,
+            action=lambda _, numbers: [numbers, numbers],
+            **{"observation.state": lambda _, numbers: numbers[0]},
+        )
+    assert extract(root, tmp_path / "frames").exit_code == 0
+    rows = pq.read_table(tmp_path / "frames/states.parquet").to_pylist()
+    (row,) = (r for r in rows if r["video"] == "test/episode-000001-top" and r["frame"] == 8)
+    assert row["action"] == [1.0, 8.0, 1.0, 8.0] and row["observation.state"] == [4.0]
+
+
+def test_numbers_that_are_none_reject_their_episodes(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    change_table(root / "data/chunk-000/file-000.parquet", action=lambda *_: "left")
+    assert extract(root, tmp_path / "frames").exit_code == 0
+    said = reasons(tmp_path / "frames")
+    assert len(said) == 4 + len(NO_PICTURES)
+    assert "holds other than numbers of each frame" in said["episode-000001-top"]
+
+
+def test_first_params_are_of_episodes(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    words = ["init", "--videos", str(root), "--out", str(tmp_path / "params.yaml")]
+    said = CliRunner().invoke(cli, [*words, "--camera", "wrist"]).output
+    assert f"{root}: 3 videos, 2.3 seconds in all, 10 frames a second" in said
+    assert f"--videos {root} --camera wrist --out frames" in said
+    (root / f"videos/{TOP}/chunk-000/file-001.mp4").unlink()
+    said = CliRunner().invoke(cli, [*words, "--overwrite"]).output
+    assert "5 videos" in said and "left aside, since they are no videos: 3, such as" in said
+    assert CliRunner().invoke(cli, ["init", "--camera", "top"]).exit_code == 2
 
 
 def test_cameras_are_chosen_by_name(tmp_path: Path) -> None:
@@ -142,6 +241,7 @@ def test_cameras_are_chosen_by_name(tmp_path: Path) -> None:
     [
         ({"codebase_version": "v2.1"}, "is of version v2.1; only v3 is read"),
         ({"fps": 0}, "says fps 0, which cannot be"),
+        ({"fps": "ten"}, "says fps ten, which cannot be"),
         ({"features": {"action": {"dtype": "float32"}}}, "names no camera with videos"),
         ({"features": {"../x": {"dtype": "video"}}}, "leads elsewhere; refused"),
     ],
@@ -175,7 +275,7 @@ def test_an_episode_that_is_not_as_it_says_is_rejected(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     said = reasons(tmp_path / "frames")
     wrong = {"episode-000000-top", "episode-000000-wrist", "episode-000002-wrist"}
-    assert said.keys() == {DEPTH, *wrong}
+    assert said.keys() == {*NO_PICTURES, *wrong}
     assert "has 6 rows of episode 0, which has 7" in said["episode-000000-top"]
     assert "cannot be read: No such file" in said["episode-000002-wrist"]
 
@@ -191,7 +291,7 @@ def test_a_video_with_too_few_frames_is_rejected(tmp_path: Path) -> None:
     assert "holds 7 frames from second 0.6 to 1.3, but the episode has 9" in said.pop(
         "episode-000001-top"
     )
-    assert said.keys() == {DEPTH}
+    assert said.keys() == NO_PICTURES
 
 
 @pytest.mark.parametrize(
@@ -201,6 +301,8 @@ def test_a_video_with_too_few_frames_is_rejected(tmp_path: Path) -> None:
         ({"length": lambda *_: -1}, "says no place of its own"),
         ({f"videos/{TOP}/from_timestamp": lambda *_: float("nan")}, "says no place of its own"),
         ({"data/file_index": lambda *_: 1 << 50}, "says no place of its own"),
+        ({"data/file_index": lambda *_: 0.5}, "data/file_index is 0.5"),
+        ({"length": lambda *_: "six"}, "length is 'six'"),
     ],
 )
 def test_episodes_that_lie_are_refused(tmp_path: Path, columns: dict, message: str) -> None:
@@ -214,6 +316,12 @@ def test_damaged_tables_are_named(tmp_path: Path) -> None:
     root = write_set(tmp_path / "set")
     path = root / "meta/episodes/chunk-000/file-000.parquet"
     whole = path.read_bytes()
+    rows = pq.read_table(pa.BufferReader(whole))
+    place = rows.schema.get_field_index("tasks")
+    tasks = pa.array([[b"\xff"]] * len(rows)).view(pa.list_(pa.string()))
+    pq.write_table(rows.set_column(place, "tasks", tasks), path)
+    result = extract(root, tmp_path / "frames")
+    assert result.exit_code == 1 and "file-000.parquet is damaged" in result.output
     path.write_bytes(whole[:-9] + whole[-8:])
     result = extract(root, tmp_path / "frames")
     assert result.exit_code == 1 and "file-000.parquet is damaged" in result.output

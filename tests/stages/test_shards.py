@@ -178,6 +178,51 @@ def test_a_key_that_is_too_long_for_a_name_is_rejected_alone(tmp_path: Path) -> 
     assert names == {"a-one", "a-two", "a-three", "a-four"}
 
 
+def test_members_without_a_key_are_rejected_and_hidden_ones_are_not_looked_at(
+    tmp_path: Path,
+) -> None:
+    names = ("one.mkv", ".mkv", "a/.MP4", ".json", "._two.mkv", ".DS_Store", "a/.hidden")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in names:
+            about = tarfile.TarInfo(name)
+            about.size = len(film())
+            tar.addfile(about, io.BytesIO(film()))
+    result = extract([tmp_path / "a.tar"], tmp_path / "frames")
+    assert result.exit_code == 0, result.output
+    record = read_json(tmp_path / "frames" / "extract.json", FrameError, "record")
+    reasons = {item["name"].rpartition(": ")[2]: item["reason"] for item in record["rejected"]}
+    assert reasons.keys() == {".mkv", "a/.MP4", ".json"}
+    assert all("is an extension alone: there is no key" in reason for reason in reasons.values())
+    images = write_shard(
+        tmp_path / "images/b.tar", *({"__key__": f"v_{n}", "png": image(n)} for n in range(4))
+    )
+    with tarfile.open(images, "a") as tar:
+        tar.addfile(tarfile.TarInfo(".png"))
+    (rejected,) = scan_frames(images.parent).rejected
+    assert rejected.name.endswith("b.tar: .png") and "no key" in rejected.reason
+
+
+def test_texts_that_are_cut_off_are_said(tmp_path: Path) -> None:
+    long = json.dumps({"caption": "c" * 10_001, "label": "l" * 10_000}).encode()
+    write_shard(tmp_path / "a.tar", {"__key__": "one", "mkv": film(), "json": long})
+    result = extract([tmp_path / "a.tar"], tmp_path / "frames")
+    assert result.exit_code == 0, result.output
+    said = "a.tar: one: its caption of 10,001 characters is cut off after 10,000; its video is kept"
+    assert said in result.output and "rejected 1" in result.output
+    rows = pq.read_table(tmp_path / "frames/videos.parquet").to_pylist()
+    assert {(len(row["caption"]), len(row["label"])) for row in rows} == {(10_000, 10_000)}
+
+
+def test_texts_that_are_no_text_are_rejected_alone(tmp_path: Path) -> None:
+    half = b'{"caption": "a \\ud800 b", "label": "\\udfff"}'
+    write_shard(tmp_path / "a.tar", {"__key__": "one", "mkv": film(), "json": half})
+    result = extract([tmp_path / "a.tar"], tmp_path / "frames")
+    assert result.exit_code == 0, result.output
+    assert "a.tar: one.json: 'utf-8' codec can't encode character" in result.output
+    assert "its video is kept" in result.output
+    assert set(pq.read_table(tmp_path / "frames/videos.parquet")["caption"].to_pylist()) == {None}
+
+
 def test_films_in_shards_are_not_taken_for_clips_of_frames(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", {"__key__": "1", "mkv": film(), "json": b'{"caption": "c"}'})
     with pytest.raises(FrameError, match=r"1\.mkv is a video: run `mebt extract --videos`"):
@@ -276,12 +321,26 @@ def test_a_broken_shard_is_named_and_may_be_skipped(
     assert not (tmp_path / "frames").exists()
     result = extract([shards], tmp_path / "frames", "--skip-broken")
     assert result.exit_code == 0, result.output
-    assert "rejected 00000.tar: " in result.output
+    assert "1 broken tar is used up to the damage: 00000.tar\nrejected 00000.tar: " in result.output
     # What lies before the break is used, but for a sample that was not complete.
     assert first_frames(tmp_path / "frames").keys() >= {
         "train/00000-000000001",
         "train/00001-000000001",
     }
+
+
+def test_all_broken_shards_are_named_at_once(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / f"{number}.tar").write_bytes(b"no tar" * 200)
+    write_shard(tmp_path / "a.tar", {"__key__": "one", "mkv": film()})
+    result = extract([tmp_path], tmp_path / "frames")
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    names = "1.tar, 2.tar, 3.tar, 4.tar, 5.tar and 2 more"
+    assert f" Broken, too: {names}. To go on without them, give --skip-broken." in line
+    result = extract([tmp_path], tmp_path / "frames", "--skip-broken")
+    names = "0.tar, 1.tar, 2.tar, 3.tar, 4.tar and 3 more"
+    assert f"8 broken tars are used up to the damage: {names}\n" in result.output
 
 
 @pytest.mark.parametrize(

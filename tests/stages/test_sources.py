@@ -22,7 +22,24 @@ def of_a_robot(folder: Path) -> list[str]:
     return ["--videos", str(write_set(folder)), "--camera", "top"]
 
 
-@pytest.mark.parametrize("source", [of_videos, of_a_robot])
+def of_numbered_images(folder: Path) -> list[str]:
+    """Shards in which the images of a video are numbered inside one key."""
+    for video in "ab":
+        images = {f"{number:03d}.png": image(number, size=16) for number in range(12)}
+        write_shard(folder / f"{video}.tar", {"__key__": video, **images})
+    return ["--videos", str(folder)]
+
+
+def of_single_images(folder: Path) -> list[str]:
+    """Shards of one image a sample, with the video and its number in the key: it may go on."""
+    for tar, numbers in enumerate((range(7), range(7, 12))):
+        keys = [(f"{video}_{number:04d}", number) for video in "ab" for number in numbers]
+        samples = ({"__key__": key, "png": image(number, size=16)} for key, number in keys)
+        write_shard(folder / f"{tar}.tar", *samples)
+    return ["--videos", str(folder)]
+
+
+@pytest.mark.parametrize("source", [of_videos, of_a_robot, of_numbered_images, of_single_images])
 def test_videos_of_others_are_extracted_tokenized_and_learned(source, tmp_path: Path) -> None:
     flow = Flow(tmp_path)
     words = ["extract", *source(tmp_path / "theirs"), "--out", str(tmp_path / "frames")]
@@ -31,12 +48,10 @@ def test_videos_of_others_are_extracted_tokenized_and_learned(source, tmp_path: 
     learn_and_sample(flow)
 
 
-def test_images_of_others_are_tokenized_and_learned(tmp_path: Path) -> None:
-    flow = Flow(tmp_path)
-    numbered = {f"{number:03d}.png": image(number, size=16) for number in range(12)}
-    write_shard(tmp_path / "frames" / "a.tar", {"__key__": "a", **numbered})
-    write_shard(tmp_path / "frames" / "b.tar", {"__key__": "b", **numbered})
-    learn_and_sample(flow)
+@pytest.mark.parametrize("source", [of_numbered_images, of_single_images])
+def test_images_of_others_are_tokenized_and_learned(source, tmp_path: Path) -> None:
+    source(tmp_path / "frames")
+    learn_and_sample(Flow(tmp_path))
 
 
 def learn_and_sample(flow: Flow) -> None:

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.size import Size
 from pipeline.storage.files import read_text
 
 SECTIONS = (
@@ -155,7 +156,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         kinds = [kind for kind in arguments if kind is not type(None)]
         is_list = isinstance(value, list | tuple)
         fitting = [kind for kind in kinds if (typing.get_origin(kind) is tuple) == is_list]
-        return _convert((fitting or kinds)[0], value, where)
+        try:
+            return _convert((fitting or kinds)[0], value, where)
+        except ConfigError:
+            is_number = type(value) in (int, float) and bool({type(value), float} & {*kinds})
+            if len(kinds) == 1 or is_number:
+                raise
+            expected = " or ".join(_described(kind, kinds) for kind in kinds)
+            raise ConfigError(f"{where}: expected {expected}, got {_shown(value)}.") from None
     if origin is typing.Literal:
         if value in arguments and type(value) in {type(choice) for choice in arguments}:
             return value
@@ -196,7 +204,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: the number is too large.")
         return value
     expected = "a list" if origin is tuple else getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{where}: expected {expected}, got {value!r} ({type(value).__name__}).")
+    raise ConfigError(f"{where}: expected {expected}, got {_shown(value)}.")
+
+
+def _shown(value: object) -> str:
+    return f"{value!r} ({type(value).__name__})"
+
+
+def _described(kind: Any, kinds: Sequence[Any]) -> str:
+    """Says what a value of one of several kinds looks like."""
+    if typing.get_origin(kind) is not tuple:
+        return getattr(kind, "__name__", str(kind))
+    is_size = tuple(kinds) == typing.get_args(Size)
+    return "[height, width]" if is_size else f"a list of {len(typing.get_args(kind))}"
 
 
 def as_dict(config: Any) -> dict[str, Any]:

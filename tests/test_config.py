@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.config import as_dict, build, fingerprint, load_params, load_section
 from pipeline.errors import ConfigError
+from pipeline.video.tiles import ExtractConfig
+from pipeline.windows.plan import TokenizeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Outer:
     layers: tuple[str, ...] = ()
     norm: Literal["group", "batch"] = "group"
     limit: int | None = 7
-    rounds: int | tuple[int, int] = 1
+    rounds: float | tuple[float, float] = 1.0
     inner: Inner = Inner()
 
     def __post_init__(self) -> None:
@@ -48,9 +50,20 @@ def test_a_section_becomes_its_dataclass(tmp_path: Path) -> None:
 def test_a_value_may_be_a_number_or_a_pair(tmp_path: Path) -> None:
     for text, value in (("3", 3), ("[3, 5]", (3, 5))):
         assert section(tmp_path, f"train: {{batch_size: 4, rounds: {text}}}").rounds == value
-    for text in ("x", "[3, 5, 7]", "[3, x]", "null"):
-        with pytest.raises(ConfigError, match=r"rounds"):
+    for text in ("x", "[3, 5, 7]", "[3, x]", "null", "true"):
+        with pytest.raises(ConfigError, match=r"rounds: expected float or a list of 2, got ."):
             section(tmp_path, f"train: {{batch_size: 4, rounds: {text}}}")
+    with pytest.raises(ConfigError, match="rounds: must be a finite number"):
+        section(tmp_path, "train: {batch_size: 4, rounds: .inf}")
+
+
+@pytest.mark.parametrize("value", ["abc", [64], [64, "x"], 6.5, None])
+@pytest.mark.parametrize("owner", [ExtractConfig, TokenizeConfig])
+def test_a_size_that_is_none_says_that_it_may_be_two_sides(owner: type, value: object) -> None:
+    with pytest.raises(ConfigError, match=r"size: expected int or \[height, width\], got ."):
+        build(owner, {"size": value}, where="here")
+    with pytest.raises(ConfigError, match="size: the number is too large"):
+        build(owner, {"size": 1 << 63}, where="here")
 
 
 def test_set_overrides_one_value(tmp_path: Path) -> None:

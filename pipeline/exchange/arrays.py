@@ -7,7 +7,7 @@ import math
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ BAD_HEADER = (
     tokenize.TokenError,
 )
 """What numpy raises at headers that are none."""
+LENGTHS = {(1, 0): 2, (2, 0): 4}
+"""Bytes that say how long the header of an .npy is, by version."""
+SHOWN = 100
+"""Bytes of a header that make no sense, in messages."""
 MAX_HEADER = 1 << 20
 """Bytes of the header of a .safetensors beyond which it is not read."""
 TENSORS = {f"{sign.upper()}{8 * size}": f"<{sign}{size}" for sign in "iu" for size in (1, 2, 4, 8)}
@@ -85,15 +89,12 @@ def open_npy(path: Path, *, name: str = "", span: tuple[int, int] | None = None)
             raise PipelineError(f"{name} is an archive of arrays; save the one of ids as an .npy.")
         file.seek(start)
         try:
-            version = np.lib.format.read_magic(file)
-            if version == (1, 0):
+            if np.lib.format.read_magic(file) == (1, 0):
                 header = np.lib.format.read_array_header_1_0(file)
-            elif version == (2, 0):
-                header = np.lib.format.read_array_header_2_0(file)
             else:
-                raise ValueError(f"its format version is {version}")
-        except BAD_HEADER as error:
-            said = printable((str(error).splitlines() or ["its header"])[0].rstrip("."))
+                header = np.lib.format.read_array_header_2_0(file)
+        except BAD_HEADER:
+            said = _fault(file, start, size)
             raise PipelineError(f"{name} is no .npy of numbers: {said}.") from None
         begin = file.tell()
     shape, fortran, dtype = header
@@ -103,6 +104,24 @@ def open_npy(path: Path, *, name: str = "", span: tuple[int, int] | None = None)
         )
     array = FileArray(path, name, dtype, shape, begin, fortran and len(shape) > 1)
     return _as_claimed(array, size - (begin - start))
+
+
+def _fault(file: BinaryIO, start: int, size: int) -> str:
+    """Says what is wrong with the header of an .npy; numpy speaks of Python's grammar."""
+    file.seek(start)
+    begin = file.read(len(NPY) + 6)
+    if not begin.startswith(NPY):
+        return "it does not begin as one"
+    major, minor = begin[len(NPY) : len(NPY) + 2].ljust(2, b"\0")
+    if (major, minor) not in LENGTHS:
+        return f"its format is {major}.{minor}, but 1.0 and 2.0 are read"
+    first = len(NPY) + 2 + LENGTHS[major, minor]
+    length = int.from_bytes(begin[len(NPY) + 2 : first], "little")
+    if first + length > size:
+        return f"it breaks off in its header of {length:,} bytes"
+    file.seek(start + first)
+    text = printable(file.read(min(length, SHOWN)).decode("latin-1").strip())
+    return f"its header is no plain type and shape: {text or 'nothing'}"
 
 
 def open_safetensors(path: Path) -> FileArray:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.exchange.arrays import FileArray, open_npy, open_safetensors
 from pipeline.exchange.ids import Ids, ImportConfig, Video, check_ids
-from pipeline.storage.files import printable
+from pipeline.storage.files import describe_link, printable
 from pipeline.storage.tars import Member, read_samples
 
 OPENERS = {".npy": open_npy, ".safetensors": open_safetensors}
@@ -17,9 +17,7 @@ TAR = ".tar"
 def within(folder: Path, path: Path) -> Path:
     """Returns a path. Raises PipelineError if it is a link that leads out of the folder."""
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise PipelineError(
-            f"{printable(str(path))} is a link that leads out of {folder}; put a copy there."
-        )
+        raise PipelineError(describe_link(path, folder))
     return path
 
 

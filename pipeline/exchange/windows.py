@@ -61,11 +61,17 @@ def cut_of(sources: Sequence[Ids], config: ImportConfig) -> Cut:
     frames = config.frames or _window(sources)
     span = (frames - 1) * config.stride + 1
     hop = config.hop or span
-    if unit > 1 and (frames % unit or hop % unit or config.stride > 1):
-        raise PipelineError(
-            f"{sources[0].place} is in pieces of {unit} latent frames, which stay whole: --frames "
-            f"{frames} and --hop {hop} must be multiples, and --stride {config.stride} must be 1."
-        )
+    for option, value, fits in (
+        ("stride", config.stride, unit == 1 or config.stride == 1),
+        ("frames", frames, frames % unit == 0),
+        ("hop", hop, hop % unit == 0),
+    ):
+        if not fits:
+            wanted = "1" if option == "stride" else f"a multiple of {unit}"
+            raise PipelineError(
+                f"{sources[0].place} is in pieces of {unit} latent frames, which stay whole: "
+                f"--{option} must be {wanted}, not {value}."
+            )
     return Cut(frames // unit, config.stride, hop // unit)
 
 

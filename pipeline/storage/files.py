@@ -136,6 +136,17 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
+def describe_link(path: Path, folder: object) -> str:
+    """Says that a link leads out of a folder, and what to do about it."""
+    said = f"{printable(str(path))} is a link that leads out of {folder}"
+    if path.resolve().parent.name == "blobs":  # What a file is called there is not its name.
+        return (
+            f"{said}, into the cache of the Hugging Face hub; download it into a folder of its "
+            "own: `hf download … --local-dir FOLDER`."
+        )
+    return f"{said}; put a copy there."
+
+
 def read_text(path: Path, *, errors: str = "strict") -> str:
     """Reads a text file as UTF-8, or as its byte order mark says, whatever the locale.
 

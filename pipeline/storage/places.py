@@ -9,7 +9,15 @@ from typing import Any, BinaryIO, overload
 
 from pipeline.errors import TokenStoreError
 from pipeline.storage.bucket import REMOTE, Bucket
-from pipeline.storage.files import contents, lock, make_folder, remove, sync_folder, write_bytes
+from pipeline.storage.files import (
+    contents,
+    describe_link,
+    lock,
+    make_folder,
+    remove,
+    sync_folder,
+    write_bytes,
+)
 
 Place = Path | str
 """A folder or file of this machine, or `s3://bucket/prefix`."""
@@ -25,7 +33,7 @@ class Folder:
         """Returns where a file lies. Raises TokenStoreError if that leads out of the folder."""
         path = self.root.joinpath(*names)
         if not path.resolve().is_relative_to(self.root.resolve()):
-            raise TokenStoreError(f"{path} is a link that leads out of the store.")
+            raise TokenStoreError(describe_link(path, "the store"))
         return path
 
     def read(self, name: str) -> bytes:

@@ -210,6 +210,32 @@ def test_v2_that_does_not_fit_is_one_clear_line(
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stride": 2}, "which stay whole: --stride must be 1, not 2."),
+        ({"frames": 4}, "which stay whole: --frames must be a multiple of 3, not 4."),
+        ({"hop": 2}, "which stay whole: --hop must be a multiple of 3, not 2."),
+    ],
+)
+def test_what_would_part_clips_is_named(tmp_path: Path, values: dict, message: str) -> None:
+    write_v2(tmp_path / "v2", [[27], [24]])
+    with pytest.raises(PipelineError, match=message):
+        import_one(tmp_path / "v2", tmp_path / "s", **values)
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_is_to_be_downloaded_elsewhere(tmp_path: Path) -> None:
+    folder = write_v1(tmp_path / "datasets--a--b/snapshots/1f", segments())
+    (blobs := tmp_path / "datasets--a--b/blobs").mkdir()
+    for number, path in enumerate(sorted(folder.glob("*.*"))):
+        path.rename(blobs / f"{number}ab")
+        path.symlink_to(f"../../blobs/{number}ab")
+    with pytest.raises(PipelineError, match="download it into a folder of its own") as error:
+        import_one(folder, tmp_path / "s", frames=4)
+    said = "metadata.json is a link that leads out of"
+    assert said in str(error.value) and "--local-dir FOLDER" in str(error.value)
+
+
 def test_what_a_layout_lacks_is_said(tmp_path: Path) -> None:
     folder = write_v1(tmp_path / "v1", segments(), states=False)
     (folder / "segment_ids.bin").unlink()

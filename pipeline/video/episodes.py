@@ -167,7 +167,10 @@ def _episodes(
             seconds = {name: tuple(row[f"videos/{name}/{end}"] for end in ends) for name in cameras}
             yield {**row, **seconds, "files": files}
     if not count:
-        raise FrameError(f"{folder / EPISODES} lists no episode.")
+        raise FrameError(
+            f"{folder / EPISODES} lists no episode; a recording that LeRobot did not finish "
+            "(`finalize`) has none."
+        )
 
 
 def _check(path: Path, row: Mapping[str, Any], columns: Sequence[str]) -> None:

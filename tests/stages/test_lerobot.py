@@ -145,6 +145,17 @@ def test_files_lie_where_the_set_says(tmp_path: Path) -> None:
     assert next(tables) == next(tables)
 
 
+def test_files_may_be_links_into_the_cache_of_the_hub(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "snapshots/1f")
+    (tmp_path / "blobs").mkdir()
+    for number, path in enumerate(p for p in sorted(root.rglob("*")) if p.is_file()):
+        path.rename(tmp_path / f"blobs/{number}ab")
+        path.symlink_to(tmp_path / f"blobs/{number}ab")
+    result = extract(root, tmp_path / "frames")
+    assert result.exit_code == 0, result.output
+    assert "6 videos in" in result.output and reasons(tmp_path / "frames").keys() == NO_PICTURES
+
+
 @pytest.mark.parametrize(
     ("key", "path", "message"),
     [
@@ -253,6 +264,14 @@ def test_what_cannot_be_read_is_one_clear_line(
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert message in result.output and len(result.output.splitlines()) == 1
     assert not (tmp_path / "frames").exists()
+
+
+def test_a_recording_that_was_not_finished_is_said(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    (root / "meta/episodes/chunk-000/file-000.parquet").unlink()
+    result = extract(root, tmp_path / "frames")
+    assert result.exit_code == 1
+    assert "lists no episode; a recording that LeRobot did not finish" in result.output
 
 
 def reasons(frames: Path) -> dict[str, str]:

@@ -57,16 +57,23 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, files: tuple[Path, Path]) 
     assert "encoder.stem.bias: ours [6], theirs [9] (encoder.conv_in.conv.bias)" in said
 
 
+@pytest.mark.parametrize(
+    ("case", "size", "codebook_size"),
+    [("vidtok_fsq_488", 16, 8**5), ("vidtok_fsq_41616", 32, 8**4)],
+)
 def test_tokens_of_vidtok_train_sample_and_become_videos(
-    flow: Flow, files: tuple[Path, Path]
+    flow: Flow, case: str, size: int, codebook_size: int
 ) -> None:
-    root, (source, config) = flow.root, files
-    imported(root, source, "--config", str(config))
+    root = flow.root
+    write_vidtok(root / "v.ckpt", root / "v.yaml", case=case)
+    imported(root, root / "v.ckpt", "--config", str(root / "v.yaml"))
     (root / "out.safetensors").replace(root / "tokenizer.safetensors")
-    flow.ok("tokenize", "--set", "tokenize.frames=5", "--overwrite")
+    values = ("tokenize.frames=5", "tokenize.hop=20", f"tokenize.size={size}")
+    flow.ok("tokenize", *(word for value in values for word in ("--set", value)), "--overwrite")
     info = TokenStore(root / "tokens").info
-    assert (info.frames, info.grid, info.codebook_size, info.causal) == (5, (2, 2, 2), 8**5, True)
-    flow.ok("train", "--set", "train.max_steps=1", "--overwrite")
+    found = (info.frames, info.grid, info.codebook_size, info.causal)
+    assert found == (5, (2, 2, 2), codebook_size, True)
+    flow.ok("train", "--set", "train.max_steps=2", "--overwrite")
     flow.ok("sample", "--set", "sample.num_samples=2", "--overwrite")
     flow.ok("decode")
     assert len(list((root / "videos").rglob("*.mp4"))) == 2

@@ -1,6 +1,7 @@
 """`mebt tokens import` and `export`: ids of other programs in and out."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -17,6 +18,7 @@ from pipeline.storage.places import Place
 from pipeline.store.layout import INFO
 from pipeline.store.reader import TokenStore
 from pipeline.store.states import STATES
+from stages.conditioned import FromType
 from stages.options import FILE, OUT, PLACE, PLACE_OUT, NumberRange, choose_split, overwrite_option
 from tokenizer import identity, load_tokenizer
 
@@ -80,7 +82,10 @@ class LevelsType(click.ParamType):  # type: ignore[type-arg]
     help="Last share of each video's time that is held out.",
 )
 @click.option(
-    "--labels", type=FILE, help="CSV or Parquet of video and label; a video is named, or a row."
+    "--labels",
+    type=FromType("beside"),
+    help="CSV or Parquet of video and label, a video is named, or a row; or beside: of tars, what "
+    "KEY.json and KEY.cls say.",
 )
 @click.option(
     "--states",
@@ -95,7 +100,7 @@ def import_command(
     test: Path | None,
     out: Place,
     tokenizer: Path | None,
-    labels: Path | None,
+    labels: Path | Literal["beside"] | None,
     states: Path | None,
     overwrite: bool,
     **values: int | float | tuple[int, ...] | None,
@@ -121,11 +126,13 @@ def import_command(
       mebt tokens import train_v1.1 --test val_v1.1 --frames 16 --stride 15 --out tokens
       mebt tokens import val_v2.0 --tokenizer cosmos.safetensors --out tokens
       mebt tokens import videos --codebook-size 8192 --frames 4 --labels labels.csv --out tokens
+      mebt tokens import clips --codebook-size 8192 --labels beside --out tokens
       mebt tokens import tars --out tokens
     """
-    keep_apart(out, ids, test, tokenizer, labels, states)
+    file = None if labels == "beside" else labels
+    keep_apart(out, ids, test, tokenizer, file, states)
     maker = _maker(tokenizer) if tokenizer else None
-    config = ImportConfig(**values, maker=maker)  # type: ignore[arg-type]
+    config = ImportConfig(**values, maker=maker, labels_beside=labels == "beside")  # type: ignore[arg-type]
     if ids.is_dir() and (ids / INFO).exists():
         if test or labels or states or config != ImportConfig():
             raise click.UsageError(f"{ids} says all: give no option but --out and --overwrite.")
@@ -136,7 +143,7 @@ def import_command(
     sources, said = _opened(ids, test, config)
     if codebook_of(list(sources.values()), config) is None:
         raise click.UsageError(f"give --codebook-size or --levels: {ids} does not say it.")
-    made = import_ids(sources, out, config, labels=labels, states=states, overwrite=overwrite)
+    made = import_ids(sources, out, config, labels=file, states=states, overwrite=overwrite)
     for line in (*said, *made.said):
         click.echo(line)
     windows = ", ".join(f"{count:,} {split}" for split, count in made.counts.items())

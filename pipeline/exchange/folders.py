@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.exchange.arrays import FileArray, open_npy, open_safetensors
 from pipeline.exchange.ids import Ids, ImportConfig, Video, check_ids
+from pipeline.sample_texts import LABELLED, SampleLabels
 from pipeline.storage.files import describe_link, printable
 from pipeline.storage.tars import Member, read_samples
 
@@ -60,8 +62,12 @@ def open_folder(folder: Path, config: ImportConfig) -> Ids:
 
 
 def open_tars(place: Path, tars: Sequence[Path], config: ImportConfig) -> Ids:
-    """Opens WebDataset tars in which each key is a video, KEY.npy [T, h, w]."""
+    """Opens WebDataset tars in which each key is a video, KEY.npy [T, h, w].
+
+    If labels beside are asked for, they are those of KEY.json and KEY.cls.
+    """
     videos, others, names = [], [], set()
+    labels, read = SampleLabels(), LABELLED if config.labels_beside else ()
     for tar in tars:
         within_place = tar.relative_to(place) if tar != place else Path(tar.name)
         keyless: list[Member] = []
@@ -74,11 +80,15 @@ def open_tars(place: Path, tars: Sequence[Path], config: ImportConfig) -> Ids:
             array = open_npy(tar, name=str(member), span=(member.offset, member.size))
             check_ids(array, ("T h w",), config)
             videos.append(Video(name, array, 0, array.shape[0]))
-            others += [other.name for other in sample.values() if other is not member]
+            if read:
+                labels.add([name], sample, f"{tar}: {key}")
+            unread = [m for kind, m in sample.items() if m is not member and kind not in read]
+            others += [other.name for other in unread]
         others += [member.name for member in keyless]
     if not videos:
         raise PipelineError(f"{place} holds no KEY.npy.")
-    return _of_videos(place, videos, left_out(others, "members beside the ids"))
+    said = left_out(others, "members beside the ids")
+    return replace(_of_videos(place, videos, said), labels=labels)
 
 
 def _ids_of(sample: dict[str, Member]) -> Member:

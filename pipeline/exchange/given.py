@@ -14,8 +14,8 @@ from pipeline.condition_files import file_bytes, read_labels, read_states
 from pipeline.errors import PipelineError
 from pipeline.exchange.ids import Ids, Maker
 from pipeline.exchange.windows import IMPORTED, Cut
-from pipeline.known_videos import Key
-from pipeline.store.given import GivenStates, label_rows
+from pipeline.known_videos import Key, told
+from pipeline.store.given import GivenStates, label_found, label_rows
 from pipeline.store.layout import StoreInfo
 from pipeline.store.tables import videos_of
 
@@ -31,6 +31,30 @@ def label_videos(plan: pa.Table, file: Path, *, windows: bool) -> tuple[pa.Table
     """
     known = read_labels(file, file_bytes(file))
     return label_rows(plan, file, _by_rows(known) if windows else known, videos_of(plan))
+
+
+def label_beside(plan: pa.Table, sources: Mapping[str, Ids]) -> tuple[pa.Table, list[str]]:
+    """Adds the labels that lie beside ids to a plan; returns what is to be said.
+
+    `sources` are by split; without one for the test, it has the ends of the others' videos. Raises
+    PipelineError, naming them, if they have no label of any window.
+    """
+    videos = videos_of(plan)
+    (first, *_) = sources.values()
+    found = {
+        (split, name): label
+        for split, name in videos
+        if (label := sources.get(split, first).labels.labels.get(name))
+    }
+    said = [line for ids in sources.values() for line in ids.labels.said()]
+    places = " and ".join(str(ids.place) for ids in sources.values())
+    if not found:
+        such = f"; for example {said[0]}" if said else ""
+        raise PipelineError(
+            f"{places}: no .json or .cls beside ids in tars holds a label{such}. Give a file."
+        )
+    plan, what = label_found(plan, places, found)
+    return plan, [*told(what, {}, found, videos), *said]
 
 
 def _by_rows(known: Mapping[str, Known]) -> dict[str, Known]:

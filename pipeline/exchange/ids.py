@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.exchange.arrays import FileArray
+from pipeline.sample_texts import SampleLabels
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class ImportConfig:
     """Last share of each video's time that is kept for the test, in [0, 1)."""
     maker: Maker | None = None
     """What made the ids, if it is known."""
+    labels_beside: bool = False
+    """Whether labels that lie beside ids in tars are taken."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.test_share < 1:
@@ -94,6 +97,8 @@ class Ids:
     """Whether the first latent frame of a unit is of one frame."""
     fps: float | None = None
     """Of those frames."""
+    labels: SampleLabels = field(default_factory=SampleLabels)
+    """Those that lie beside the ids."""
     said: tuple[str, ...] = ()
     """What is left out, a line each."""
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.errors import PipelineError
 from pipeline.exchange.arrays import FileArray
-from pipeline.exchange.given import given_states, label_videos
+from pipeline.exchange.given import given_states, label_beside, label_videos
 from pipeline.exchange.ids import Codebook, Ids, ImportConfig
 from pipeline.exchange.windows import Cut, WindowFiles, cut_of, cut_windows, plan_of, read_all
 from pipeline.progress import progress
@@ -86,6 +86,9 @@ def import_ids(
     )
     if labels:
         plan, lines = label_videos(plan, labels, windows=found[0].are_windows)
+        said += lines
+    elif config.labels_beside:
+        plan, lines = label_beside(plan, sources)
         said += lines
     given = None
     if states:

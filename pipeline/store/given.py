@@ -48,11 +48,16 @@ def label_rows(
     `known` are labels by names of videos; see `matched`, whose errors it raises.
     """
     found = matched(place, known, videos)
+    plan, what = label_found(plan, place, found)
+    return plan, told(what, known, found, videos)
+
+
+def label_found(plan: pa.Table, place: object, found: Mapping[Key, str]) -> tuple[pa.Table, str]:
+    """Adds labels of videos by split and name to a plan; returns also how many there are."""
     rows = zip(plan["split"].to_pylist(), plan["video"].to_pylist(), strict=True)
     plan = with_labels(plan, [found.get(key) for key in rows])
     names = label_names(plan)
-    what = f"{place}: {len(names):,} label{'s' if names[1:] else ''}"
-    return plan, told(what, known, found, videos)
+    return plan, f"{place}: {len(names):,} label{'s' if names[1:] else ''}"
 
 
 class GivenStates:

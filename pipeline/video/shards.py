@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.condition_files import is_label
 from pipeline.config import fingerprint
 from pipeline.errors import FrameError
 from pipeline.frames.images import Frame, read_images
 from pipeline.frames.scan import Video, group_frames
 from pipeline.frames.tars import IMAGES, Rejected, TarFrame, frames_of, reject, reject_keyless
-from pipeline.storage.files import make_folder, parse_json, printable
+from pipeline.sample_texts import SampleLabels, read_texts
+from pipeline.storage.files import make_folder, printable
 from pipeline.storage.places import Place, is_remote, read_parts
 from pipeline.storage.tars import TEXTS, Member, read_samples
 from pipeline.video.clips import Source
@@ -27,8 +27,6 @@ from pipeline.video.footage import SUFFIXES, About
 from pipeline.video.reader import read_video
 from pipeline.video.tiles import ExtractConfig
 
-CAPTIONS, LABELS = ("caption", "text"), ("label", "class", "cls", "class_name")
-"""What a .json calls them; of several, the first."""
 MAX_TEXT = 10_000
 """Characters of a caption or label that are kept."""
 MAX_NAMED = 5
@@ -113,7 +111,8 @@ class Shards:
 
     def _short_texts(self, sample: Mapping[str, Member], source: str) -> dict[str, str]:
         """Returns the texts of a sample, and says which are cut off."""
-        texts = read_texts(sample, self.rejected)
+        texts, wrong = read_texts(sample)
+        self.rejected += [reject(text, f"{why}; its video is kept") for text, why in wrong]
         for name, text in texts.items():
             if len(text) > MAX_TEXT:
                 why = f"its {name} of {len(text):,} characters is cut off after {MAX_TEXT:,}"
@@ -166,56 +165,19 @@ def read_as_video(
         yield np.asarray(image)
 
 
-def read_texts(sample: Mapping[str, Member], rejected: list[Rejected]) -> dict[str, str]:
-    """Returns caption and label of a sample, as far as it has any; rejects what is no text."""
-    found: dict[str, str] = {}
-    for kind in ("json", "txt", "cls"):
-        if kind not in sample:
-            continue
-        member = sample[kind]
-        try:
-            text = member.read_text(FrameError)
-            if kind == "json":
-                record = parse_json(text, member, FrameError, "sample")
-                found |= _first(record, caption=CAPTIONS, label=LABELS)
-            else:
-                name = "caption" if kind == "txt" else "label"
-                found.setdefault(name, text.decode().strip())
-        except (FrameError, UnicodeError) as error:
-            rejected.append(reject(member, f"{error}; its video is kept"))
-    return found
-
-
-def image_labels(videos: Sequence[Video]) -> tuple[dict[str, str], list[Rejected]]:
+def image_labels(videos: Sequence[Video]) -> SampleLabels:
     """Returns the labels beside the first images of videos in tars, by SPLIT/NAME of the video.
 
-    Also what is there and is no label. Raises FrameError if a tar cannot be read.
+    Raises FrameError if a tar cannot be read.
     """
     named: dict[tuple[str, str], str] = {}
     for video in videos:
         if isinstance(image := video.frames[0], TarFrame):
             named[image.member.tar, image.member.name] = f"{video.split}/{video.name}"
-    labels: dict[str, str] = {}
-    rejected: list[Rejected] = []
+    found = SampleLabels()
     for tar in dict.fromkeys(tar for tar, _ in named):
         for key, sample in read_samples(tar if is_remote(tar) else Path(tar), FrameError):
             places = [(member.tar, member.name) for member in sample.values()]
-            if not (mine := [named[place] for place in places if place in named]):
-                continue
-            label = read_texts(sample, rejected).get("label")
-            if label and is_label(label):
-                labels |= dict.fromkeys(mine, label)
-            elif label is not None:
-                rejected.append(reject(f"{tar}: {key}", f"has no label in {label[:50]!r}"))
-    return labels, rejected
-
-
-def _first(record: Mapping[str, object], **keys: Sequence[str]) -> dict[str, str]:
-    """Returns under each name the first text or whole number that a record has for its keys."""
-    found = {}
-    for name, asked in keys.items():
-        values = [record[key] for key in asked if isinstance(record.get(key), str | int)]
-        if values:
-            found[name] = str(values[0]).strip()
-            found[name].encode()  # JSON may hold halves of characters, which no table can.
+            if mine := [named[place] for place in places if place in named]:
+                found.add(mine, sample, f"{tar}: {key}")
     return found

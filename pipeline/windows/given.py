@@ -62,10 +62,10 @@ def label_plan(
     if labels == "folders":
         return label_rows(plan, frames, folder_labels(frames, keys), keys)
     if labels == "beside" and VIDEOS not in open_storage(frames).names():
-        known, others = image_labels(videos)
-        if known:
-            plan, said = label_rows(plan, frames, known, keys)
-            return plan, [*said, *(f"{other.name} {other.reason}" for other in others)]
+        beside = image_labels(videos)
+        if beside.labels:
+            plan, said = label_rows(plan, frames, beside.labels, keys)
+            return plan, [*said, *beside.said()]
     place = open_storage(frames).place(VIDEOS) if labels == "beside" else labels
     return label_rows(plan, place, read_labels(place, _bytes(frames, VIDEOS, labels)), keys)
 

@@ -6,7 +6,6 @@ from typing import TypeVar
 
 from pipeline.condition_files import named
 from pipeline.errors import PipelineError
-from pipeline.storage.places import Place
 
 PIECE = re.compile(r"#\d+$", re.ASCII)
 """Ends the name of a piece of a video with gaps."""
@@ -15,7 +14,7 @@ Key = tuple[str, str]
 Found = TypeVar("Found")
 
 
-def matched(place: Place, known: Mapping[str, Found], videos: Sequence[Key]) -> dict[Key, Found]:
+def matched(place: object, known: Mapping[str, Found], videos: Sequence[Key]) -> dict[Key, Found]:
     """Returns what is known of each of these videos, but for those of which nothing is.
 
     A file may call a video by its name, with or without its split, and pieces of a video by the

@@ -22,11 +22,13 @@ def check_rate(fps: float | None) -> None:
         raise ValueError(f"fps must be in [{SLOWEST}, {FASTEST:.0f}], got {fps}.")
 
 
-def recorded_rate(frames: Place) -> float | None:
-    """Returns the rate of frames as `mebt extract` wrote it beside them; None: not known.
+def recorded_rate(frames: Place | None) -> float | None:
+    """Returns the rate of frames as `mebt extract` wrote it in their folder; None: not known.
 
     Raises FrameError if what is written there is no rate.
     """
+    if frames is None:
+        return None
     place = frames / RECORD if isinstance(frames, Path) else f"{frames}/{RECORD}"
     try:
         with open_file(place) as file:

@@ -12,13 +12,14 @@ from pipeline.config import load_params, with_overrides
 from pipeline.errors import FrameError
 from pipeline.forecast.record import advice
 from pipeline.forecast.told import told
+from pipeline.frames.given import Frames, expand, places_of
 from pipeline.params.choose import fitted, fitted_to_machine, this_machine
 from pipeline.params.survey import look_at_folder
 from pipeline.storage.files import keep_apart, write_json
 from pipeline.storage.places import Place
 from pipeline.video.filters import check_filters
-from pipeline.video.sources import expand
 from stages.forecast import Values, check_footage, check_tokens
+from stages.frame_options import FRAMES
 from stages.options import (
     FILE,
     OUT,
@@ -63,8 +64,8 @@ def _sections(
     help="Folder of videos or of tars, a tar, a pattern of tars, as for `mebt extract`.",
 )
 @cameras_option
+@click.option("--frames", type=FRAMES, help="Frame folder, or tars of frames, as for `tokenize`.")
 @skip_broken_option
-@click.option("--frames", type=PLACE, help="Frame folder, or tars of frames.")
 @click.option("--tokens", type=PLACE, help="Token store.")
 @click.option(
     "--tokenizer", type=FILE, help="Tokenizer to encode with; without, one as fast is timed."
@@ -76,7 +77,7 @@ def command(
     videos: tuple[str, ...],
     cameras: tuple[str, ...],
     skip_broken: bool,
-    frames: Place | None,
+    frames: Frames | None,
     tokens: Place | None,
     tokenizer: Path | None,
     out: Path | None,
@@ -103,11 +104,13 @@ def command(
         raise click.UsageError("give one of --videos, --frames and --tokens.")
     if tokens and tokenizer:
         raise click.UsageError("--tokenizer is of no use with --tokens.")
-    if (cameras or skip_broken) and not videos:
-        raise click.UsageError(f"--{'camera' if cameras else 'skip-broken'} is of videos.")
+    if cameras and not videos:
+        raise click.UsageError("--camera is of videos.")
+    if skip_broken and tokens:
+        raise click.UsageError("--skip-broken is of videos and frames.")
     places = expand(videos)
     if out is not None:
-        keep_apart(out, *places, frames, tokens, tokenizer, params, inside=True)
+        keep_apart(out, *places, *places_of(frames), tokens, tokenizer, params, inside=True)
     sections, where = _sections(params, overrides, places, cameras)
     values = Values.of(sections, where)
     check_filters(values.extract.filters)

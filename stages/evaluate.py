@@ -18,6 +18,7 @@ from pipeline.evaluation.measure import measure_model, measure_pictures, measure
 from pipeline.evaluation.numbers import Evaluation, Missing
 from pipeline.evaluation.pictures import FrameDistances, Pictures
 from pipeline.evaluation.sets import choose_windows
+from pipeline.frames.given import Frames, places_of
 from pipeline.frames.scan import scan_frames
 from pipeline.pixels import decode_tokens
 from pipeline.storage.files import keep_apart, sha256_file, write_json
@@ -27,6 +28,7 @@ from pipeline.store.same_tokens import TokensOf, check_same_tokens, check_tokeni
 from pipeline.windows.of_tokens import window_reader
 from stages.conditions import StoreConditions, listed
 from stages.fitting import open_distances
+from stages.frame_options import FRAMES
 from stages.held_out import means_of
 from stages.options import FILE, FOLDER, OUT, PLACE, device_option, params_options
 from tokenizer import identity, load_tokenizer
@@ -41,14 +43,15 @@ class Artefacts:
     samples: Place | None = None
     run: Path | None = None
     tokenizer: Path | None = None
-    frames: Place | None = None
+    frames: Frames | None = None
     i3d: Path | None = None
     lpips: tuple[Path, ...] = ()
     """Files of published weights."""
 
     def places(self) -> list[Place | None]:
         """Lists where all of them are."""
-        return [self.samples, self.run, self.tokenizer, self.frames, self.i3d, *self.lpips]
+        frames = places_of(self.frames)
+        return [self.samples, self.run, self.tokenizer, *frames, self.i3d, *self.lpips]
 
 
 def evaluate(
@@ -149,8 +152,9 @@ def _open_pictures(
     with user_errors():
         model = load_tokenizer(given.tokenizer, device)
     check_tokenizer(store, given.tokenizer, identity(model))
+    found = scan_frames(given.frames, skip_broken=True)
     return Pictures(
-        read=window_reader(scan_frames(given.frames).videos, given.frames, store).pixels,
+        read=window_reader(found, given.frames, store).pixels,
         decode=partial(decode_tokens, model),
         encoder=model.features,
         lpips=lpips,
@@ -164,7 +168,9 @@ def _open_pictures(
 @click.option("--run", type=FOLDER, help="Run whose model is measured on held-out tokens.")
 @click.option("--tokenizer", type=FILE, help="Tokenizer that made the tokens, .safetensors.")
 @click.option(
-    "--frames", type=PLACE, help="Frames that the tokens were made from: a folder, or a bucket."
+    "--frames",
+    type=FRAMES,
+    help="Frames that the tokens were made from, as `tokenize` was given them.",
 )
 @click.option("--i3d", type=FILE, help="Published I3D weights (i3d_pretrained_400.pt), for FVD.")
 @click.option(
@@ -191,7 +197,7 @@ def command(
     samples: Place | None,
     run: Path | None,
     tokenizer: Path | None,
-    frames: Place | None,
+    frames: Frames | None,
     i3d: Path | None,
     lpips: tuple[Path, ...],
     cache: Path | None,

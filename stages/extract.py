@@ -8,6 +8,8 @@ import click
 
 from pipeline.config import load_section
 from pipeline.errors import FrameError
+from pipeline.frames.given import expand
+from pipeline.frames.tars import describe_broken
 from pipeline.rates import RECORD
 from pipeline.storage.files import keep_apart
 from pipeline.video.extract import (
@@ -18,8 +20,7 @@ from pipeline.video.extract import (
     known_hashes,
 )
 from pipeline.video.filters import check_filters
-from pipeline.video.shards import describe_broken
-from pipeline.video.sources import expand, find_videos
+from pipeline.video.sources import find_videos
 from pipeline.video.synthetic import synthetic_videos
 from pipeline.video.tiles import ExtractConfig
 from stages.options import (

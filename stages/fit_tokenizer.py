@@ -11,11 +11,11 @@ from lightning_fabric import Fabric
 from pipeline.config import load_section
 from pipeline.errors import ConfigError, FrameError
 from pipeline.frame_list import source_of
+from pipeline.frames.given import Frames, places_of
 from pipeline.frames.listing import list_frames
-from pipeline.frames.scan import describe_frames, scan_frames
+from pipeline.frames.scan import scan_frames
 from pipeline.precision import precision_of
 from pipeline.storage.files import keep_apart, sha256_file
-from pipeline.storage.places import Place
 from pipeline.training.checkpoint import CHECKPOINTS, last_step
 from pipeline.training.folder import open_run, recorded
 from pipeline.training.log import Besides
@@ -24,11 +24,11 @@ from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.source import WindowSource
 from pipeline.windows.verify import name_damaged, verify_frames
 from stages.fitting import check_window
+from stages.frame_options import frames_options
 from stages.launch import Launch, fabric_options
 from stages.options import (
     FILE,
     OUT,
-    PLACE,
     as_stored_option,
     log_options,
     overwrite_option,
@@ -58,13 +58,14 @@ class Fitted:
 
 
 def fit_tokenizer(
-    frames: Place,
+    frames: Frames,
     out: Path,
     shape: VQGANConfig,
     windows: TokenizeConfig,
     config: FitTokenizerConfig,
     *,
     fabric: Fabric,
+    skip_broken: bool = False,
     init: Path | None = None,
     lpips: Sequence[Path] = (),
     verify: bool = False,
@@ -80,7 +81,8 @@ def fit_tokenizer(
     """
     config = replace(config, precision=precision_of(fabric))
     check_window(shape, windows, "sections tokenizer and tokenize")
-    videos = scan_frames(frames).videos
+    found = scan_frames(frames, skip_broken=skip_broken)
+    videos = found.videos
     plan = plan_windows(videos, windows)
     if not plan.num_windows("train"):
         raise ConfigError(f"{frames} has no window in its train split.")
@@ -109,7 +111,7 @@ def fit_tokenizer(
             if not name_damaged(videos, plan, windows, fabric, step=last_step(out / CHECKPOINTS)):
                 return None
             raise
-    notes = describe_frames(videos, as_stored=windows.as_stored) if fabric.is_global_zero else []
+    notes = found.notes(as_stored=windows.as_stored) if fabric.is_global_zero else []
     return Fitted(result, steps, identity(load_tokenizer(result)), notes)
 
 
@@ -132,9 +134,7 @@ def _made_from(
 
 
 @click.command("fit-tokenizer")
-@click.option(
-    "--frames", type=PLACE, required=True, help="Frame folder, or tars of frames in a bucket."
-)
+@frames_options
 @click.option("--out", type=OUT, required=True, help="Folder of the run to make or to go on with.")
 @click.option("--init", type=FILE, help="Tokenizer whose weights to begin from, .safetensors.")
 @click.option(
@@ -150,7 +150,8 @@ def _made_from(
 @verify_option
 @overwrite_option
 def command(
-    frames: Place,
+    frames: Frames,
+    skip_broken: bool,
     out: Path,
     init: Path | None,
     lpips: tuple[Path, ...],
@@ -177,7 +178,7 @@ def command(
     Example:
       mebt fit-tokenizer --frames frames --out tokenizer-run --set fit_tokenizer.max_steps=5000
     """
-    keep_apart(out, frames, init, *lpips, params)
+    keep_apart(out, *places_of(frames), init, *lpips, params)
     shape = load_section(params, "tokenizer", VQGANConfig, overrides)
     windows = load_section(params, "tokenize", TokenizeConfig, (*overrides, *as_stored))
     config = load_section(params, "fit_tokenizer", FitTokenizerConfig, overrides)
@@ -190,6 +191,7 @@ def command(
         windows,
         config,
         fabric=fabric,
+        skip_broken=skip_broken,
         init=init,
         lpips=lpips,
         verify=verify_frames,

@@ -20,6 +20,7 @@ from pipeline.forecast.store_size import (
     raw_gb,
 )
 from pipeline.forecast.windows import frames_read, windows_at_hops
+from pipeline.frames.given import Frames, folder_of
 from pipeline.params.choose import (
     Choice,
     fitted,
@@ -63,7 +64,7 @@ class Values:
 
 def check_footage(
     videos: Sequence[Place],
-    frames: Place | None,
+    frames: Frames | None,
     tokenizer: Path | None,
     values: Values,
     trials: Trials,
@@ -83,8 +84,10 @@ def check_footage(
             *(videos, values.extract, scratch / "look"), cameras=cameras, skip_broken=skip_broken
         )
     else:
-        rate = windows.fps or recorded_rate(frames)
-        footage = look_at_images(frames, as_stored=windows.as_stored, rate=rate)
+        rate = windows.fps or recorded_rate(folder_of(frames))
+        footage = look_at_images(
+            frames, as_stored=windows.as_stored, rate=rate, skip_broken=skip_broken
+        )
     plan = plan_windows(footage.videos, windows)
     model = _open(tokenizer, values, trials.kind)
     info = _store_info(model, plan, values, known=tokenizer is not None)
@@ -173,7 +176,7 @@ def _sample(
 
 
 def _store_bytes(
-    info: StoreInfo, plan: Plan, footage: Footage, frames: Place | None, sample: Sample | None
+    info: StoreInfo, plan: Plan, footage: Footage, frames: Frames | None, sample: Sample | None
 ) -> dict[str, Any]:
     most = most_bytes_of_tokens(info)
     tokens = most if sample is None else bytes_of_tokens(info, sample.chunks)

@@ -12,6 +12,7 @@ from pipeline.config import as_dict, load_section
 from pipeline.evaluation.pictures import Pictures
 from pipeline.evaluation.reconstruction import Reconstructions, side_by_side, spread_and_worst
 from pipeline.evaluation.sets import batches
+from pipeline.frames.given import Frames, places_of
 from pipeline.pixels import decode_tokens
 from pipeline.report.reconstruction import about_window, reconstruction_page
 from pipeline.size import sides
@@ -24,16 +25,15 @@ from pipeline.storage.files import (
     write_text,
 )
 from pipeline.storage.outputs import prepare_folder
-from pipeline.storage.places import Place
 from pipeline.video.writer import write_mp4
 from pipeline.windows.apart import WindowsApart, windows_apart
 from pipeline.windows.encode import Encode, encoder_of
 from pipeline.windows.plan import TokenizeConfig, WindowReader
 from stages.fitting import open_distances, open_tokenizer
+from stages.frame_options import frames_options
 from stages.options import (
     FILE,
     OUT,
-    PLACE,
     as_stored_option,
     device_option,
     overwrite_option,
@@ -47,11 +47,12 @@ SHOWN_SIDE = 192
 
 
 def reconstruct(
-    frames: Place,
+    frames: Frames,
     tokenizer: Path,
     out: Path,
     config: TokenizeConfig,
     *,
+    skip_broken: bool = False,
     lpips: tuple[Path, ...] = (),
     limit: int = 128,
     num_shown: int = 8,
@@ -65,7 +66,7 @@ def reconstruct(
     damaged, or `out` holds something else.
     """
     model = open_tokenizer(tokenizer, config, device)
-    footage = windows_apart(frames, config, limit)
+    footage = windows_apart(frames, config, limit, skip_broken=skip_broken)
     pictures = _pictures(model, footage.reader, lpips, config, device)
     made_from = {
         "tokenizer": identity(model),
@@ -133,7 +134,7 @@ def _prepare(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> None:
 
 
 @click.command("reconstruct")
-@click.option("--frames", type=PLACE, required=True, help="Any frames: a folder, or a bucket.")
+@frames_options
 @click.option("--tokenizer", type=FILE, required=True, help="Any tokenizer, .safetensors.")
 @click.option("--out", type=OUT, required=True, help="Folder of videos, page and metrics to make.")
 @click.option(
@@ -161,7 +162,8 @@ def _prepare(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> None:
 @device_option
 @overwrite_option
 def command(
-    frames: Place,
+    frames: Frames,
+    skip_broken: bool,
     tokenizer: Path,
     out: Path,
     lpips: tuple[Path, ...],
@@ -186,13 +188,14 @@ def command(
     Example:
       mebt reconstruct --frames frames --tokenizer models/fish-64.safetensors --out kept
     """
-    keep_apart(out, frames, tokenizer, *lpips, params)
+    keep_apart(out, *places_of(frames), tokenizer, *lpips, params)
     config = load_section(params, "tokenize", TokenizeConfig, (*overrides, *as_stored))
     record = reconstruct(
         frames,
         tokenizer,
         out,
         config,
+        skip_broken=skip_broken,
         lpips=lpips,
         limit=limit,
         num_shown=shown,

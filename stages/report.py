@@ -13,6 +13,7 @@ from mebt import model_metadata
 from mebt.weights import MODEL_FILE
 from pipeline.config import load_params
 from pipeline.errors import PipelineError, TokenStoreError, user_errors
+from pipeline.frames.given import Frames, places_of
 from pipeline.pixels import decode_tokens
 from pipeline.rates import playing_rate
 from pipeline.report.artefacts import (
@@ -45,6 +46,7 @@ from pipeline.training.log import read_log
 from pipeline.training.previews import Tokens, read_previews
 from pipeline.windows.of_tokens import window_reader
 from stages.described import describe_model, describe_tokenizer
+from stages.frame_options import FRAMES
 from stages.options import FILE, FOLDER, OUT, PLACE
 from tokenizer import Tokenizer, identity, load_tokenizer
 
@@ -54,7 +56,7 @@ DECODED_AT_ONCE = 4
 def collect(
     tokens: Place,
     *,
-    frames: Place | None = None,
+    frames: Frames | None = None,
     samples: Place | None = None,
     run: Path | None = None,
     tokenizer: Path | None = None,
@@ -146,7 +148,7 @@ def _with_clips(
     split = "test" if "test" in store.splits else store.splits[0]
     contents = replace(contents, previews=preview_clips(previews, decode))
     if footage is not None:
-        read = window_reader(footage.folder.videos, footage.place, store).pixels
+        read = window_reader(footage.folder, footage.place, store).pixels
         pairs = reconstructed_pairs(store, split, read, decode)
         contents = replace(contents, pairs=pairs, pairs_split=split)
     if drawn is not None:
@@ -167,7 +169,9 @@ def _fps(params: Path | None, shown: StoreInfo) -> float:
 @click.command("report")
 @click.option("--tokens", type=PLACE, required=True, help="Token store of the real videos.")
 @click.option(
-    "--frames", type=PLACE, help="Frames that the tokens were made from: a folder, or a bucket."
+    "--frames",
+    type=FRAMES,
+    help="Frames that the tokens were made from, as `tokenize` was given them.",
 )
 @click.option("--samples", type=PLACE, help="Token store of samples.")
 @click.option("--run", type=FOLDER, help="Run that trained the model.")
@@ -189,7 +193,8 @@ def command(tokens: Place, out: Path, **given: Any) -> None:
         --tokenizer models/fish-64.safetensors --metrics metrics.json --params params.yaml \\
         --out report.html
     """
-    keep_apart(out, tokens, *given.values())
-    page = make_report(collect(tokens, **given))
+    frames = given.pop("frames")
+    keep_apart(out, tokens, *places_of(frames), *given.values())
+    page = make_report(collect(tokens, frames=frames, **given))
     write_text(out, page)
     click.echo(f"{out}: {len(page.encode()) / 1e6:.1f} MB")

@@ -10,8 +10,9 @@ from lightning_fabric import Fabric
 
 from pipeline.config import load_section
 from pipeline.frame_list import source_of
+from pipeline.frames.given import Frames, folder_of, places_of
 from pipeline.frames.listing import list_frames
-from pipeline.frames.scan import FrameFolder, describe_frames, scan_frames
+from pipeline.frames.scan import FrameFolder, scan_frames
 from pipeline.frames.tars import Rejected
 from pipeline.metrics import CodebookUse, codebook_use
 from pipeline.pixels import decode_tokens
@@ -30,10 +31,10 @@ from pipeline.windows.plan import Plan, TokenizeConfig, WindowReader, plan_windo
 from pipeline.windows.verify import refuse_damaged, verify_frames
 from stages.conditioned import conditions_options, files_of
 from stages.fitting import open_tokenizer
+from stages.frame_options import frames_options
 from stages.launch import Launch, fabric_options
 from stages.options import (
     FILE,
-    PLACE,
     PLACE_OUT,
     as_stored_option,
     overwrite_option,
@@ -70,12 +71,13 @@ class Tokenized:
 
 
 def tokenize(
-    frames: Place,
+    frames: Frames,
     tokenizer: Path,
     out: Place,
     config: TokenizeConfig,
     *,
     fabric: Fabric,
+    skip_broken: bool = False,
     workers: int = 0,
     verify: bool = False,
     overwrite: bool = False,
@@ -93,12 +95,13 @@ def tokenize(
     alone returns what was made.
     """
     model = open_tokenizer(tokenizer, config, str(fabric.device))
-    found = scan_frames(frames)
+    found = scan_frames(frames, skip_broken=skip_broken)
     plan = plan_windows(found.videos, config)
     if verify and not verify_frames(found.videos, plan, config, fabric):
         return None
     source = list_frames(found.videos, frames)
-    info = _store_info(model, plan, source_of(source), config, config.fps or recorded_rate(frames))
+    rate = config.fps or recorded_rate(folder_of(frames))
+    info = _store_info(model, plan, source_of(source), config, rate)
     info, given = conditioned(info, plan.table, found.videos, frames, labels=labels, states=states)
     with claim_shards(
         *(out, info, given.plan),
@@ -160,16 +163,14 @@ def _measured(
         encoded=windows - taken,
         taken=taken,
         rejected=found.rejected + plan.rejected,
-        notes=describe_frames(found.videos, as_stored=config.as_stored),
+        notes=found.notes(as_stored=config.as_stored),
         use=codebook_use(counts),
         psnr=reconstruction_psnr(store, reader, partial(decode_tokens, model), CHECKED_WINDOWS),
     )
 
 
 @click.command("tokenize")
-@click.option(
-    "--frames", type=PLACE, required=True, help="Frame folder, or tars of frames in a bucket."
-)
+@frames_options
 @click.option("--tokenizer", type=FILE, required=True, help="Frozen tokenizer, .safetensors.")
 @click.option("--out", type=PLACE_OUT, required=True, help="Token store to make or to go on with.")
 @conditions_options()
@@ -186,7 +187,8 @@ def _measured(
 )
 @overwrite_option
 def command(
-    frames: Place,
+    frames: Frames,
+    skip_broken: bool,
     tokenizer: Path,
     out: Place,
     labels: LabelsFrom | None,
@@ -216,8 +218,9 @@ def command(
       mebt tokenize --frames frames --tokenizer t.safetensors --out s3://bucket/tokens --devices 8
       mebt tokenize --frames frames --tokenizer t.safetensors --out tokens --update
       mebt tokenize --frames frames --tokenizer t.safetensors --out tokens --labels labels.csv
+      mebt tokenize --frames 'shards/{000..041}.tar' --tokenizer t.safetensors --out tokens
     """
-    keep_apart(out, frames, tokenizer, params, *files_of(labels, states))
+    keep_apart(out, *places_of(frames), tokenizer, params, *files_of(labels, states))
     config = load_section(params, "tokenize", TokenizeConfig, (*overrides, *as_stored))
     fabric = launch()
     if workers is None:
@@ -229,6 +232,7 @@ def command(
         out,
         config,
         fabric=fabric,
+        skip_broken=skip_broken,
         workers=workers,
         verify=verify_frames,
         overwrite=overwrite,

@@ -8,6 +8,7 @@ import click
 import pyarrow as pa
 
 from pipeline.errors import TokenStoreError, user_errors
+from pipeline.frames.given import Frames
 from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import Video, scan_frames
 from pipeline.metrics import codebook_use
@@ -26,6 +27,7 @@ from pipeline.windows.of_tokens import check_source
 from pipeline.windows.plan import TokenizeConfig, plan_windows
 from pipeline.windows.verify import refuse_damaged
 from stages.conditioned import conditions_options
+from stages.frame_options import FRAMES
 from stages.options import FILE, PLACE, device_option, spare_cores, workers_option
 from stages.token_files import export_command, import_command
 from tokenizer import Tokenizer, identity, load_tokenizer
@@ -121,9 +123,9 @@ def verify(store: Place) -> None:
 @click.argument("store", type=PLACE)
 @click.option(
     "--frames",
-    type=PLACE,
+    type=FRAMES,
     required=True,
-    help="Frames that its tokens were made of: a folder, or a bucket.",
+    help="Frames that its tokens were made of, as `tokenize` was given them.",
 )
 @click.option("--tokenizer", type=FILE, required=True, help="Tokenizer that made its tokens.")
 @conditions_options(" Needed if the store's own are broken.")
@@ -131,7 +133,7 @@ def verify(store: Place) -> None:
 @device_option
 def repair(
     store: Place,
-    frames: Place,
+    frames: Frames,
     tokenizer: Path,
     labels: LabelsFrom | None,
     states: StatesFrom | None,
@@ -156,8 +158,9 @@ def repair(
     with user_errors():
         model = load_tokenizer(tokenizer, device)
     check_tokenizer(opened, tokenizer, identity(model))
-    videos = scan_frames(frames).videos
-    check_source(opened, videos, frames)
+    found = scan_frames(frames, skip_broken=True)
+    check_source(opened, found, frames)
+    videos = found.videos
     files = open_storage(store)
     with files.lock():
         plan = _planned_again(opened, videos, model)

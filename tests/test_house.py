@@ -38,6 +38,7 @@ SHARED_BY_STAGES = {
     for name in (
         "launch",
         "options",
+        "frame_options",
         "sections",
         "previews",
         "fitting",

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from pipeline.errors import FrameError
 from pipeline.forecast.looks import Looks, chosen, look_at_frames, look_at_video, small
+from pipeline.frames.given import Frames
 from pipeline.frames.scan import Video, describe_frames, scan_frames
 from pipeline.frames.tars import Rejected, reject
 from pipeline.params.survey import Seen, look
@@ -95,12 +96,14 @@ def look_at_videos(
     return footage
 
 
-def look_at_images(frames: Place, *, as_stored: bool, rate: float | None) -> Footage:
+def look_at_images(
+    frames: Frames, *, as_stored: bool, rate: float | None, skip_broken: bool = False
+) -> Footage:
     """Finds the videos of a frame folder or of tars, as `tokenize` does.
 
     `rate` is their frames a second, if that is known. Raises FrameError if there is none.
     """
-    scanned = scan_frames(frames)
+    scanned = scan_frames(frames, skip_broken=skip_broken)
     footage = Footage(scanned.videos, rejected=list(scanned.rejected))
 
     def look(video: Video) -> tuple[Looks, tuple[int, int]]:

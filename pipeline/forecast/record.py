@@ -10,9 +10,9 @@ import numpy as np
 from pipeline.forecast.footage import Footage
 from pipeline.forecast.looks import duplicates, is_still
 from pipeline.frames.scan import Video
+from pipeline.frames.tars import describe_broken
 from pipeline.params.choose import Choice
 from pipeline.store.reader import TokenStore
-from pipeline.video.shards import describe_broken
 from pipeline.windows.plan import Plan
 
 

@@ -9,16 +9,16 @@ import pyarrow as pa
 
 from pipeline.errors import FrameError
 from pipeline.frame_list import SHOWN, SOURCE_SCHEMA, FrameRecord, source_of
+from pipeline.frames.given import Frames
 from pipeline.frames.images import FrameFile
 from pipeline.frames.scan import Video
 from pipeline.frames.tars import TarFrame
-from pipeline.storage.places import Place
 
 RAW = (".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 """Images that can keep their size in bytes whatever they show."""
 
 
-def list_frames(videos: Sequence[Video], root: Place) -> pa.Table:
+def list_frames(videos: Sequence[Video], root: Frames) -> pa.Table:
     """Lists the frames of videos with their sizes in bytes, and a hash of the bytes of `RAW` ones.
 
     Cheap and the same on every machine; a compressed frame repainted to the very same number of
@@ -52,6 +52,6 @@ def _record(frame: FrameFile) -> FrameRecord:
     return name, size, hashlib.sha256(data).hexdigest()
 
 
-def source_fingerprint(videos: Sequence[Video], root: Place) -> str:
+def source_fingerprint(videos: Sequence[Video], root: Frames) -> str:
     """Returns the hash of which frames there are; see `list_frames`."""
     return source_of(list_frames(videos, root))

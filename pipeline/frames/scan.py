@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import FrameError
+from pipeline.frames.given import Frames, Tars
 from pipeline.frames.images import FrameFile, look_at_first
 from pipeline.frames.numbering import cut_runs
 from pipeline.frames.tars import (
@@ -21,6 +22,7 @@ from pipeline.frames.tars import (
     SUFFIX,
     Rejected,
     TarFrame,
+    describe_broken,
     list_clips,
     reject,
 )
@@ -55,6 +57,10 @@ class FrameFolder:
     videos: list[Video]
     rejected: list[Rejected]
     num_files: int
+
+    def notes(self, *, as_stored: bool) -> list[str]:
+        """Says which tars are broken, and what else one might not expect and is no error."""
+        return describe_broken(self.rejected) + describe_frames(self.videos, as_stored=as_stored)
 
 
 def group_frames(
@@ -227,8 +233,8 @@ def _by_split(
     return files, rejected
 
 
-def scan_frames(root: Place) -> FrameFolder:
-    """Finds the videos of a frame folder, or of the tars below a prefix of a bucket.
+def scan_frames(root: Frames, *, skip_broken: bool = False) -> FrameFolder:
+    """Finds the videos of a frame folder, of named tars, or of those below a prefix of a bucket.
 
     With `train.txt` or `test.txt`, one path a line (absolute, or relative to the list), only what
     they name is read. Otherwise, if there are `.tar` files, the clips in these, as
@@ -238,31 +244,36 @@ def scan_frames(root: Place) -> FrameFolder:
     if there are no such folders; images beside them are rejected. Tars of which none begins with a
     clip, such as the one that images were unpacked from, are rejected and the images read.
 
+    With `skip_broken`, nothing is used of a tar that is broken, as if it were not there: frames do
+    not depend on how far it could be read.
+
     Raises FrameError if there is not one video, or a tar beside tars of clips, or without any image
     beside it, holds anything that it should not; and StorageError if a bucket cannot be read.
     """
+    if isinstance(root, Tars):
+        return _grouped(*list_clips(root.tars, instead=False, skip_broken=skip_broken), root)
     if isinstance(root, str):
-        return _grouped(*_found(list(_objects_below(root)), root), root)
+        return _grouped(*_found(list(_objects_below(root)), root, skip_broken), root)
     if not root.is_dir():
         raise FrameError(f"{root} is not a folder of frames.")
     lists = [split for split in SPLITS if (root / f"{split}.txt").is_file()]
     if not lists:
         below = list(files_below(root, suffixes=(*IMAGES, SUFFIX)))
-        return _grouped(*_found(below, root), root)
+        return _grouped(*_found(below, root, skip_broken), root)
     listed = {split: _listed(root, split) for split in lists}
     files = {split: paths for split, (paths, _) in listed.items()}
     return _grouped(files, [item for _, refused in listed.values() for item in refused], root)
 
 
 def _found(
-    below: Sequence[tuple[Place, str | None]], root: Place
+    below: Sequence[tuple[Place, str | None]], root: Place, skip_broken: bool
 ) -> tuple[Mapping[str, Sequence[Path | TarFrame]], list[Rejected]]:
     """Sorts what lies below `root` into the frames of each split and what is not used."""
     tars = [path for path, reason in below if not reason and _suffix(path) == SUFFIX]
     others = [(path, why) for path, why in below if why or _suffix(path) != SUFFIX]
     unread = [(path, why) for path, why in others if why or _suffix(path) in IMAGES]
     has_images = isinstance(root, Path) and any(why is None for _, why in unread)
-    frames, rejected = list_clips(tars, instead=has_images)
+    frames, rejected = list_clips(tars, instead=has_images, skip_broken=skip_broken)
     if isinstance(root, Path) and not frames:
         files, refused = _by_split(root, [(Path(path), why) for path, why in others])
         return files, rejected + refused
@@ -275,12 +286,13 @@ def _suffix(path: Place) -> str:
 
 
 def _grouped(
-    files: Mapping[str, Sequence[Path | TarFrame]], rejected: list[Rejected], root: Place
+    files: Mapping[str, Sequence[Path | TarFrame]], rejected: list[Rejected], root: Frames
 ) -> FrameFolder:
     num_files = len(rejected) + sum(map(len, files.values()))
     videos: list[Video] = []
     for split in filter(files.get, SPLITS):
-        made, foreign = group_frames(files[split], split=split, root=Path(root))
+        inside = Path() if isinstance(root, Tars) else Path(root)
+        made, foreign = group_frames(files[split], split=split, root=inside)
         videos += made
         rejected += foreign
     if not videos:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 from tqdm import tqdm
 
@@ -31,6 +32,8 @@ NUMBERED = re.compile(r"(?:.*\D)?(\d+)(\.\w+)", re.ASCII)
 """An extension of one image of several: a number, and the image's own."""
 
 
+MAX_NAMED = 5
+"""Broken tars that are named in one line."""
 REQUESTS = 8
 """Tars that are looked into at once: a bucket takes its time to answer."""
 
@@ -45,6 +48,40 @@ class Rejected:
 
     name: str
     reason: str
+
+
+class BrokenTar(Rejected):
+    """A tar that is damaged at some place, so that nothing of it is used."""
+
+    what: ClassVar = "left out"
+
+
+class PartlyUsedTar(BrokenTar):
+    """A tar that is damaged at some place, and used up to there."""
+
+    what = "used up to the damage"
+
+
+def refuse_broken(rejected: Sequence[Rejected]) -> None:
+    """Raises FrameError if there are broken tars: why the first is, and which others."""
+    broken = [item for item in rejected if isinstance(item, BrokenTar)]
+    if not broken:
+        return
+    others = _some(broken[1:])
+    more, what = (f" Broken, too: {others}.", "them") if others else ("", "it")
+    raise FrameError(f"{broken[0].reason}{more} To go on without {what}, give --skip-broken.")
+
+
+def describe_broken(rejected: Sequence[Rejected]) -> list[str]:
+    """Counts and names broken tars that are skipped, if there are any."""
+    broken = [item for item in rejected if isinstance(item, BrokenTar)]
+    what = "broken tar is" if len(broken) == 1 else "broken tars are"
+    return [f"{len(broken):,} {what} {broken[0].what}: {_some(broken)}"] if broken else []
+
+
+def _some(tars: Sequence[Rejected]) -> str:
+    more = f" and {len(tars) - MAX_NAMED:,} more" if tars[MAX_NAMED:] else ""
+    return ", ".join(tar.name for tar in tars[:MAX_NAMED]) + more
 
 
 def reject(file: object, reason: str) -> Rejected:
@@ -95,24 +132,31 @@ def write_clips(
 
 
 def list_clips(
-    tars: Sequence[Place], *, instead: bool
+    tars: Sequence[Place], *, instead: bool, skip_broken: bool
 ) -> tuple[dict[str, list[TarFrame]], list[Rejected]]:
-    """Lists the frames of the clips in `tars`, by split, and rejects tars without a clip.
+    """Lists the frames of the clips in `tars`, by split; rejects broken tars and those without any.
 
-    Raises FrameError if one holds anything else, unless none of them begins with a clip and there
-    is something to read `instead`.
+    Of broken ones nothing is listed. Raises FrameError if one holds anything else, or if some are
+    broken and not to be skipped, unless none of all begins with a clip and there is something to
+    read `instead`.
     """
     frames: dict[str, list[TarFrame]] = {}
-    rejected = []
+    rejected: list[Rejected] = []
+    broken: list[Rejected] = []
     wrong: FrameError | None = None
+    begun = not instead
     pool = ThreadPoolExecutor(REQUESTS)
     try:
         found = pool.map(partial(_clips, others=not instead), tars)
         for path, (clips, empty, error) in tqdm(
             zip(tars, found, strict=True), "look into tars", len(tars), leave=False, disable=None
         ):
+            begun = begun or bool(clips)
+            if error and not isinstance(error, NoClipError):
+                broken.append(BrokenTar(printable(str(path)), str(error)))
+                continue
             wrong = wrong or error
-            if wrong and (frames or clips or not instead):
+            if wrong and begun:
                 raise wrong
             if not clips:
                 rejected.append(reject(path, str(error or "a tar that holds no clip")))
@@ -121,7 +165,9 @@ def list_clips(
                 frames.setdefault(split, []).extend(clip)
     finally:
         pool.shutdown(cancel_futures=True)
-    return frames, rejected
+    if begun and not skip_broken:
+        refuse_broken(broken)
+    return frames, broken + rejected
 
 
 def _clips(

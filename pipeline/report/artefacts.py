@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FrameError, PipelineError
+from pipeline.frames.given import Frames, folder_of
 from pipeline.frames.listing import source_fingerprint
 from pipeline.frames.scan import FrameFolder, scan_frames
 from pipeline.frames.tars import Rejected
@@ -102,17 +103,20 @@ class Extracted:
 class Footage:
     """Frames as they lie in a folder or a bucket, and what extract says of them."""
 
-    place: Place
+    place: Frames
     folder: FrameFolder
     extracted: Extracted
 
 
-def read_footage(frames: Place) -> Footage:
+def read_footage(frames: Frames) -> Footage:
     """Lists frames. Raises FrameError if the record beside them is not what extract writes."""
-    return Footage(frames, scan_frames(frames), _read_extracted(frames))
+    found = scan_frames(frames, skip_broken=True)
+    return Footage(frames, found, _read_extracted(folder_of(frames)))
 
 
-def _read_extracted(frames: Place) -> Extracted:
+def _read_extracted(frames: Place | None) -> Extracted:
+    if frames is None:
+        return Extracted()
     place = frames / RECORD if isinstance(frames, Path) else f"{frames}/{RECORD}"
     try:
         with open_file(place) as file:

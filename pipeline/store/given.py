@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from pipeline.condition_files import FrameNumbers, StatesFile
 from pipeline.known_videos import Key, matched, told
-from pipeline.storage.places import Place
 from pipeline.store.layout import StoreInfo
 from pipeline.store.states import STATES_HASH, empty_states, hash_states, states_of
 from pipeline.store.tables import label_names, videos_of, with_labels
@@ -41,7 +40,7 @@ class Given:
 
 
 def label_rows(
-    plan: pa.Table, place: Place, known: Mapping[str, str], videos: Sequence[Key]
+    plan: pa.Table, place: object, known: Mapping[str, str], videos: Sequence[Key]
 ) -> tuple[pa.Table, list[str]]:
     """Adds labels to a plan; returns also what is to be said of them.
 

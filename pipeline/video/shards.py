@@ -29,37 +29,8 @@ from pipeline.video.tiles import ExtractConfig
 
 MAX_TEXT = 10_000
 """Characters of a caption or label that are kept."""
-MAX_NAMED = 5
-"""Broken tars that are named in one line."""
 AT_ONCE = 1 << 22
 """Bytes of a video that are copied in one go."""
-
-
-class BrokenTar(Rejected):
-    """A tar that is damaged at some place; what lies before it may be used."""
-
-
-def refuse_broken(rejected: Sequence[Rejected]) -> None:
-    """Raises FrameError if there are broken tars: why the first is, and which others."""
-    broken = [item for item in rejected if isinstance(item, BrokenTar)]
-    if not broken:
-        return
-    others = _some([item.name for item in broken[1:]])
-    more, what = (f" Broken, too: {others}.", "them") if others else ("", "it")
-    raise FrameError(f"{broken[0].reason}{more} To go on without {what}, give --skip-broken.")
-
-
-def describe_broken(rejected: Sequence[Rejected]) -> list[str]:
-    """Counts and names broken tars that are skipped, if there are any."""
-    names = [item.name for item in rejected if isinstance(item, BrokenTar)]
-    what = "broken tar is" if len(names) == 1 else "broken tars are"
-    return [f"{len(names)} {what} used up to the damage: {_some(names)}"] if names else []
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:MAX_NAMED]) + (
-        f" and {len(names) - MAX_NAMED:,} more" if names[MAX_NAMED:] else ""
-    )
 
 
 @dataclass

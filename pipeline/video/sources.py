@@ -12,21 +12,20 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
 
-from braceexpand import braceexpand
-
 from pipeline.errors import FrameError
+from pipeline.frames.given import is_folder, is_tar
 from pipeline.frames.scan import files_below
-from pipeline.frames.tars import SPLITS, SUFFIX, Rejected
+from pipeline.frames.tars import SPLITS, PartlyUsedTar, Rejected, refuse_broken
 from pipeline.progress import progress
 from pipeline.storage.bucket import Bucket
 from pipeline.storage.files import printable
-from pipeline.storage.places import Place, is_remote, object_stamp, open_storage
+from pipeline.storage.places import Place, object_stamp, open_storage
 from pipeline.video.clips import Source
 from pipeline.video.episodes import is_lerobot, no_cameras
 from pipeline.video.footage import SUFFIXES, open_video
 from pipeline.video.lerobot import find_episodes
 from pipeline.video.reader import read_video
-from pipeline.video.shards import BrokenTar, Shards, refuse_broken
+from pipeline.video.shards import Shards
 from pipeline.video.tiles import ExtractConfig
 
 AT_ONCE = 1 << 22
@@ -35,8 +34,6 @@ AT_ONCE = 1 << 22
 LONG_LOOK = 1024
 """Megabytes from which on it is shown how far the look at the videos is."""
 
-MAX_TARS = 1_000_000
-"""Names that a pattern may stand for."""
 SCRATCH = ".extract/staged/members"
 """Where the video of a tar lies while it is decoded, below what is made."""
 
@@ -56,16 +53,16 @@ def find_videos(
 ) -> tuple[list[Source], list[Rejected]]:
     """Lists the videos of a folder, and of tars; every other file is rejected with a reason.
 
-    `places` are one folder, or tars: see `expand`. A video is what FFmpeg finds one in, whatever
-    its name; for tars see `pipeline.video.shards`; of a LeRobot data set these `cameras` are taken,
-    or all, see `pipeline.video.lerobot`. What lies in `out` is left out: it was made, not given. If
-    there are folders `train` and `test`, their videos stay in these, and others are rejected. Every
-    video has a name of its own. `known` spares and learns hashes; unless `hashed`, contents have no
-    name. Raises FrameError, naming it, for a broken tar; to `skip_broken` ones, they are rejected,
-    and what lies before the break is used.
+    `places` are one folder, or tars: see `pipeline.frames.given.expand`. A video is what FFmpeg
+    finds one in, whatever its name; for tars see `pipeline.video.shards`; of a LeRobot data set
+    these `cameras` are taken, or all, see `pipeline.video.lerobot`. What lies in `out` is left out:
+    it was made, not given. If there are folders `train` and `test`, their videos stay in these, and
+    others are rejected. Every video has a name of its own. `known` spares and learns hashes; unless
+    `hashed`, contents have no name. Raises FrameError, naming it, for a broken tar; to
+    `skip_broken` ones, they are rejected, and what lies before the break is used.
     """
     known = {} if known is None else known
-    (folder,) = places if len(places) == 1 and _is_folder(places[0]) else (None,)
+    (folder,) = places if len(places) == 1 and is_folder(places[0]) else (None,)
     look = partial(_looked_into, known=known, hashed=hashed)
     if isinstance(folder, Path) and is_lerobot(folder):
         return find_episodes(folder, config, cameras, look)
@@ -81,18 +78,18 @@ def find_videos(
     shards = Shards(config, out / SCRATCH)
     found: list[Source] = []
     for file in files:
-        is_tar = _suffix(file.place) == SUFFIX
+        of_videos = is_tar(file.place)
         try:
             stamp = stamps[file.place] if file.place in stamps else _stamp(str(file.place))
             if isinstance(stamp, FrameError):
                 raise stamp
-            if is_tar:
+            if of_videos:
                 name = str(PurePosixPath(file.name).with_suffix(""))
                 shards.add(file.place, name, stamp, split=file.split)
             else:
                 found.append(_video(Path(file.place), file, str(stamp), config))
         except FrameError as error:
-            kind = BrokenTar if is_tar else Rejected
+            kind = PartlyUsedTar if of_videos else Rejected
             rejected.append(kind(printable(file.given), str(error)))
     if not skip_broken:
         refuse_broken(rejected)
@@ -133,46 +130,11 @@ def _lent(path: Path) -> AbstractContextManager[Path]:
     return nullcontext(path)
 
 
-def expand(words: Sequence[str]) -> list[Place]:
-    """Returns the places that words name: each a folder, a tar or a pattern of tars, or in S3.
-
-    A pattern is as of a shell, `shards/{000..041}.tar`; what is there by that name is no pattern.
-    Raises FrameError, naming it, for what is not there, and for a folder beside anything else.
-    """
-    places: list[Place] = []
-    for word in words:
-        try:
-            names = list(itertools.islice(braceexpand(word), MAX_TARS + 1))
-        except ValueError:  # Braces that are never closed: a name like any other.
-            names = [word]
-        if not is_remote(word) and Path(word).exists():
-            names = [word]
-        if len(names) > MAX_TARS:
-            raise FrameError(f"{word} names more than {MAX_TARS:,} tars.")
-        places += [name if is_remote(name) else Path(name) for name in names]
-    for place in places:
-        if _is_folder(place) and len(places) > 1:
-            raise FrameError(f"{place} is a folder; give one folder, or tars, but not both.")
-        if isinstance(place, Path) and not place.exists():
-            raise FrameError(f"{place} does not exist.")
-        if not _is_folder(place) and _suffix(place) != SUFFIX:
-            raise FrameError(f"{place} is neither a folder nor a .tar; give the folder it lies in.")
-    return places
-
-
-def _is_folder(place: Place) -> bool:
-    return place.is_dir() if isinstance(place, Path) else _suffix(place) != SUFFIX
-
-
-def _suffix(place: Place) -> str:
-    return PurePosixPath(place).suffix.lower()
-
-
 def _tars_below(url: Place) -> list[Place]:
     """Lists the tars below a prefix of a bucket."""
     bucket = open_storage(url)
     assert isinstance(bucket, Bucket)
-    return [bucket.place(name) for name in sorted(bucket.below()) if _suffix(name) == SUFFIX]
+    return [bucket.place(name) for name in sorted(bucket.below()) if is_tar(name)]
 
 
 def _stamp(url: str) -> list[Any]:
@@ -247,7 +209,7 @@ def _opened(path: Path) -> str | FrameError:
 
 def _open_if_video(path: Path) -> None:
     """Raises FrameError if what is no tar, nor a table of a data set, is no video."""
-    if _suffix(path) not in (SUFFIX, ".parquet"):
+    if not is_tar(path) and path.suffix.lower() != ".parquet":
         with open_video(path):
             pass
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.frame_list import source_of
+from pipeline.frames.given import Frames, folder_of
 from pipeline.frames.listing import list_frames
-from pipeline.frames.scan import describe_frames, scan_frames
+from pipeline.frames.scan import scan_frames
 from pipeline.rates import playing_rate, recorded_rate
-from pipeline.storage.places import Place
 from pipeline.store.reader import spread_rows
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 
@@ -28,18 +28,21 @@ class WindowsApart:
     """What one might not expect of the frames."""
 
 
-def windows_apart(frames: Place, config: TokenizeConfig, limit: int) -> WindowsApart:
+def windows_apart(
+    frames: Frames, config: TokenizeConfig, limit: int, *, skip_broken: bool = False
+) -> WindowsApart:
     """Chooses up to `limit` windows of frames; `config.hop` has no say.
 
     Raises FrameError if there is no window, or a frame is listed but missing.
     """
-    videos = scan_frames(frames).videos
+    found = scan_frames(frames, skip_broken=skip_broken)
+    videos = found.videos
     plan = plan_windows(videos, replace(config, hop=config.span)).table
     chosen = plan.take(np.asarray(spread_rows(len(plan), limit), np.int64))
     columns = (chosen[key].to_pylist() for key in ("split", "video", "first_frame"))
-    rate = config.fps or recorded_rate(frames)
+    rate = config.fps or recorded_rate(folder_of(frames))
     fps, said = playing_rate(None, None if rate is None else rate / config.stride)
-    notes = describe_frames(videos, as_stored=config.as_stored)
+    notes = found.notes(as_stored=config.as_stored)
     if said:
         notes.append(said.replace("decode.fps", "tokenize.fps"))
     return WindowsApart(

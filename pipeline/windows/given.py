@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.condition_files import file_bytes, is_label, read_labels, read_states
 from pipeline.errors import PipelineError, TokenStoreError
+from pipeline.frames.given import Frames, folder_of
 from pipeline.frames.scan import Video, frame_numbers
 from pipeline.known_videos import PIECE, Key
 from pipeline.storage.places import Place, open_storage
@@ -32,7 +33,7 @@ def conditioned(
     info: StoreInfo,
     plan: pa.Table,
     videos: Sequence[Video],
-    frames: Place,
+    frames: Frames,
     *,
     labels: LabelsFrom | None,
     states: StatesFrom | None,
@@ -52,7 +53,7 @@ def conditioned(
 
 
 def label_plan(
-    plan: pa.Table, videos: Sequence[Video], frames: Place, labels: LabelsFrom
+    plan: pa.Table, videos: Sequence[Video], frames: Frames, labels: LabelsFrom
 ) -> tuple[pa.Table, list[str]]:
     """Adds labels to the rows of a plan; returns also what is to be said of them.
 
@@ -61,29 +62,33 @@ def label_plan(
     keys = [(video.split, video.name) for video in videos]
     if labels == "folders":
         return label_rows(plan, frames, folder_labels(frames, keys), keys)
-    if labels == "beside" and VIDEOS not in open_storage(frames).names():
+    folder = folder_of(frames)
+    has_file = folder is not None and VIDEOS in open_storage(folder).names()
+    if labels == "beside" and not has_file:
         beside = image_labels(videos)
         if beside.labels:
             plan, said = label_rows(plan, frames, beside.labels, keys)
             return plan, [*said, *beside.said()]
-    place = open_storage(frames).place(VIDEOS) if labels == "beside" else labels
-    return label_rows(plan, place, read_labels(place, _bytes(frames, VIDEOS, labels)), keys)
+    place, data = _file(frames, VIDEOS, labels)
+    return label_rows(plan, place, read_labels(place, data), keys)
 
 
-def _bytes(frames: Place, name: str, given: Path | str) -> bytes:
+def _file(frames: Frames, name: str, given: Path | str) -> tuple[Place, bytes]:
     """Reads a file that is given, or that `extract` left beside the frames."""
     if isinstance(given, Path):
-        return file_bytes(given)
-    try:
-        return open_storage(frames).read(name)
-    except FileNotFoundError:
-        raise PipelineError(
-            f"{frames} has no {name}, which `mebt extract` leaves where it finds any, and nothing "
-            "lies beside images in tars. Give a file."
-        ) from None
+        return given, file_bytes(given)
+    folder = folder_of(frames)
+    if folder is not None:
+        storage = open_storage(folder)
+        with suppress(FileNotFoundError):
+            return storage.place(name), storage.read(name)
+    raise PipelineError(
+        f"{frames} has no {name}, which `mebt extract` leaves where it finds any, and nothing lies "
+        "beside images in tars. Give a file."
+    )
 
 
-def folder_labels(frames: Place, videos: Sequence[Key]) -> dict[str, str]:
+def folder_labels(frames: Frames, videos: Sequence[Key]) -> dict[str, str]:
     """Returns the name of the folder that each video lies in, by its own name.
 
     A folder may hold several videos, or each video may be a folder, and its frames be named else.
@@ -106,11 +111,10 @@ def folder_labels(frames: Place, videos: Sequence[Key]) -> dict[str, str]:
 
 
 def _given_states(
-    info: StoreInfo, plan: pa.Table, videos: Sequence[Video], frames: Place, given: StatesFrom
+    info: StoreInfo, plan: pa.Table, videos: Sequence[Video], frames: Frames, given: StatesFrom
 ) -> GivenStates:
     """Reads states of frames, which are known by the number in their names."""
     assert info.frames and info.stride, "tokens made from frames know their window"
-    place = open_storage(frames).place(STATES) if given == "beside" else given
     offsets = np.arange(info.frames) * info.stride
     known = {(video.split, video.name): video for video in videos}
 
@@ -122,7 +126,7 @@ def _given_states(
         frames: NDArray[np.int64] = numbers(key)[firsts[:, None] + offsets]
         return frames
 
-    file = read_states(place, _bytes(frames, STATES, given))
+    file = read_states(*_file(frames, STATES, given))
     return GivenStates(info, plan, file, info.frames, frames_of)
 
 
@@ -130,7 +134,7 @@ def conditioned_again(
     store: TokenStore,
     plan: pa.Table,
     videos: Sequence[Video],
-    frames: Place,
+    frames: Frames,
     *,
     labels: LabelsFrom | None,
     states: StatesFrom | None,

@@ -112,7 +112,7 @@ def test_broken_tars_are_named_and_skipped_when_asked(flow: Flow, tmp_path: Path
     record, said = found(flow, "--videos", tmp_path / "shards", "--skip-broken")
     assert record["footage"]["videos"] == 5
     assert "1 broken tar is used up to the damage: b.tar\n" in said
-    assert run(flow, "--frames", flow.root / "frames", "--skip-broken").exit_code == 2
+    assert run(flow, "--tokens", flow.root / "tokens", "--skip-broken").exit_code == 2
 
 
 def test_another_hop_is_foretold_as_tokenize_makes_it(flow: Flow) -> None:

@@ -278,15 +278,15 @@ def test_a_store_remembers_that_frames_were_read_as_stored(flow: Flow) -> None:
     paths = [word if word[0] == "-" else str(flow.root / word) for word in ["lying", *words]]
     assert "train 1" in CliRunner().invoke(cli, ["tokens", "repair", *paths]).output
     assert content(flow.root / "lying") == before
-    videos = scan_frames(flow.root / "frames").videos
+    found = scan_frames(flow.root / "frames")
     (window,) = store.plan("train").slice(5, 1).to_pylist()
     config = TokenizeConfig(**PARAMS["tokenize"], as_stored=True)
     pixels = [
         reader.pixels("train", window["video"], window["first_frame"])
         for reader in (
-            WindowReader(videos, config),
-            window_reader(videos, flow.root / "frames", store),
-            window_reader(videos, flow.root / "frames", TokenStore(flow.root / "turned")),
+            WindowReader(found.videos, config),
+            window_reader(found, flow.root / "frames", store),
+            window_reader(found, flow.root / "frames", TokenStore(flow.root / "turned")),
         )
     ]
     np.testing.assert_array_equal(pixels[0], pixels[1])

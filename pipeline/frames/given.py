@@ -1,0 +1,91 @@
+"""Where frames are: in a folder, in a bucket, or in tars that are named one by one."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from braceexpand import braceexpand
+
+from pipeline.errors import FrameError
+from pipeline.frames.tars import SUFFIX
+from pipeline.storage.places import Place, is_remote
+
+MAX_TARS = 1_000_000
+"""Names that a pattern may stand for."""
+
+
+@dataclass(frozen=True)
+class Tars:
+    """Tars that one word names."""
+
+    word: str
+    tars: tuple[Place, ...]
+
+    def __str__(self) -> str:
+        return self.word
+
+
+Frames = Place | Tars
+
+
+def named_frames(word: str) -> Frames:
+    """Returns the folder that a word names, or the tars; see `expand`, whose errors it raises."""
+    places = expand([word])
+    if len(places) == 1 and is_folder(places[0]):
+        return places[0]
+    return Tars(word, tuple(places))
+
+
+def places_of(frames: Frames | None) -> Sequence[Place]:
+    """Returns the folder, or each tar."""
+    if isinstance(frames, Tars):
+        return frames.tars
+    return [] if frames is None else [frames]
+
+
+def folder_of(frames: Frames) -> Place | None:
+    """Returns where files beside frames lie; None: the tars have no folder in common."""
+    if not isinstance(frames, Tars):
+        return frames
+    first, *others = dict.fromkeys(
+        tar.parent if isinstance(tar, Path) else tar.rpartition("/")[0] for tar in frames.tars
+    )
+    return None if others else first
+
+
+def expand(words: Sequence[str]) -> list[Place]:
+    """Returns the places that words name: each a folder, a tar or a pattern of tars, or in S3.
+
+    A pattern is as of a shell, `shards/{000..041}.tar`; what is there by that name is no pattern.
+    Raises FrameError, naming it, for what is not there, and for a folder beside anything else.
+    """
+    places: list[Place] = []
+    for word in words:
+        try:
+            names = list(itertools.islice(braceexpand(word), MAX_TARS + 1))
+        except ValueError:  # Braces that are never closed: a name like any other.
+            names = [word]
+        if not is_remote(word) and Path(word).exists():
+            names = [word]
+        if len(names) > MAX_TARS:
+            raise FrameError(f"{word} names more than {MAX_TARS:,} tars.")
+        places += [name if is_remote(name) else Path(name) for name in names]
+    for place in places:
+        if is_folder(place) and len(places) > 1:
+            raise FrameError(f"{place} is a folder; give one folder, or tars, but not both.")
+        if isinstance(place, Path) and not place.exists():
+            raise FrameError(f"{place} does not exist.")
+        if not is_folder(place) and not is_tar(place):
+            raise FrameError(f"{place} is neither a folder nor a .tar; give the folder it lies in.")
+    return places
+
+
+def is_folder(place: Place) -> bool:
+    """Says whether a place is a folder, or may be one in a bucket."""
+    return place.is_dir() if isinstance(place, Path) else not is_tar(place)
+
+
+def is_tar(place: Place) -> bool:
+    """Says whether a place is a tar by its name."""
+    return PurePosixPath(place).suffix.lower() == SUFFIX

@@ -34,11 +34,9 @@ from tests.helpers.foreign_files import (
 )
 from tests.helpers.published_yaml import EXPERIMENTS
 from tests.helpers.small import make_tokenizer, write_params
-from tests.helpers.token_files import draw_ids, npy, write_folder, write_tar, write_v1, write_v2
 from tests.helpers.vidtok_files import write_vidtok
 from tests.stages.test_lerobot import write_set
 from tests.stages.test_shards import write_shard
-from tokenizer import VQGAN, VQGANConfig, save_tokenizer
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -267,44 +265,6 @@ def test_the_commands_for_published_files_run(
     page = (ROOT / "docs/published.md").read_text("utf-8")
     lines = run_section(page, tmp_path, monkeypatch)
     assert len(lines) == 8
-
-
-def test_the_commands_for_all_formats_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = {name: draw_ids(20, 2, 3, codes=8192) for name in ("a.npy", "b.npy", "c.safetensors")}
-    write_folder(tmp_path / "videos", ids)
-    digits = {f"{n}.npy": draw_ids(4, 2, 3, 6, codes=5, seed=n) for n in range(3)}
-    write_folder(tmp_path / "digits", digits)
-    np.save(tmp_path / "video.npy", ids["a.npy"])
-    np.save(tmp_path / "ids.npy", ids["a.npy"].reshape(5, 4, 2, 3))
-    fields = {"codebook_size": 8192, "embedding_dim": 4, "width": 4, "norm": "batch"}
-    model = VQGAN(VQGANConfig(**fields, downsample=(2, 4, 4)))
-    save_tokenizer(tmp_path / "tokenizer-8192.safetensors", model.eval())
-    write_tar(tmp_path / "clips/0.tar", {"a.json": b"{}", "a.npy": npy(ids["a.npy"])})
-    for split, length in (("train", 500), ("val", 240)):
-        write_v1(tmp_path / f"{split}_v1.1", [draw_ids(length, 2, 2)])
-        write_v2(tmp_path / f"{split}_v2.0", [[40, 20]], flat=split == "val")
-    make_tokenizer(tmp_path / "tokenizer.safetensors")
-    write_params(tmp_path / "params.yaml")
-    write_video(tmp_path / "my_videos/film.mp4", rate=24, count=40)
-    film = (tmp_path / "my_videos/film.mp4").read_bytes()
-    write_shard(tmp_path / "shards/0.tar", {"__key__": "a", "mp4": film, "txt": b"film"})
-    write_set(tmp_path / "robot-set")
-    images = {f"{number}.png": still(number) for number in range(20)}
-    write_shard(tmp_path / "image-shards/0.tar", {"__key__": "a", **images})
-    (tmp_path / "labels.csv").write_text("video,label\na.npy,surfing\nb.npy,archery\n")
-    (tmp_path / "states.csv").write_text("video,frame,turn\na.npy,0,0.5\na.npy,1,-0.5\n")
-    monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs/formats.md").read_text("utf-8")
-    lines = [line for line in commands(page) if is_complete(line)]
-    assert len(lines) == 25
-    late = ("mebt decode", "mebt tokens import tars", "mebt tokenize --frames frame-tars")
-    for line in sorted(lines, key=lambda line: line.startswith(late)):  # A table reads first.
-        run(line)
-    np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), np.load(tmp_path / "ids.npy"))
-    made = {path.parent.name for path in tmp_path.glob("*/store.json")}
-    names = ("tokens", "one", "cut", "clips-tokens", "tars", "copy", "robot", "clips-of-17", "fsq")
-    names = (*names, "known", "frame-tokens", "tar-tokens", "image-tokens")
-    assert made == {*names, "robot-tokens", "labelled", "stated"}
 
 
 def test_the_commands_that_edit_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ VALUES: Sections = {
 PLAIN = {"schedule": "cosine", "temperature": 1.0}
 METHODS: Sections = {
     "default: masked anew in 64 steps": {},
-    "masked anew, frames alike, 64 steps": {"frame_noise": 0.0},
+    "the same, with frame noise": {"frame_noise": 1.0},
     "random, 64 steps": {"strategy": "random", **PLAIN},
     "confidence, 64 steps": {"strategy": "confidence", **PLAIN},
     "random, 16 steps, revised 12 times": {

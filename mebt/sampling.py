@@ -50,10 +50,11 @@ class SampleConfig:
     temperature: float | tuple[float, float] = (1.0, 0.5)
     """Of drafted tokens: below 1 likely ones are drawn more often still. A pair, for remask: at
     first, and towards the end."""
-    frame_noise: float = 1.0
+    frame_noise: float = 0.0
     """Of remask: how unevenly a step's share falls on latent frames. At 0 each token is masked or
-    not by itself; above it some frames are masked nearly whole and others hardly, so that how
-    things move is drawn anew too, not read from what is left of each frame."""
+    not by itself; at 1 some frames are masked nearly whole and others hardly, so that how things
+    move is drawn anew too, not read from what is left of each frame: better of models that know
+    well how things move, worse of others."""
     top_k: int | None = None
     """Draft from this many of the likeliest tokens only; null: from all."""
     top_p: float | None = None

@@ -67,7 +67,7 @@ def test_it_predicts_what_the_model_does_whatever_came_before(kind: str) -> None
 PLAIN = {"schedule": "cosine", "temperature": 1.0}
 CONFIGS = {
     "remask": {"draft_steps": 5},
-    "remask by itself": {"draft_steps": 5, "frame_noise": 0.0},
+    "whole frames": {"draft_steps": 5, "frame_noise": 1.0},
     "confidence": {"draft_steps": 5, **PLAIN, "strategy": "confidence"},
     "random": {"draft_steps": 4, **PLAIN, "strategy": "random"},
     "top-k": {"draft_steps": 9, "top_k": 3, "temperature": 1.3, "schedule": "square"},

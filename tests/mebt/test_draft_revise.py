@@ -94,6 +94,28 @@ def test_remasking_draws_all_that_is_open_and_less_in_each_step(
     assert all(known + targets == count for known, targets in oracle.calls)
 
 
+def test_strong_frame_noise_masks_whole_frames() -> None:
+    shares: list[Tensor] = []
+
+    def predict(tokens: Tensor, context: Tensor, targets: Tensor) -> Tensor:
+        per_frame = torch.nn.functional.one_hot(targets // 10, 6).sum(1)
+        shares.append(per_frame.sort(1).values)
+        return torch.zeros(*targets.shape, K)
+
+    def run(frame_noise: float) -> Tensor:
+        shares.clear()
+        config = SampleConfig(draft_steps=8, frame_noise=frame_noise)
+        sample(predict, (6, 2, 5), config, numbers=range(3))
+        return torch.stack(shares)  # [step, sample, frame], masked tokens of each
+
+    part = (run(100.0) % 10 > 0).sum(-1)
+    assert (part <= 1).all()  # But for the last of them, which the share cuts.
+    assert ((run(0.0) % 10 > 0).sum(-1) > 1).any()
+    for wrong in (-0.5, 1e9):
+        with pytest.raises(ValueError, match=r"frame_noise must be in 0 … 100, got"):
+            SampleConfig(frame_noise=wrong)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 40))
 def test_groups_need_not_divide_and_given_tokens_never_change(count, groups, kept) -> None:

@@ -52,7 +52,7 @@ def edit(
         window = rearrange(made[:, part], "b t h w -> b (t h w)")
         drawn = sample(
             predict,
-            (made[:, part].shape[1], h, w),
+            (min(total, window_frames), h, w),
             config,
             numbers=[number + index * MAX["num_samples"] for number in numbers],
             given=(window, kept.expand(len(numbers), -1)),

@@ -4,7 +4,7 @@ import click
 
 from pipeline.errors import FrameError
 from pipeline.frames.given import Frames, named_frames
-from stages.options import Command
+from stages.options import Command, skip_broken_option
 
 
 class FramesType(click.ParamType):  # type: ignore[type-arg]
@@ -27,16 +27,11 @@ FRAMES = FramesType()
 
 def frames_options(command: Command) -> Command:
     """Adds `--frames` and `--skip-broken`."""
-    command = click.option(
-        "--skip-broken",
-        is_flag=True,
-        help="Go on without broken tars, which are named and counted. Nothing of them is used, as "
-        "if they were not there: mended later, they are new videos.",
-    )(command)
     return click.option(
         "--frames",
         type=FRAMES,
         required=True,
         help="Frame folder; or tars of frames: a folder of them, one, a pattern such as "
-        "'shards/{000..041}.tar', or s3://bucket/prefix.",
-    )(command)
+        "'shards/{000..041}.tar', or s3://bucket/prefix. Of tars that --skip-broken leaves out "
+        "nothing is used: mended later, they are new videos.",
+    )(skip_broken_option(command))

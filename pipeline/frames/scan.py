@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import FrameError
-from pipeline.frames.given import Frames, Tars
+from pipeline.frames.given import Frames, Tars, is_tar
 from pipeline.frames.images import FrameFile, look_at_first
 from pipeline.frames.numbering import cut_runs
 from pipeline.frames.tars import (
@@ -269,8 +269,8 @@ def _found(
     below: Sequence[tuple[Place, str | None]], root: Place, skip_broken: bool
 ) -> tuple[Mapping[str, Sequence[Path | TarFrame]], list[Rejected]]:
     """Sorts what lies below `root` into the frames of each split and what is not used."""
-    tars = [path for path, reason in below if not reason and _suffix(path) == SUFFIX]
-    others = [(path, why) for path, why in below if why or _suffix(path) != SUFFIX]
+    tars = [path for path, reason in below if not reason and is_tar(path)]
+    others = [(path, why) for path, why in below if why or not is_tar(path)]
     unread = [(path, why) for path, why in others if why or _suffix(path) in IMAGES]
     has_images = isinstance(root, Path) and any(why is None for _, why in unread)
     frames, rejected = list_clips(tars, instead=has_images, skip_broken=skip_broken)

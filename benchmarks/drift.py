@@ -62,20 +62,26 @@ MORE_COLOURS = ".level{stroke:#999;stroke-dasharray:3 3}.name.level{stroke:none}
 Row = dict[str, Any]
 
 
+def extract_footage(keep: Path) -> Path:
+    """Fetches the demo's footage and extracts its frames, as far as that is not done."""
+    frames, video = keep / "frames", keep / "video"
+    params = ["--params", str(ROOT / "demo/params.yaml")]
+    for words in (
+        [str(ROOT / "demo/fetch_footage.py"), str(video)],
+        ["-m", "stages", "extract", "--videos", str(video), "--out", str(frames), *params],
+    ):
+        subprocess.run([sys.executable, *words], cwd=ROOT, check=True)
+    return frames
+
+
 def footage(keep: Path, tokenizer: Path) -> TokenStore:
     """Makes tokens of the demo's footage, or opens those that there are."""
-    demo, tokens = ROOT / "demo", keep / "tokens"
+    tokens = keep / "tokens"
     if not (tokens / INFO).exists() or TokenStore(tokens, allow_partial=True).missing():
-        params = ["--params", str(demo / "params.yaml")]
-        made_by = ["--tokenizer", str(tokenizer), *params]
-        stage = [sys.executable, "-m", "stages"]
-        frames, video = keep / "frames", keep / "video"
-        for words in (
-            [sys.executable, str(demo / "fetch_footage.py"), str(video)],
-            [*stage, "extract", "--videos", str(video), "--out", str(frames), *params],
-            [*stage, "tokenize", "--frames", str(frames), "--out", str(tokens), *made_by],
-        ):
-            subprocess.run(words, cwd=ROOT, check=True)
+        places = {"--frames": extract_footage(keep), "--out": tokens, "--tokenizer": tokenizer}
+        given = {**places, "--params": ROOT / "demo/params.yaml"}
+        words = [str(word) for pair in given.items() for word in pair]
+        subprocess.run([sys.executable, "-m", "stages", "tokenize", *words], cwd=ROOT, check=True)
     return TokenStore(tokens)
 
 

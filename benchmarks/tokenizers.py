@@ -1,0 +1,113 @@
+"""What each part of a tokenizer brings: `python -m benchmarks.tokenizers --keep FOLDER`.
+
+Trains tokenizers that differ in one thing on the demo's footage, each for the same steps, by the
+commands, and measures them by `mebt evaluate` on held-out windows. That takes ten minutes a row on
+one core. What is made stays in FOLDER, and the same command goes on there after a stop.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.drift import extract_footage
+from benchmarks.pages import replace_between
+from pipeline.training.log import FILE as LOG
+from tokenizer.weights import TOKENIZER_FILE
+
+ROOT = Path(__file__).parent.parent
+RESULTS, PAGE = "benchmarks/tokenizers.json", "docs/tokenizer.md"
+BEGIN, END = "<!-- tokenizers -->\n", "<!-- /tokenizers -->\n"
+BASE = {
+    "tokenizer.local": "false",
+    "fit_tokenizer.change_weight": "0",
+    "fit_tokenizer.ema_decay": "0",
+    "tokenize.frames": "16",
+    "tokenize.hop": "16",
+}
+"""Of every row, over the values of the demo: FSQ 8·8·8, 4x8x8 pixels a token."""
+LEARNED = {"tokenizer.levels": "[]", "tokenizer.embedding_dim": "8"}
+SMALL = {"tokenizer.downsample": "[4, 4, 4]"}
+ROWS: dict[str, dict[str, str]] = {
+    "4x8x8, FSQ 8·8·8": {},
+    "changes weighed (`change_weight: 1`)": {"fit_tokenizer.change_weight": "1"},
+    "weights averaged (`ema_decay: 0.99`)": {"fit_tokenizer.ema_decay": "0.99"},
+    "`local`": {"tokenizer.local": "true"},
+    "`causal`, 17 frames": {"tokenizer.causal": "true", "tokenize.frames": "17"},
+    "512 learned codes": LEARNED,
+    "4x4x4, FSQ 8·8·8": SMALL,
+    "4x4x4, 512 learned codes": {**SMALL, **LEARNED},
+}
+"""What differs from the first row."""
+FIGURES = {
+    "PSNR": ("psnr", "{:.1f}"),
+    "moving": ("psnr_moving", "{:.1f}"),
+    "SSIM": ("ssim", "{:.3f}"),
+    "motion": ("motion_reconstructions", "{:.2f}"),
+    "flicker": ("flicker_reconstructions", "{:.2f}"),
+    "codes used": ("codebook_use", "{:.0%}"),
+    "perplexity": ("codebook_perplexity", "{:.1f}"),
+    "bits a token": ("bits_per_token", "{:.2f}"),
+    "s a step": ("seconds_per_step", "{:.2f}"),
+}
+
+
+def try_once(frames: Path, out: Path, values: dict[str, str], steps: int) -> dict[str, float]:
+    """Trains a tokenizer, makes its tokens, and measures what it keeps."""
+    sets = {**BASE, **values, "fit_tokenizer.max_steps": str(steps)}
+    given = ["--params", str(ROOT / "demo/params.yaml")]
+    given += [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+    run, tokens, found = out / "run", out / "tokens", out / "metrics.json"
+    tokenizer = ["--tokenizer", str(run / TOKENIZER_FILE), "--frames", str(frames)]
+    for words in (
+        ["fit-tokenizer", "--frames", str(frames), "--out", str(run)],
+        ["tokenize", *tokenizer, "--out", str(tokens)],
+        ["evaluate", *tokenizer, "--tokens", str(tokens), "--out", str(found)],
+    ):
+        subprocess.run([sys.executable, "-m", "stages", *words, *given], cwd=ROOT, check=True)
+    log = [json.loads(line) for line in (run / LOG).read_text("utf-8").splitlines()]
+    seconds = median(line["seconds_per_step"] for line in log if line.get("seconds_per_step"))
+    metrics = json.loads(found.read_text("utf-8"))["metrics"]
+    still = {key: metrics[key] for key in ("psnr_mean_frame", "psnr_moving_mean_frame")}
+    measured = {key: metrics[key] for key, _ in FIGURES.values() if key in metrics}
+    rounded = {key: round(value, 4) for key, value in {**still, **measured}.items()}
+    return {**rounded, "seconds_per_step": round(seconds, 4)}
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Says in Markdown what was found."""
+    lines = ["| | " + " | ".join(FIGURES) + " |", "|---" + "|---:" * len(FIGURES) + "|"]
+    for label, found in rows.items():
+        numbers = [form.format(found[key]) for key, form in FIGURES.values()]
+        lines.append(f"| {label} | " + " | ".join(numbers) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Tries every row, and writes down what was found."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--keep", type=Path, required=True, help="folder for what is made")
+    parser.add_argument("--steps", type=int, default=800, help="of each training")
+    parser.add_argument("--only", choices=ROWS, help="this row alone, printed only")
+    parser.add_argument("--out", type=Path, default=ROOT, help="folder of the repository")
+    options = parser.parse_args()
+    frames = extract_footage(options.keep)
+    rows: dict[str, Any] = {}
+    for number, (label, values) in enumerate(ROWS.items()):
+        if options.only in (None, label):
+            folder = options.keep / f"row-{number}"
+            rows[label] = try_once(frames, folder, values, options.steps)
+            print(label, rows[label], flush=True)
+    if not options.only:
+        results = {"steps": options.steps, "rows": rows}
+        (options.out / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        replace_between(options.out / PAGE, BEGIN, END, table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -32,9 +32,9 @@ from benchmarks.steered_worlds import (
 )
 from mebt import MeBTShape
 from pipeline.config import build
-from pipeline.store.layout import INFO, StoreInfo, numbered_plan
+from pipeline.store.layout import INFO, LABEL, StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
-from pipeline.store.tables import with_labels
+from pipeline.store.tables import with_texts
 from pipeline.store.writer import create_store
 from pipeline.tuning import tune_process
 from stages.asked import Asked
@@ -97,7 +97,7 @@ def make_tokens(world: SteeredWorld, out: Path) -> dict[str, Drawn]:
         extra=world.states.recorded() if world.states else {},
     )
     plan = numbered_plan(info.counts, "world", info.shard_windows)
-    plan = with_labels(plan, [label for split in drawn.values() for label in split.labels])
+    plan = with_texts(plan, LABEL, [label for split in drawn.values() for label in split.labels])
     writer = create_store(out, info, plan)
     for split, shard in info.shards():
         table, mine = None, drawn[split]

@@ -1,14 +1,14 @@
-"""Files of what videos are conditioned on: a label of each, numbers of each of their frames.
+"""Files of what is known of videos: a label or caption of each, numbers of each of their frames.
 
-Either is a CSV or Parquet. Labels are in columns `video` and `label`. Numbers of frames are in
+Each is a CSV or Parquet. Texts are in columns `video` and `label`, or `caption`. Numbers are in
 columns `video`, `frame` and one for each name: of numbers, or, in Parquet, of lists. Columns
 NAME.0, NAME.1 … are one name; a column `time` is none.
 """
 
 import io
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,13 @@ from pipeline.errors import PipelineError
 from pipeline.storage.files import printable
 from pipeline.storage.places import Place
 
-VIDEO, FRAME, LABEL, TIME = "video", "frame", "label", "time"
+VIDEO, FRAME, LABEL, CAPTION, TIME = "video", "frame", "label", "caption", "time"
 MAX_LABEL = 200
 """Letters of a label."""
+MAX_TEXT = 10_000
+"""Characters of a caption that are kept."""
+SHOWN = 5
+"""Texts that are not taken as they are, each of which has a line."""
 MAX_BYTES, AT_ONCE = 1 << 32, 1 << 16
 """Of a file, and of a table in memory; rows that are looked at together."""
 NO_FRAME = -(1 << 62)
@@ -36,6 +40,32 @@ PART = re.compile(r"(.+)\.(\d{1,6})", re.ASCII)
 def is_label(text: str) -> bool:
     """Says whether a text can be a label: it can be printed, in one line."""
     return 0 < len(text) <= MAX_LABEL and text.isprintable() and text == text.strip()
+
+
+@dataclass
+class VideoTexts:
+    """Labels or captions, as `name` says, by the videos that they are of."""
+
+    name: str
+    texts: dict[str, str] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    """Of what is there and is no such text, or is cut off, a line each."""
+
+    def taken(self, text: str, source: str) -> str:
+        """Returns what is taken of a text; empty: it is no label. `source` names it in `wrong`."""
+        if self.name == LABEL and text and not is_label(text):
+            self.wrong.append(f"{source} has no label in {text[:50]!r}")
+            return ""
+        if len(text) > MAX_TEXT:
+            why = f"its caption of {len(text):,} characters is cut off after {MAX_TEXT:,}"
+            self.wrong.append(f"{source}: {why}")
+        return text[:MAX_TEXT]
+
+    def said(self) -> Sequence[str]:
+        """Says what is not taken as it is: of the first few what, of all how many."""
+        more = len(self.wrong) - SHOWN
+        what = f"{more:,} more are no {self.name}s" + ", or cut off" * (self.name == CAPTION)
+        return [*self.wrong[:SHOWN], *([what] if more > 0 else [])]
 
 
 @dataclass(frozen=True)
@@ -71,31 +101,33 @@ class StatesFile:
 def file_bytes(path: Path) -> bytes:
     """Returns what a file holds. Raises PipelineError if it is none, or too large."""
     if not path.is_file():
-        raise PipelineError(f"{path} is no file of labels or states.")
+        raise PipelineError(f"{path} is no file of labels, captions or states.")
     if path.stat().st_size > MAX_BYTES:
         raise PipelineError(f"{path} has {path.stat().st_size:,} bytes, more than {MAX_BYTES:,}.")
     return path.read_bytes()
 
 
-def read_labels(place: Place, data: bytes) -> dict[str, str]:
-    """Returns the label of each video of a file; where it is empty, none is known.
+def read_video_texts(place: Place, data: bytes, name: str) -> VideoTexts:
+    """Returns the label or caption of each video of a file; where it is empty, none is known.
 
-    Raises PipelineError, naming the place, for anything but labels, and for two of one video.
+    Raises PipelineError, naming the place, for what is no label, and for two texts of one video.
     """
-    table = _read_table(place, data, (VIDEO, LABEL))
-    labels: dict[str, str] = {}
-    pairs = (_texts(place, table, name) for name in (VIDEO, LABEL))
-    for video, label in zip(*pairs, strict=True):
-        if not label:
+    table = _read_table(place, data, (VIDEO, name))
+    known = VideoTexts(name)
+    pairs = (_texts(place, table, column) for column in (VIDEO, name))
+    for video, text in zip(*pairs, strict=True):
+        if name == CAPTION:
+            text = known.taken((text or "").strip(), f"{place}: {named(video)}")
+        if not text:
             continue
-        if not is_label(label):
-            shown = f"{printable(label[:MAX_LABEL])!r} of {named(video)}"
+        if name == LABEL and not is_label(text):
+            shown = f"{printable(text[:MAX_LABEL])!r} of {named(video)}"
             raise PipelineError(f"{place}: {shown} is no label: give up to {MAX_LABEL} letters.")
-        if labels.setdefault(video or "", label) != label:
-            raise PipelineError(f"{place} says two labels of {named(video)}; give one row.")
-    if not labels:
-        raise PipelineError(f"{place} holds no label.")
-    return labels
+        if known.texts.setdefault(video or "", text) != text:
+            raise PipelineError(f"{place} says two {name}s of {named(video)}; give one row.")
+    if not known.texts:
+        raise PipelineError(f"{place} holds no {name}.")
+    return known
 
 
 def named(video: str | None) -> str:
@@ -162,6 +194,7 @@ def _parquet(data: bytes) -> pa.Table:
         size += batch.nbytes
         if size > MAX_BYTES:
             raise ValueError(f"it takes more than {MAX_BYTES:,} bytes of memory")
+        batch.validate(full=True)
         parts.append(batch)
     return pa.Table.from_batches(parts, file.schema_arrow)
 
@@ -169,10 +202,11 @@ def _parquet(data: bytes) -> pa.Table:
 def _csv(data: bytes, needed: Collection[str]) -> pa.Table:
     if len(data) > MAX_BYTES // 4:
         raise ValueError(f"it has {len(data):,} bytes; give a Parquet")
-    kinds = {name: pa.string() for name in (VIDEO, LABEL) if name in needed}
+    kinds = {name: pa.string() for name in (VIDEO, LABEL, CAPTION) if name in needed}
     return pyarrow.csv.read_csv(
         io.BytesIO(data),
         read_options=pyarrow.csv.ReadOptions(use_threads=False),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(column_types=kinds),
     )
 

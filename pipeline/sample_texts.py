@@ -1,19 +1,16 @@
 """What others write beside a sample of a WebDataset tar: its caption and its label."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from pipeline.condition_files import is_label
+from pipeline.condition_files import CAPTION, LABEL, VideoTexts
 from pipeline.errors import PipelineError
 from pipeline.storage.files import parse_json, printable
 from pipeline.storage.tars import Member
 
 CAPTIONS, LABELS = ("caption", "text"), ("label", "class", "cls", "class_name")
 """What a .json calls them; of several, the first."""
-LABELLED = ("json", "cls")
-"""Extensions of what may hold a label; of several, the first that does."""
-SHOWN = 5
-"""Texts that are no labels, each of which has a line."""
+KINDS = {LABEL: ("json", "cls"), CAPTION: ("json", "txt")}
+"""Extensions of what may hold a label or caption; of several, the first that does."""
 
 
 def read_texts(sample: Mapping[str, Member]) -> tuple[dict[str, str], list[tuple[Member, str]]]:
@@ -42,28 +39,15 @@ def read_texts(sample: Mapping[str, Member]) -> tuple[dict[str, str], list[tuple
     return found, wrong
 
 
-@dataclass
-class SampleLabels:
-    """The labels beside samples, by the videos that they are of."""
-
-    labels: dict[str, str] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
-    """Of what is there and is no label, a line each."""
-
-    def add(self, videos: Iterable[str], sample: Mapping[str, Member], source: str) -> None:
-        """Takes the label of a sample of these videos; `source` names it in messages."""
-        texts, wrong = read_texts({kind: sample[kind] for kind in LABELLED if kind in sample})
-        self.wrong += [f"{why}; it says no label" for _, why in wrong]
-        label = texts.get("label", "")
-        if is_label(label):
-            self.labels |= dict.fromkeys(videos, label)
-        elif label:
-            self.wrong.append(f"{printable(source)} has no label in {label[:50]!r}")
-
-    def said(self) -> Sequence[str]:
-        """Says what is no label: of the first few what, of all how many."""
-        more = len(self.wrong) - SHOWN
-        return [*self.wrong[:SHOWN], *([f"{more:,} more are no labels"] if more > 0 else [])]
+def add_text(
+    known: VideoTexts, videos: Iterable[str], sample: Mapping[str, Member], source: str
+) -> None:
+    """Adds what a sample of these videos says to what is known; `source` names it in messages."""
+    kinds = KINDS[known.name]
+    texts, wrong = read_texts({kind: sample[kind] for kind in kinds if kind in sample})
+    known.wrong += [f"{why}; it says no {known.name}" for _, why in wrong]
+    if text := known.taken(texts.get(known.name, ""), printable(source)):
+        known.texts |= dict.fromkeys(videos, text)
 
 
 def _first(record: Mapping[str, object], **keys: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The options that say what videos are conditioned on."""
+"""The options that say what is known of videos."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ class FromType(click.ParamType):  # type: ignore[type-arg]
 
 
 def conditions_options(help: str = "") -> Callable[[Command], Command]:
-    """Adds `--labels` and `--states`, from frames or a file; `help` goes on what they say."""
+    """Adds `--labels`, `--captions` and `--states`; `help` is the end of what they say."""
 
     def add(command: Command) -> Command:
         command = click.option(
@@ -34,6 +34,12 @@ def conditions_options(help: str = "") -> Callable[[Command], Command]:
             type=FromType("beside"),
             help="Numbers of each frame: a CSV or Parquet of video, frame and names, or beside the "
             f"frames, as `extract` left them.{help}",
+        )(command)
+        command = click.option(
+            "--captions",
+            type=FromType("beside"),
+            help="Captions of videos: a CSV or Parquet of video and caption, or beside the frames, "
+            f"as `extract` left them. Kept for other programs.{help}",
         )(command)
         return click.option(
             "--labels",
@@ -46,5 +52,5 @@ def conditions_options(help: str = "") -> Callable[[Command], Command]:
 
 
 def files_of(*given: str | Path | None) -> list[Path]:
-    """Returns what of `--labels` and `--states` is a file."""
+    """Returns what of `--labels`, `--captions` and `--states` is a file."""
     return [path for path in given if isinstance(path, Path)]

@@ -22,10 +22,10 @@ from pipeline.precision import HALF, precision_of
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
 from pipeline.store.claims import claim_shards
-from pipeline.store.layout import numbered_plan
+from pipeline.store.layout import LABEL, numbered_plan
 from pipeline.store.pieces import fill_shards, remove_finished
 from pipeline.store.reader import TokenStore
-from pipeline.store.tables import with_labels
+from pipeline.store.tables import with_texts
 from pipeline.store.window import Window
 from pipeline.tuning import MEDIUM, keep_freed
 from stages.asked import Asked, AskedConditions, check_asked, open_asked
@@ -114,7 +114,7 @@ def sample(
         round_weights(model, HALF[config.precision])
     predict = CachedPredictor(model, compiled=config.compile)
     plan = numbered_plan(info.counts, SPLIT, SHARD_WINDOWS)
-    plan = with_labels(plan, asked.names(config.num_samples)) if asked else plan
+    plan = with_texts(plan, LABEL, asked.names(config.num_samples)) if asked else plan
     sizes = sizes_of(config, model.config.grid)
     each = window.frames_each(model.config.grid[0]) or 1
     is_long = len(sizes) > 1

@@ -15,7 +15,7 @@ from pipeline.exchange.to_one_x import export_one_x
 from pipeline.progress import progress
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
-from pipeline.store.layout import INFO
+from pipeline.store.layout import CAPTION, INFO, LABEL, TEXTS
 from pipeline.store.reader import TokenStore
 from pipeline.store.states import STATES
 from stages.conditioned import FromType
@@ -88,6 +88,12 @@ class LevelsType(click.ParamType):  # type: ignore[type-arg]
     "KEY.json and KEY.cls say.",
 )
 @click.option(
+    "--captions",
+    type=FromType("beside"),
+    help="CSV or Parquet of video and caption, named as for --labels; or beside: of tars, what "
+    "KEY.json and KEY.txt say. Kept for other programs.",
+)
+@click.option(
     "--states",
     type=FILE,
     help="CSV or Parquet of video, frame and names: numbers of each frame, counted from 0. Of "
@@ -101,6 +107,7 @@ def import_command(
     out: Place,
     tokenizer: Path | None,
     labels: Path | Literal["beside"] | None,
+    captions: Path | Literal["beside"] | None,
     states: Path | None,
     overwrite: bool,
     **values: int | float | tuple[int, ...] | None,
@@ -129,12 +136,14 @@ def import_command(
       mebt tokens import clips --codebook-size 8192 --labels beside --out tokens
       mebt tokens import tars --out tokens
     """
-    file = None if labels == "beside" else labels
-    keep_apart(out, ids, test, tokenizer, file, states)
+    texts = {LABEL: labels, CAPTION: captions}
+    files = {name: given for name, given in texts.items() if isinstance(given, Path)}
+    beside = tuple(name for name, given in texts.items() if given == "beside")
+    keep_apart(out, ids, test, tokenizer, *files.values(), states)
     maker = _maker(tokenizer) if tokenizer else None
-    config = ImportConfig(**values, maker=maker, labels_beside=labels == "beside")  # type: ignore[arg-type]
+    config = ImportConfig(**values, maker=maker, beside=beside)  # type: ignore[arg-type]
     if ids.is_dir() and (ids / INFO).exists():
-        if test or labels or states or config != ImportConfig():
+        if test or files or states or config != ImportConfig():
             raise click.UsageError(f"{ids} says all: give no option but --out and --overwrite.")
         _restore(ids, out, overwrite=overwrite)
         return
@@ -143,7 +152,7 @@ def import_command(
     sources, said = _opened(ids, test, config)
     if codebook_of(list(sources.values()), config) is None:
         raise click.UsageError(f"give --codebook-size or --levels: {ids} does not say it.")
-    made = import_ids(sources, out, config, labels=file, states=states, overwrite=overwrite)
+    made = import_ids(sources, out, config, texts=files, states=states, overwrite=overwrite)
     for line in (*said, *made.said):
         click.echo(line)
     windows = ", ".join(f"{count:,} {split}" for split, count in made.counts.items())
@@ -222,7 +231,7 @@ def export_command(store: Place, split: str | None, format: str, out: Path) -> N
             raise click.UsageError(f"--out {out}: give a name that ends in .npy.")
         export_npy(opened, split, out)
         for what, there in (
-            ("labels", opened.label_names),
+            *((f"{name}s", name in opened.plan().column_names) for name in TEXTS),
             ("states", STATES in opened.info.extra),
         ):
             if there:

@@ -22,10 +22,10 @@ from pipeline.size import sides
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
 from pipeline.store.claims import claim_shards
-from pipeline.store.layout import StoreInfo
+from pipeline.store.layout import CAPTION, LABEL, StoreInfo
 from pipeline.store.reader import TokenStore
 from pipeline.windows.encode import encode_shards, encoder_of
-from pipeline.windows.given import LabelsFrom, StatesFrom, conditioned
+from pipeline.windows.given import StatesFrom, TextsFrom, conditioned
 from pipeline.windows.of_tokens import reconstruction_psnr
 from pipeline.windows.plan import Plan, TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.verify import refuse_damaged, verify_frames
@@ -65,7 +65,7 @@ class Tokenized:
     """Windows whose tokens were taken over from what was there, because frames changed."""
     rejected: list[Rejected]
     notes: list[str]
-    """What one might not expect of the frames, and what is known of labels and states."""
+    """What one might not expect of the frames, and what is known of labels, captions and states."""
     use: CodebookUse
     psnr: float
 
@@ -82,14 +82,15 @@ def tokenize(
     verify: bool = False,
     overwrite: bool = False,
     update: bool = False,
-    labels: LabelsFrom | None = None,
+    labels: TextsFrom | None = None,
+    captions: TextsFrom | None = None,
     states: StatesFrom | None = None,
 ) -> Tokenized | None:
     """Encodes every window of every video once; goes on where an earlier call was cut off.
 
     Process r of R encodes each R-th of the shards that are missing, and `workers` more processes
     of each decode frames ahead. `verify` decodes all frames first; with `update` a store of other
-    frames is brought to what they are now. `labels` and `states` of the videos are kept with them.
+    frames is brought to what they are now. `labels`, `captions` and `states` are kept with them.
     Raises PipelineError if the tokenizer does not fit the frames or `out` holds something else; if
     frames cannot be used, when all shards without them are made: the first process only, which
     alone returns what was made.
@@ -102,7 +103,8 @@ def tokenize(
     source = list_frames(found.videos, frames)
     rate = config.fps or recorded_rate(folder_of(frames))
     info = _store_info(model, plan, source_of(source), config, rate)
-    info, given = conditioned(info, plan.table, found.videos, frames, labels=labels, states=states)
+    texts = {LABEL: labels, CAPTION: captions}
+    info, given = conditioned(info, plan.table, found.videos, frames, texts=texts, states=states)
     with claim_shards(
         *(out, info, given.plan),
         fabric=fabric,
@@ -182,8 +184,8 @@ def _measured(
 @click.option(
     "--update",
     is_flag=True,
-    help="Bring a store of other frames, labels or states to what they are now; tokens of the same "
-    "frames are taken over.",
+    help="Bring a store of other frames, labels, captions or states to what they are now; tokens "
+    "of the same frames are taken over.",
 )
 @overwrite_option
 def command(
@@ -191,7 +193,8 @@ def command(
     skip_broken: bool,
     tokenizer: Path,
     out: Place,
-    labels: LabelsFrom | None,
+    labels: TextsFrom | None,
+    captions: TextsFrom | None,
     states: StatesFrom | None,
     as_stored: tuple[str, ...],
     params: Path,
@@ -209,8 +212,8 @@ def command(
     not fit the memory is halved. Values: section `tokenize` of the params file.
 
     Damaged frames stop only the shards that hold them, and are named at the end: once they are
-    mended, the same command encodes those. A finished store whose frames, labels or states change,
-    or that gets further videos, is left alone until --update brings it up to date.
+    mended, the same command encodes those. A finished store whose frames, labels, captions or
+    states change, or that gets further videos, is left alone until --update brings it up to date.
 
     \b
     Example:
@@ -220,7 +223,7 @@ def command(
       mebt tokenize --frames frames --tokenizer t.safetensors --out tokens --labels labels.csv
       mebt tokenize --frames 'shards/{000..041}.tar' --tokenizer t.safetensors --out tokens
     """
-    keep_apart(out, *places_of(frames), tokenizer, params, *files_of(labels, states))
+    keep_apart(out, *places_of(frames), tokenizer, params, *files_of(labels, captions, states))
     config = load_section(params, "tokenize", TokenizeConfig, (*overrides, *as_stored))
     fabric = launch()
     if workers is None:
@@ -238,6 +241,7 @@ def command(
         overwrite=overwrite,
         update=update,
         labels=labels,
+        captions=captions,
         states=states,
     )
     if tokenized is None:  # The first process says it.

@@ -16,13 +16,13 @@ from pipeline.progress import progress
 from pipeline.size import sides
 from pipeline.storage.places import Place, open_storage
 from pipeline.store.given import Given
-from pipeline.store.layout import INFO, LABEL, REDO
+from pipeline.store.layout import CAPTION, INFO, LABEL, REDO
 from pipeline.store.reader import TokenStore
 from pipeline.store.same_tokens import check_tokenizer
 from pipeline.store.states import STATES, STATES_HASH, States
 from pipeline.store.writer import create_store
 from pipeline.windows.encode import encode_shards, encoder_of
-from pipeline.windows.given import LabelsFrom, StatesFrom, conditioned_again
+from pipeline.windows.given import StatesFrom, TextsFrom, conditioned_again
 from pipeline.windows.of_tokens import check_source
 from pipeline.windows.plan import TokenizeConfig, plan_windows
 from pipeline.windows.verify import refuse_damaged
@@ -87,7 +87,7 @@ def info(store: Place) -> None:
 
 
 def _conditions(store: TokenStore) -> Iterator[tuple[str, str]]:
-    """Says what windows are labelled with, and which numbers there are of their frames."""
+    """Says what is known of windows: labels, captions, and numbers of their frames."""
     counts = Counter(store.plan()[LABEL].to_pylist() if store.label_names else [])
     if unknown := counts.pop(None, 0):
         yield "no label", f"{unknown:,} windows"
@@ -95,6 +95,8 @@ def _conditions(store: TokenStore) -> Iterator[tuple[str, str]]:
         shown = [f"{name} {counts[name]:,}" for name in store.label_names[:MAX_NAMES]]
         more = f" and {len(counts) - len(shown):,} more" if len(counts) > len(shown) else ""
         yield "labels", f"{len(counts):,}, by windows: {', '.join(shown)}{more}"
+    if CAPTION in (plan := store.plan()).column_names:
+        yield "captions", f"of {len(plan) - plan[CAPTION].null_count:,} of {len(plan):,} windows"
     if states := States.of(store.info):
         widths = ", ".join(f"{name} ({width})" for name, width in states.widths.items())
         yield "states", f"{widths} of each of {states.frames} frames"
@@ -135,7 +137,8 @@ def repair(
     store: Place,
     frames: Frames,
     tokenizer: Path,
-    labels: LabelsFrom | None,
+    labels: TextsFrom | None,
+    captions: TextsFrom | None,
     states: StatesFrom | None,
     workers: int | None,
     device: str,
@@ -164,7 +167,8 @@ def repair(
     files = open_storage(store)
     with files.lock():
         plan = _planned_again(opened, videos, model)
-        given = conditioned_again(opened, plan, videos, frames, labels=labels, states=states)
+        texts = {LABEL: labels, CAPTION: captions}
+        given = conditioned_again(opened, plan, videos, frames, texts=texts, states=states)
         writer = create_store(files, opened.info, given.plan, source=list_frames(videos, frames))
         broken = writer.unfinished()
         for shard in broken:

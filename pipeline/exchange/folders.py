@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.condition_files import VideoTexts
 from pipeline.errors import PipelineError
 from pipeline.exchange.arrays import FileArray, open_npy, open_safetensors
 from pipeline.exchange.ids import Ids, ImportConfig, Video, check_ids
-from pipeline.sample_texts import LABELLED, SampleLabels
+from pipeline.sample_texts import KINDS, add_text
 from pipeline.storage.files import describe_link, printable
 from pipeline.storage.tars import Member, read_samples
 
@@ -64,10 +65,11 @@ def open_folder(folder: Path, config: ImportConfig) -> Ids:
 def open_tars(place: Path, tars: Sequence[Path], config: ImportConfig) -> Ids:
     """Opens WebDataset tars in which each key is a video, KEY.npy [T, h, w].
 
-    If labels beside are asked for, they are those of KEY.json and KEY.cls.
+    Labels and captions beside, if asked for, are those of KEY.json, and KEY.cls or KEY.txt.
     """
     videos, others, names = [], [], set()
-    labels, read = SampleLabels(), LABELLED if config.labels_beside else ()
+    texts = {text: VideoTexts(text) for text in config.beside}
+    read = {kind for text in texts for kind in KINDS[text]}
     for tar in tars:
         within_place = tar.relative_to(place) if tar != place else Path(tar.name)
         keyless: list[Member] = []
@@ -80,15 +82,15 @@ def open_tars(place: Path, tars: Sequence[Path], config: ImportConfig) -> Ids:
             array = open_npy(tar, name=str(member), span=(member.offset, member.size))
             check_ids(array, ("T h w",), config)
             videos.append(Video(name, array, 0, array.shape[0]))
-            if read:
-                labels.add([name], sample, f"{tar}: {key}")
+            for known in texts.values():
+                add_text(known, [name], sample, f"{tar}: {key}")
             unread = [m for kind, m in sample.items() if m is not member and kind not in read]
             others += [other.name for other in unread]
         others += [member.name for member in keyless]
     if not videos:
         raise PipelineError(f"{place} holds no KEY.npy.")
     said = left_out(others, "members beside the ids")
-    return replace(_of_videos(place, videos, said), labels=labels)
+    return replace(_of_videos(place, videos, said), texts=texts)
 
 
 def _ids_of(sample: dict[str, Member]) -> Member:

@@ -1,4 +1,4 @@
-"""Labels and states of ids of others, from files that name their videos."""
+"""Labels, captions and states of ids of others, from files that name their videos."""
 
 import re
 from collections.abc import Mapping
@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.condition_files import file_bytes, read_labels, read_states
+from pipeline.condition_files import VideoTexts, file_bytes, read_states, read_video_texts
 from pipeline.errors import PipelineError
 from pipeline.exchange.ids import Ids, Maker
 from pipeline.exchange.windows import IMPORTED, Cut
 from pipeline.known_videos import Key, told
-from pipeline.store.given import GivenStates, label_found, label_rows
+from pipeline.sample_texts import KINDS
+from pipeline.store.given import GivenStates, text_found, text_rows
 from pipeline.store.layout import StoreInfo
 from pipeline.store.tables import videos_of
 
@@ -24,36 +25,45 @@ ROW = re.compile(r"((?:train/|test/)?)(\d{1,12})", re.ASCII)
 Known = TypeVar("Known")
 
 
-def label_videos(plan: pa.Table, file: Path, *, windows: bool) -> tuple[pa.Table, list[str]]:
-    """Adds labels to a plan, of videos or of `windows` by their rows; returns what is to be said.
+def text_in_file(
+    plan: pa.Table, name: str, file: Path, *, windows: bool
+) -> tuple[pa.Table, list[str]]:
+    """Adds labels or captions to a plan, of videos or of `windows` by their rows.
 
-    Raises PipelineError, naming the file, if it knows none of them.
+    Returns also what is to be said. Raises PipelineError, naming the file, if it knows none of
+    them.
     """
-    known = read_labels(file, file_bytes(file))
-    return label_rows(plan, file, _by_rows(known) if windows else known, videos_of(plan))
+    known = read_video_texts(file, file_bytes(file), name)
+    if windows:
+        known = replace(known, texts=_by_rows(known.texts))
+    return text_rows(plan, file, known, videos_of(plan))
 
 
-def label_beside(plan: pa.Table, sources: Mapping[str, Ids]) -> tuple[pa.Table, list[str]]:
-    """Adds the labels that lie beside ids to a plan; returns what is to be said.
+def text_beside(
+    plan: pa.Table, name: str, sources: Mapping[str, Ids]
+) -> tuple[pa.Table, list[str]]:
+    """Adds the labels or captions that lie beside ids to a plan; returns what is to be said.
 
     `sources` are by split; without one for the test, it has the ends of the others' videos. Raises
-    PipelineError, naming them, if they have no label of any window.
+    PipelineError, naming them, if they have none of any window.
     """
     videos = videos_of(plan)
-    (first, *_) = sources.values()
+    beside = {split: ids.texts.get(name, VideoTexts(name)) for split, ids in sources.items()}
+    (first, *_) = beside.values()
     found = {
-        (split, name): label
-        for split, name in videos
-        if (label := sources.get(split, first).labels.labels.get(name))
+        (split, video): text
+        for split, video in videos
+        if (text := beside.get(split, first).texts.get(video))
     }
-    said = [line for ids in sources.values() for line in ids.labels.said()]
+    said = [line for known in beside.values() for line in known.said()]
     places = " and ".join(str(ids.place) for ids in sources.values())
     if not found:
         such = f"; for example {said[0]}" if said else ""
+        kinds = " or ".join(f".{kind}" for kind in KINDS[name])
         raise PipelineError(
-            f"{places}: no .json or .cls beside ids in tars holds a label{such}. Give a file."
+            f"{places}: no {kinds} beside ids in tars holds a {name}{such}. Give a file."
         )
-    plan, what = label_found(plan, places, found)
+    plan, what = text_found(plan, places, name, found)
     return plan, [*told(what, {}, found, videos), *said]
 
 

@@ -1,7 +1,7 @@
 """Ids of others as what windows are cut from, and the one way to read them as tokens."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.condition_files import VideoTexts
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.exchange.arrays import FileArray
-from pipeline.sample_texts import SampleLabels
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class ImportConfig:
     """Last share of each video's time that is kept for the test, in [0, 1)."""
     maker: Maker | None = None
     """What made the ids, if it is known."""
-    labels_beside: bool = False
-    """Whether labels that lie beside ids in tars are taken."""
+    beside: tuple[str, ...] = ()
+    """Which of `label` and `caption` are taken that lie beside ids in tars."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.test_share < 1:
@@ -97,8 +97,8 @@ class Ids:
     """Whether the first latent frame of a unit is of one frame."""
     fps: float | None = None
     """Of those frames."""
-    labels: SampleLabels = field(default_factory=SampleLabels)
-    """Those that lie beside the ids."""
+    texts: Mapping[str, VideoTexts] = field(default_factory=dict)
+    """Labels and captions that lie beside the ids, by these names."""
     said: tuple[str, ...] = ()
     """What is left out, a line each."""
 

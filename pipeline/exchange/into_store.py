@@ -12,14 +12,14 @@ import pyarrow as pa
 
 from pipeline.errors import PipelineError
 from pipeline.exchange.arrays import FileArray
-from pipeline.exchange.given import given_states, label_beside, label_videos
+from pipeline.exchange.given import given_states, text_beside, text_in_file
 from pipeline.exchange.ids import Codebook, Ids, ImportConfig
 from pipeline.exchange.windows import Cut, WindowFiles, cut_of, cut_windows, plan_of, read_all
 from pipeline.progress import progress
 from pipeline.size import check_size
 from pipeline.storage.places import Place, open_storage
 from pipeline.store.given import GivenStates
-from pipeline.store.layout import MAX_SHARD_BYTES, SMALL_CODEBOOK, StoreInfo
+from pipeline.store.layout import MAX_SHARD_BYTES, SMALL_CODEBOOK, TEXTS, StoreInfo
 from pipeline.store.states import States
 from pipeline.store.writer import StoreWriter, create_store
 
@@ -58,11 +58,11 @@ def import_ids(
     out: Place,
     config: ImportConfig,
     *,
-    labels: Path | None = None,
+    texts: Mapping[str, Path] | None = None,
     states: Path | None = None,
     overwrite: bool = False,
 ) -> Imported:
-    """Makes a store of the ids of each split, with `labels` and `states` of files, if given.
+    """Makes a store of the ids of each split, with `texts` and `states` of files, if given.
 
     Goes on where an earlier call was cut off. Raises PipelineError if files hold anything but
     tokens of the codebook, differ in their grid, or have no window.
@@ -84,11 +84,12 @@ def import_ids(
     plan = pa.concat_tables(
         plan_of(of.ids, split, of.parts, cut, info.shard_windows) for split, of in windows.items()
     )
-    if labels:
-        plan, lines = label_videos(plan, labels, windows=found[0].are_windows)
-        said += lines
-    elif config.labels_beside:
-        plan, lines = label_beside(plan, sources)
+    for name in TEXTS:
+        lines: list[str] = []
+        if texts and name in texts:
+            plan, lines = text_in_file(plan, name, texts[name], windows=found[0].are_windows)
+        elif name in config.beside:
+            plan, lines = text_beside(plan, name, sources)
         said += lines
     given = None
     if states:

@@ -1,8 +1,9 @@
 """Token stores as WebDataset tars and back: each window one sample, `SPLIT-ROW.npy` and `.json`.
 
-Keys are unique over the store, so that all its tars may be read as one set. Beside the tars lie the
-store's own `store.json`, `plan.parquet`, `frames.parquet` and `states/`. So what comes back is the
-same store, byte for byte, and other tools read the tars without knowing any of these.
+Its caption, if it has one, is in `.txt`, too. Keys are unique over the store, so that all its tars
+may be read as one set. Beside the tars lie the store's own `store.json`, `plan.parquet`,
+`frames.parquet` and `states/`. So what comes back is the same store, byte for byte, and other tools
+read the tars without knowing any of these.
 """
 
 import io
@@ -18,7 +19,7 @@ from pipeline.frame_list import FRAMES
 from pipeline.storage.files import make_folder, parse_json, replacing, to_json
 from pipeline.storage.places import Folder, Place, open_storage
 from pipeline.storage.tars import Member, add, new_tar, read_samples
-from pipeline.store.layout import INFO, PLAN
+from pipeline.store.layout import CAPTION, INFO, PLAN
 from pipeline.store.reader import TokenStore
 from pipeline.store.states import write_states
 from pipeline.store.writer import StoreWriter, create_store
@@ -44,6 +45,8 @@ def export_tars(store: TokenStore, out: Path, *, advance: Callable[[int], None])
                     key, array = _key(split, row["row"]), _to_npy(tokens)
                     add(tar, key, "json", to_json({**row, "crc32": zlib.crc32(array)}))
                     add(tar, key, "npy", array)
+                    if caption := row.get(CAPTION):
+                        add(tar, key, "txt", caption.encode())
             states = store.states(split, shard)
             if states is not None:
                 write_states(Folder(folder), split, shard, states)

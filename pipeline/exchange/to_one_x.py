@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.errors import PipelineError
 from pipeline.exchange.one_x import ACTIONS, METADATA, SEGMENTS, VIDEO
 from pipeline.storage.files import make_folder, replacing, write_json
+from pipeline.store.layout import TEXTS
 from pipeline.store.reader import TokenStore
 from pipeline.store.states import States
 from pipeline.store.window import Window
@@ -44,8 +45,8 @@ def export_one_x(
 
 def _unsaid(store: TokenStore, states: States | None) -> Iterator[str]:
     (t, h, w), rate = store.grid, _rate(store)
-    if store.label_names:
-        yield "left out the labels: the layout has no place for them"
+    for name in (name for name in TEXTS if name in store.plan().column_names):
+        yield f"left out the {name}s: the layout has no place for them"
     if states and states.frames != t:
         yield f"left out the states: they are of {states.frames} frames, not of {t} latent ones"
     if h != w:

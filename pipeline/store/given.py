@@ -1,4 +1,4 @@
-"""Labels and states that were given in files, brought to the rows of a plan."""
+"""Labels, captions and states that were given in files, brought to the rows of a plan."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.condition_files import FrameNumbers, StatesFile
+from pipeline.condition_files import FrameNumbers, StatesFile, VideoTexts
 from pipeline.known_videos import Key, matched, told
 from pipeline.store.layout import StoreInfo
 from pipeline.store.states import STATES_HASH, empty_states, hash_states, states_of
-from pipeline.store.tables import label_names, videos_of, with_labels
+from pipeline.store.tables import different_texts, videos_of, with_texts
 
 StatesOf = Callable[[str, int], pa.Table | None]
 """Returns the table with the states of a shard, given its split and number."""
@@ -33,30 +33,32 @@ class Given:
     """What was given, as a store keeps it."""
 
     plan: pa.Table
-    """With labels, if any is known."""
+    """With labels and captions, if any are known."""
     said: list[str] = field(default_factory=list)
     """Of what is known, and what is not."""
     states: StatesOf = no_states
 
 
-def label_rows(
-    plan: pa.Table, place: object, known: Mapping[str, str], videos: Sequence[Key]
+def text_rows(
+    plan: pa.Table, place: object, known: VideoTexts, videos: Sequence[Key]
 ) -> tuple[pa.Table, list[str]]:
-    """Adds labels to a plan; returns also what is to be said of them.
+    """Adds labels or captions to a plan; returns also what is to be said of them.
 
-    `known` are labels by names of videos; see `matched`, whose errors it raises.
+    See `matched`, whose errors it raises.
     """
-    found = matched(place, known, videos)
-    plan, what = label_found(plan, place, found)
-    return plan, told(what, known, found, videos)
+    found = matched(place, known.texts, videos)
+    plan, what = text_found(plan, place, known.name, found)
+    return plan, [*told(what, known.texts, found, videos), *known.said()]
 
 
-def label_found(plan: pa.Table, place: object, found: Mapping[Key, str]) -> tuple[pa.Table, str]:
-    """Adds labels of videos by split and name to a plan; returns also how many there are."""
+def text_found(
+    plan: pa.Table, place: object, name: str, found: Mapping[Key, str]
+) -> tuple[pa.Table, str]:
+    """Adds texts of videos by split and name to a plan; returns also how many there are."""
     rows = zip(plan["split"].to_pylist(), plan["video"].to_pylist(), strict=True)
-    plan = with_labels(plan, [found.get(key) for key in rows])
-    names = label_names(plan)
-    return plan, f"{place}: {len(names):,} label{'s' if names[1:] else ''}"
+    plan = with_texts(plan, name, [found.get(key) for key in rows])
+    texts = different_texts(plan, name)
+    return plan, f"{place}: {len(texts):,} {name}{'s' if texts[1:] else ''}"
 
 
 class GivenStates:

@@ -45,8 +45,8 @@ PLAN_SCHEMA = pa.schema(
         ("first_frame", pa.int32()),
     ]
 )
-LABEL = "label"
-"""The column behind those, of a plan that has a label for any of its windows; null: not known."""
+LABEL, CAPTION = TEXTS = ("label", "caption")
+"""Columns behind those, each of a plan that has it for any of its windows; null: not known."""
 PART_SCHEMA = pa.schema(
     [
         ("split", pa.string()),
@@ -175,6 +175,8 @@ def hash_plan(plan: pa.Table) -> str:
             digest.update(column.to_numpy().astype("<i8").tobytes())
     if LABEL in plan.column_names:
         digest.update(json.dumps(plan[LABEL].to_pylist()).encode())
+    if CAPTION in plan.column_names:
+        digest.update(json.dumps({CAPTION: plan[CAPTION].to_pylist()}).encode())
     return digest.hexdigest()
 
 

@@ -21,6 +21,7 @@ from pipeline.storage.files import parse_json, to_json
 from pipeline.storage.places import Place, Storage, open_storage
 from pipeline.store.layout import (
     INFO,
+    LABEL,
     MANIFEST,
     PLAN,
     REDO,
@@ -41,7 +42,7 @@ from pipeline.store.shards import (
     read_places,
 )
 from pipeline.store.states import STATES, STATES_HASH, States, hash_states, read_states
-from pipeline.store.tables import label_names, read_plan, read_source
+from pipeline.store.tables import different_texts, read_plan, read_source
 
 RECORD_KEYS = {"schema", "fingerprint", "plan", "info", "seal", "frames"}
 """What a store.json may hold; the last if its tokens were made from frames."""
@@ -123,7 +124,7 @@ class TokenStore:
         return self.info.shard_rows(split, shard)
 
     def plan(self, split: str | None = None) -> pa.Table:
-        """Returns what each row is, of a split or of all: see `PLAN_SCHEMA`, `LABEL`."""
+        """Returns what each row is, of a split or of all: see `PLAN_SCHEMA`, `TEXTS`."""
         table = self._plan
         return table if split is None else table.filter(np.asarray(table["split"]) == split)
 
@@ -134,7 +135,7 @@ class TokenStore:
     @cached_property
     def label_names(self) -> list[str]:
         """Names of the labels of windows, of all splits, in order; none if it has no labels."""
-        return label_names(self._plan)
+        return different_texts(self._plan, LABEL)
 
     @cached_property
     def made_from(self) -> pa.Table | None:

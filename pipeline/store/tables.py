@@ -1,33 +1,48 @@
 """The tables that say what the rows of a store are: the plan, and the list of their frames."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.condition_files import MAX_LABEL, is_label
+from pipeline.condition_files import MAX_LABEL, MAX_TEXT, is_label
 from pipeline.errors import TokenStoreError
 from pipeline.frame_list import FRAMES, SOURCE_SCHEMA, source_of
 from pipeline.storage.places import Storage
 from pipeline.storage.sealed import from_parquet
-from pipeline.store.layout import INFO, LABEL, PLAN, PLAN_SCHEMA, REDO, StoreInfo, hash_plan
+from pipeline.store.layout import (
+    CAPTION,
+    INFO,
+    LABEL,
+    PLAN,
+    PLAN_SCHEMA,
+    REDO,
+    TEXTS,
+    StoreInfo,
+    hash_plan,
+)
 
-LABELLED_SCHEMA = PLAN_SCHEMA.append(pa.field(LABEL, pa.string()))
+
+def plan_schema(names: Collection[str]) -> pa.Schema:
+    """Returns the columns of a plan with those of `TEXTS` that are among these names."""
+    return pa.schema([*PLAN_SCHEMA, *((name, pa.string()) for name in TEXTS if name in names)])
 
 
-def with_labels(plan: pa.Table, labels: Sequence[str | None]) -> pa.Table:
-    """Adds the label of each row to a plan without labels, unless none is known."""
-    if all(label is None for label in labels):
+def with_texts(plan: pa.Table, name: str, texts: Sequence[str | None]) -> pa.Table:
+    """Adds the label or caption of each row to a plan, in place of what it has, if any is known."""
+    if all(text is None for text in texts):
         return plan
-    column = pa.array(labels, pa.string())
-    return pa.Table.from_arrays([*plan.columns, column], schema=LABELLED_SCHEMA)
+    columns = dict(zip(plan.column_names, plan.columns, strict=True))
+    columns[name] = pa.array(texts, pa.string())
+    schema = plan_schema(columns)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def labels_of(plan: pa.Table) -> dict[tuple[str, str], str | None]:
-    """Returns the label of each video, by split and name."""
+def texts_of(plan: pa.Table, name: str) -> dict[tuple[str, str], str | None]:
+    """Returns the label or caption of each video, by split and name."""
     keys = zip(plan["split"].to_pylist(), plan["video"].to_pylist(), strict=True)
-    labels = plan[LABEL].to_pylist() if LABEL in plan.column_names else [None] * len(plan)
-    return dict(zip(keys, labels, strict=True))
+    texts = plan[name].to_pylist() if name in plan.column_names else [None] * len(plan)
+    return dict(zip(keys, texts, strict=True))
 
 
 def videos_of(plan: pa.Table) -> list[tuple[str, str]]:
@@ -37,21 +52,23 @@ def videos_of(plan: pa.Table) -> list[tuple[str, str]]:
     )
 
 
-def label_names(plan: pa.Table) -> list[str]:
-    """Returns the names of the labels of a plan, in order."""
-    if LABEL not in plan.column_names:
+def different_texts(plan: pa.Table, name: str) -> list[str]:
+    """Returns the labels or captions of a plan, each once, in order."""
+    if name not in plan.column_names:
         return []
-    return sorted(pc.unique(plan[LABEL]).drop_null().to_pylist())
+    return sorted(pc.unique(plan[name]).drop_null().to_pylist())
 
 
 def read_plan(files: Storage, info: StoreInfo, plan_hash: str) -> pa.Table:
     """Reads what each row of a store is. Raises TokenStoreError if that is another plan."""
-    plan = _read(files, PLAN, sum(info.counts.values()), PLAN_SCHEMA, LABELLED_SCHEMA)
+    plan = _read(files, PLAN, sum(info.counts.values()))
     path = files.place(PLAN)
     if hash_plan(plan) != plan_hash:
         raise TokenStoreError(f"{path} is not the plan that {INFO} was written with; {REDO}.")
-    if wrong := [name for name in label_names(plan) if not is_label(name)]:
+    if wrong := [name for name in different_texts(plan, LABEL) if not is_label(name)]:
         raise TokenStoreError(f"{path} holds {wrong[0][:MAX_LABEL]!r}, which is no label.")
+    if any(not 0 < len(text) <= MAX_TEXT for text in different_texts(plan, CAPTION)):
+        raise TokenStoreError(f"{path} holds a caption that is empty or too long.")
     return plan
 
 
@@ -69,8 +86,8 @@ def read_source(files: Storage, info: StoreInfo, rows: int | None) -> pa.Table |
     return table
 
 
-def _read(files: Storage, name: str, rows: int, *schemas: pa.Schema) -> pa.Table:
-    """Reads a table of so many rows, and the one of these schemas that has its columns."""
+def _read(files: Storage, name: str, rows: int, schema: pa.Schema | None = None) -> pa.Table:
+    """Reads a table of so many rows, and of this schema, or that of a plan with its columns."""
     path = files.place(name)
     try:
         data = files.read(name)
@@ -78,8 +95,8 @@ def _read(files: Storage, name: str, rows: int, *schemas: pa.Schema) -> pa.Table
         raise TokenStoreError(f"{path} is missing; {REDO}.") from None
     try:
         table = from_parquet(data, rows=rows)
-        fitting = [schema for schema in schemas if schema.names == table.column_names]
-        return table.cast((fitting or schemas)[0])
+        table.validate(full=True)
+        return table.cast(schema or plan_schema(table.column_names))
     except (pa.ArrowException, ValueError, OSError) as error:
         problem = str(error).splitlines()[0]
         raise TokenStoreError(f"{path} is damaged: {problem}; {REDO}.") from None

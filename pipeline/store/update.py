@@ -20,6 +20,7 @@ from pipeline.storage.bucket import Bucket
 from pipeline.storage.places import Folder, Inside, Storage
 from pipeline.store.layout import (
     MANIFEST,
+    TEXTS,
     StoreInfo,
     hash_plan,
     part_name,
@@ -30,13 +31,13 @@ from pipeline.store.layout import (
 from pipeline.store.reader import TokenStore, read_rows
 from pipeline.store.states import STATES, STATES_HASH
 from pipeline.store.switch import GROWING, finish_switch, growing, remove_growing
-from pipeline.store.tables import labels_of
+from pipeline.store.tables import texts_of
 from pipeline.store.writer import StoreWriter, committed_fingerprints, create_store, describe_store
 
 FROM_FRAMES = {"source", "counts", "fps", "extra"}
 """What a store says of its frames: all else must be the same for tokens to be taken over."""
 OF_STATES = {STATES, STATES_HASH}
-"""What of `extra` may be another, too: tokens do not depend on states, nor on labels."""
+"""What of `extra` may be another, too: tokens do not depend on states, nor on texts."""
 
 Shard = tuple[str, int]
 
@@ -103,7 +104,8 @@ def _refusal(store: TokenStore, info: StoreInfo, said: str) -> str:
             "or give --overwrite to encode all anew."
         )
     finished = "" if store.missing() else "It is finished, and experiments may be reading it. "
-    other = "frames" if store.info.source != info.source else "labels or states"
+    same_frames = store.info.source == info.source
+    other = "labels, captions or states" if same_frames else "frames"
     return (
         f"{store.root} was made from other {other}: {said}. {finished}Give --update to bring it to "
         "what they are now, which encodes only what is new, or choose another --out."
@@ -113,12 +115,13 @@ def _refusal(store: TokenStore, info: StoreInfo, said: str) -> str:
 def _changed(
     store: TokenStore, before: pa.Table, info: StoreInfo, plan: pa.Table, source: pa.Table
 ) -> str:
-    """Says how frames, labels and states differ from those of a store."""
+    """Says how frames, labels, captions and states differ from those of a store."""
     parts = [str(difference(before, source))] if store.info.source != info.source else []
     with contextlib.suppress(TokenStoreError):  # A damaged plan is written anew.
-        theirs, ours = (labels_of(table) for table in (store.plan(), plan))
-        count = sum(theirs.get(key, label) != label for key, label in ours.items())
-        parts += [f"the labels of {count:,} of the videos differ"] if count else []
+        for name in TEXTS:
+            theirs, ours = (texts_of(table, name) for table in (store.plan(), plan))
+            count = sum(theirs.get(key, text) != text for key, text in ours.items())
+            parts += [f"the {name}s of {count:,} of the videos differ"] if count else []
     if not parts or not {STATES}.isdisjoint(_differing(store.info.extra, info.extra)):
         parts.append("the states differ")
     return "; ".join(parts)
@@ -129,7 +132,7 @@ def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> set[str]:
 
 
 def _of_other_frames(files: Storage, info: StoreInfo, plan: pa.Table) -> TokenStore | None:
-    """Opens the store that differs from the one wanted in frames, labels and states alone."""
+    """Opens the store that differs from the one wanted in frames, texts and states alone."""
     try:
         store = TokenStore(files, allow_partial=True)
     except TokenStoreError:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.condition_files import MAX_TEXT, VideoTexts
 from pipeline.config import fingerprint
 from pipeline.errors import FrameError
 from pipeline.frames.images import Frame, read_images
 from pipeline.frames.scan import Video, group_frames
 from pipeline.frames.tars import IMAGES, Rejected, TarFrame, frames_of, reject, reject_keyless
-from pipeline.sample_texts import SampleLabels, read_texts
+from pipeline.sample_texts import add_text, read_texts
 from pipeline.storage.files import make_folder, printable
 from pipeline.storage.places import Place, is_remote, read_parts
 from pipeline.storage.tars import TEXTS, Member, read_samples
@@ -27,8 +28,6 @@ from pipeline.video.footage import SUFFIXES, About
 from pipeline.video.reader import read_video
 from pipeline.video.tiles import ExtractConfig
 
-MAX_TEXT = 10_000
-"""Characters of a caption or label that are kept."""
 AT_ONCE = 1 << 22
 """Bytes of a video that are copied in one go."""
 
@@ -136,8 +135,8 @@ def read_as_video(
         yield np.asarray(image)
 
 
-def image_labels(videos: Sequence[Video]) -> SampleLabels:
-    """Returns the labels beside the first images of videos in tars, by SPLIT/NAME of the video.
+def image_texts(videos: Sequence[Video], name: str) -> VideoTexts:
+    """Returns what lies beside the first images of videos in tars, by SPLIT/NAME of the video.
 
     Raises FrameError if a tar cannot be read.
     """
@@ -145,10 +144,10 @@ def image_labels(videos: Sequence[Video]) -> SampleLabels:
     for video in videos:
         if isinstance(image := video.frames[0], TarFrame):
             named[image.member.tar, image.member.name] = f"{video.split}/{video.name}"
-    found = SampleLabels()
+    found = VideoTexts(name)
     for tar in dict.fromkeys(tar for tar, _ in named):
         for key, sample in read_samples(tar if is_remote(tar) else Path(tar), FrameError):
             places = [(member.tar, member.name) for member in sample.values()]
             if mine := [named[place] for place in places if place in named]:
-                found.add(mine, sample, f"{tar}: {key}")
+                add_text(found, mine, sample, f"{tar}: {key}")
     return found

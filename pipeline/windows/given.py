@@ -1,7 +1,7 @@
-"""What the windows of videos are conditioned on, brought from files to the rows of a plan."""
+"""What is known of the windows of videos, brought from files to the rows of a plan."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -12,20 +12,29 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.condition_files import file_bytes, is_label, read_labels, read_states
+from pipeline.condition_files import (
+    LABEL,
+    VideoTexts,
+    file_bytes,
+    is_label,
+    read_states,
+    read_video_texts,
+)
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.frames.given import Frames, folder_of
 from pipeline.frames.scan import Video, frame_numbers
 from pipeline.known_videos import PIECE, Key
 from pipeline.storage.places import Place, open_storage
-from pipeline.store.given import Given, GivenStates, label_rows
+from pipeline.store.given import Given, GivenStates, text_rows
 from pipeline.store.layout import PLAN, StoreInfo, hash_plan
 from pipeline.store.reader import TokenStore
 from pipeline.store.states import STATES_HASH
 from pipeline.video.beside import STATES, VIDEOS
-from pipeline.video.shards import image_labels
+from pipeline.video.shards import image_texts
 
-LabelsFrom = Path | Literal["beside", "folders"]
+TextsFrom = Path | Literal["beside", "folders"]
+Texts = Mapping[str, TextsFrom | None]
+"""Where labels and captions come from, by these names; only labels from folders."""
 StatesFrom = Path | Literal["beside"]
 
 
@@ -35,16 +44,14 @@ def conditioned(
     videos: Sequence[Video],
     frames: Frames,
     *,
-    labels: LabelsFrom | None,
+    texts: Texts,
     states: StatesFrom | None,
 ) -> tuple[StoreInfo, Given]:
-    """Adds labels and states to what a store of these windows is to hold.
+    """Adds texts and states to what a store of these windows is to hold.
 
     Raises PipelineError, naming the file, if it knows none of the videos or holds something else.
     """
-    said: list[str] = []
-    if labels:
-        plan, said = label_plan(plan, videos, frames, labels)
+    plan, said = text_plan(plan, videos, frames, texts)
     if states is None:
         return info, Given(plan, said)
     made = _given_states(info, plan, videos, frames, states)
@@ -52,25 +59,38 @@ def conditioned(
     return replace(info, extra=extra), Given(plan, [*said, *made.said()], made.table)
 
 
-def label_plan(
-    plan: pa.Table, videos: Sequence[Video], frames: Frames, labels: LabelsFrom
+def text_plan(
+    plan: pa.Table, videos: Sequence[Video], frames: Frames, texts: Texts
 ) -> tuple[pa.Table, list[str]]:
-    """Adds labels to the rows of a plan; returns also what is to be said of them.
+    """Adds labels and captions to the rows of a plan; returns also what is to be said of them.
 
     Raises PipelineError if nothing is known of these videos, or what is known are no labels.
     """
     keys = [(video.split, video.name) for video in videos]
-    if labels == "folders":
-        return label_rows(plan, frames, folder_labels(frames, keys), keys)
+    said: list[str] = []
+    for name, given in texts.items():
+        if given:
+            place, known = _texts(videos, frames, name, given)
+            plan, lines = text_rows(plan, place, known, keys)
+            said += lines
+    return plan, said
+
+
+def _texts(
+    videos: Sequence[Video], frames: Frames, name: str, given: TextsFrom
+) -> tuple[object, VideoTexts]:
+    """Returns the labels or captions of videos, and the place that they come from."""
+    if given == "folders":
+        keys = [(video.split, video.name) for video in videos]
+        return frames, VideoTexts(LABEL, folder_labels(frames, keys))
     folder = folder_of(frames)
     has_file = folder is not None and VIDEOS in open_storage(folder).names()
-    if labels == "beside" and not has_file:
-        beside = image_labels(videos)
-        if beside.labels:
-            plan, said = label_rows(plan, frames, beside.labels, keys)
-            return plan, [*said, *beside.said()]
-    place, data = _file(frames, VIDEOS, labels)
-    return label_rows(plan, place, read_labels(place, data), keys)
+    if given == "beside" and not has_file:
+        beside = image_texts(videos, name)
+        if beside.texts:
+            return frames, beside
+    place, data = _file(frames, VIDEOS, given)
+    return place, read_video_texts(place, data, name)
 
 
 def _file(frames: Frames, name: str, given: Path | str) -> tuple[Place, bytes]:
@@ -136,22 +156,24 @@ def conditioned_again(
     videos: Sequence[Video],
     frames: Frames,
     *,
-    labels: LabelsFrom | None,
+    texts: Texts,
     states: StatesFrom | None,
 ) -> Given:
     """Returns the plan and the states that a store was made with, whatever became of its files.
 
     They are taken from the store unless they are given. Raises TokenStoreError if those given are
-    others, or if a plan with labels is damaged and none are given.
+    others, or if a plan with texts is damaged and not all are given.
     """
-    if labels:
-        plan, _ = label_plan(plan, videos, frames, labels)
-    else:
-        with suppress(TokenStoreError):
-            plan = store.plan()
+    what = "these are not"
+    try:
+        plan = store.plan()
+    except TokenStoreError:
+        what = f"{PLAN} is damaged; give"
+    plan, _ = text_plan(plan, videos, frames, texts)
     if hash_plan(plan) != store.plan_hash:
-        what = "these are not" if labels else f"{PLAN} is damaged; give"
-        raise TokenStoreError(f"{store.root}: {what} the --labels that it was made with.")
+        raise TokenStoreError(
+            f"{store.root}: {what} the --labels and --captions that it was made with."
+        )
     if states is None:
         return Given(plan, states=store.states)
     made = _given_states(store.info, plan, videos, frames, states)

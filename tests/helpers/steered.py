@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from click.testing import CliRunner, Result
 
-from pipeline.store.layout import StoreInfo, numbered_plan
+from pipeline.store.layout import LABEL, StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
 from pipeline.store.states import States
-from pipeline.store.tables import with_labels
+from pipeline.store.tables import with_texts
 from pipeline.store.writer import create_store
 from stages.__main__ import cli
 from tests.helpers.small import write_params
@@ -56,7 +56,7 @@ def make_store(
     named = [name and renamed[name] for name in names]
     if held_out:
         named[COUNTS["train"]] = "swim"
-    plan = with_labels(plan, named)
+    plan = with_texts(plan, LABEL, named)
     writer = create_store(root, info, plan)
     for split, shard in info.shards():
         rows = np.arange(*info.shard_rows(split, shard))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.condition_files import file_bytes, read_labels, read_states
+from pipeline.condition_files import LABEL, file_bytes, read_states, read_video_texts
 from pipeline.errors import PipelineError
 from pipeline.known_videos import matched, told
 
@@ -37,13 +37,13 @@ def dictionary(texts: list[str]) -> pa.DictionaryArray:
     ],
 )
 def test_labels_are_those_of_the_file(data: bytes) -> None:
-    assert read_labels(PLACE, data) == {"a": "surfing", "b": "007"}
+    assert read_video_texts(PLACE, data, LABEL).texts == {"a": "surfing", "b": "007"}
 
 
 def test_a_label_may_be_any_text_and_a_video_a_number() -> None:
     data = 'video,label\n7,"a, é"\n8,NA\n'.encode()
-    assert read_labels(PLACE, data) == {"7": "a, é", "8": "NA"}
-    assert read_labels(PLACE, parquet({"video": [7], "label": [3]})) == {"7": "3"}
+    assert read_video_texts(PLACE, data, LABEL).texts == {"7": "a, é", "8": "NA"}
+    assert read_video_texts(PLACE, parquet({"video": [7], "label": [3]}), LABEL).texts == {"7": "3"}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_label_may_be_any_text_and_a_video_a_number() -> None:
 )
 def test_what_are_no_labels_is_one_clear_line(data: bytes, said: str) -> None:
     with pytest.raises(PipelineError, match=said) as error:
-        read_labels(PLACE, data)
+        read_video_texts(PLACE, data, LABEL)
     assert str(error.value).startswith(str(PLACE)) and "\n" not in str(error.value)
 
 
@@ -141,17 +141,17 @@ def test_a_small_file_that_takes_much_memory_is_refused(monkeypatch: pytest.Monk
     assert len(data) < 5000
     monkeypatch.setattr("pipeline.condition_files.MAX_BYTES", 1 << 20)
     with pytest.raises(PipelineError, match="takes more than 1,048,576 bytes"):
-        read_labels(PLACE, data)
+        read_video_texts(PLACE, data, LABEL)
     with pytest.raises(PipelineError, match="give a Parquet"):
-        read_labels(PLACE, b"video,label\n" * 50_000)
+        read_video_texts(PLACE, b"video,label\n" * 50_000, LABEL)
 
 
 def test_what_is_no_file_or_too_large_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(PipelineError, match="is no file of labels or states"):
+    with pytest.raises(PipelineError, match="is no file of labels, captions or states"):
         file_bytes(Path("/dev/zero"))
-    with pytest.raises(PipelineError, match="is no file of labels or states"):
+    with pytest.raises(PipelineError, match="is no file of labels, captions or states"):
         file_bytes(tmp_path)
     (tmp_path / "labels.csv").write_bytes(b"video,label\n")
     assert file_bytes(tmp_path / "labels.csv") == b"video,label\n"

@@ -191,7 +191,10 @@ def test_other_conditions_need_update_and_take_all_tokens_over(flow: Flow) -> No
     words = given(flow)
     count = len(videos_in(flow))
     line = flow.refused("tokenize", *words)
-    assert f"other labels or states: the labels of {count} of the videos differ; the states" in line
+    assert (
+        f"other labels, captions or states: the labels of {count} of the videos differ; the states"
+        in line
+    )
     assert "Give --update" in line
     said = flow.ok("tokenize", *words, "--update")
     assert f"took over {sum(map(len, before.values())):,}, encoded 0 now" in said

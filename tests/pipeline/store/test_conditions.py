@@ -11,10 +11,18 @@ from pipeline.errors import TokenStoreError
 from pipeline.storage.sealed import to_parquet
 from pipeline.store.batches import Batches
 from pipeline.store.conditions import UNKNOWN, ConditionReader, condition_names
-from pipeline.store.layout import INFO, PLAN, StoreInfo, hash_plan, numbered_plan, store_fingerprint
+from pipeline.store.layout import (
+    INFO,
+    LABEL,
+    PLAN,
+    StoreInfo,
+    hash_plan,
+    numbered_plan,
+    store_fingerprint,
+)
 from pipeline.store.reader import TokenStore
 from pipeline.store.states import States
-from pipeline.store.tables import with_labels
+from pipeline.store.tables import with_texts
 from pipeline.store.writer import create_store
 
 STATES = States(2, {"action": 3, "grip": 1})
@@ -44,7 +52,7 @@ def store_with(
     root: Path, labels: Sequence[str | None] = LABELS, states: States | None = STATES
 ) -> TokenStore:
     info = info_with(states)
-    plan = with_labels(numbered_plan(COUNTS, "a", info.shard_windows), labels)
+    plan = with_texts(numbered_plan(COUNTS, "a", info.shard_windows), LABEL, labels)
     writer = create_store(root, info, plan)
     for split, shard in info.shards():
         rows = range(*info.shard_rows(split, shard))
@@ -123,7 +131,7 @@ def test_processes_share_the_rows_of_a_batch(tmp_path: Path) -> None:
 
 def test_a_plan_without_labels_keeps_its_hash() -> None:
     plan = numbered_plan({"train": 2}, "a", 2)
-    assert with_labels(plan, [None, None]) is plan
+    assert with_texts(plan, LABEL, [None, None]) is plan
     numbers = [np.array(pair, "<i8").tobytes() for pair in ((0, 0), (0, 1), (0, 0))]
     said = [b"train\0train", *numbers[:2], b"a-00000\0a-00001", numbers[2]]
     assert hash_plan(plan) == hashlib.sha256(b"".join(said)).hexdigest()
@@ -132,13 +140,15 @@ def test_a_plan_without_labels_keeps_its_hash() -> None:
 def test_labels_are_part_of_the_fingerprint() -> None:
     plan, info = numbered_plan(COUNTS, "a", 2), info_with()
     kinds = (LABELS, [*LABELS[:-1], "x"], ["None", *LABELS[1:]], [None] * 9)
-    hashes = {store_fingerprint(info, hash_plan(with_labels(plan, labels))) for labels in kinds}
+    hashes = {
+        store_fingerprint(info, hash_plan(with_texts(plan, LABEL, labels))) for labels in kinds
+    }
     assert len(hashes) == 4
 
 
 def test_another_label_in_the_plan_is_noticed(tmp_path: Path) -> None:
     store = store_with(tmp_path)
-    plan = with_labels(numbered_plan(COUNTS, "a", 2), ["x", *LABELS[1:]])
+    plan = with_texts(numbered_plan(COUNTS, "a", 2), LABEL, ["x", *LABELS[1:]])
     (tmp_path / PLAN).write_bytes(to_parquet(plan))
     (line,) = TokenStore(tmp_path).verify()
     assert f"is not the plan that {INFO} was written with" in line

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.condition_files import LABEL, file_bytes, read_states, read_video_texts
+from pipeline.condition_files import CAPTION, LABEL, file_bytes, read_states, read_video_texts
 from pipeline.errors import PipelineError
 from pipeline.known_videos import matched, told
 
@@ -72,6 +72,58 @@ def test_a_label_may_be_any_text_and_a_video_a_number() -> None:
 def test_what_are_no_labels_is_one_clear_line(data: bytes, said: str) -> None:
     with pytest.raises(PipelineError, match=said) as error:
         read_video_texts(PLACE, data, LABEL)
+    assert str(error.value).startswith(str(PLACE)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'video,caption,label\na," two\nlines, ""said""\n",1\nb,,2\n7,\xc3\xa9\x1b,\n',
+        parquet({"caption": ['two\nlines, "said"', None, "é\x1b"], "video": ["a", "b", "7"]}),
+    ],
+)
+def test_captions_may_have_lines_and_any_letters(data: bytes) -> None:
+    found = read_video_texts(PLACE, data, CAPTION)
+    assert found.texts == {"a": 'two\nlines, "said"', "7": "é\x1b"}
+    assert found.said() == []
+
+
+def test_captions_that_are_too_long_are_cut_off_and_counted() -> None:
+    videos = [f"v{n}" for n in range(7)]
+    data = parquet({"video": [*videos, "w"], "caption": ["é" * 10_001] * 7 + ["é" * 10_000]})
+    found = read_video_texts(PLACE, data, CAPTION)
+    assert set(found.texts.values()) == {"é" * 10_000} and len(found.texts) == 8
+    first, *_, last = found.said()
+    assert first == "given.csv: v0: its caption of 10,001 characters is cut off after 10,000"
+    assert last == "2 more are no captions, or cut off" and len(found.said()) == 6
+
+
+def test_lines_of_captions_may_lie_anywhere_in_a_large_csv() -> None:
+    rows = [f'v{n},"{n}{"-" * 997}\n{n}"\n' for n in range(3000)]
+    found = read_video_texts(PLACE, "".join(["video,caption\n", *rows]).encode(), CAPTION).texts
+    assert found == {f"v{n}": f"{n}{'-' * 997}\n{n}" for n in range(3000)}
+
+
+def no_text() -> pa.Array:
+    """Returns a column of text that is no UTF-8."""
+    buffers = pa.array([b"\xff\xfe"]).buffers()
+    return pa.Array.from_buffers(pa.string(), 1, buffers)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"video,label\na,x\n", "has no column caption; it has video, label"),
+        (b"video,caption\na,x\na,y\n", "two captions of a; give one row"),
+        (b"video,caption\na, \n", "holds no caption"),
+        (b"video,caption\na,\xff\n", "no CSV or Parquet that can be read"),
+        (parquet({"video": ["a"], "caption": no_text()}), "no CSV or Parquet that can be read"),
+        (parquet({"video": ["a"], "caption": [["x", "y"]]}), "caption must hold text, not list"),
+    ],
+)
+def test_what_are_no_captions_is_one_clear_line(data: bytes, said: str) -> None:
+    with pytest.raises(PipelineError, match=said) as error:
+        read_video_texts(PLACE, data, CAPTION)
     assert str(error.value).startswith(str(PLACE)) and "\n" not in str(error.value)
 
 

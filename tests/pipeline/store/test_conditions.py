@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.errors import TokenStoreError
@@ -12,6 +13,7 @@ from pipeline.storage.sealed import to_parquet
 from pipeline.store.batches import Batches
 from pipeline.store.conditions import UNKNOWN, ConditionReader, condition_names
 from pipeline.store.layout import (
+    CAPTION,
     INFO,
     LABEL,
     PLAN,
@@ -144,6 +146,37 @@ def test_labels_are_part_of_the_fingerprint() -> None:
         store_fingerprint(info, hash_plan(with_texts(plan, LABEL, labels))) for labels in kinds
     }
     assert len(hashes) == 4
+
+
+def test_captions_are_part_of_the_fingerprint_and_no_labels() -> None:
+    plan = numbered_plan(COUNTS, "a", 2)
+    texts: list[str | None] = ["x", *[None] * 8]
+    labels, captions = (with_texts(plan, name, texts) for name in (LABEL, CAPTION))
+    both = with_texts(labels, CAPTION, texts)
+    others = with_texts(both, CAPTION, ["y", *texts[1:]])
+    assert len({hash_plan(made) for made in (plan, labels, captions, both, others)}) == 5
+    assert both.equals(with_texts(captions, LABEL, texts))
+    assert others.column_names == [*plan.column_names, LABEL, CAPTION]
+    assert with_texts(others, CAPTION, texts).equals(both)
+
+
+@pytest.mark.parametrize("caption", ["", "a" * 10_001])
+def test_what_is_no_caption_is_refused(tmp_path: Path, caption: str) -> None:
+    plan = with_texts(numbered_plan(COUNTS, "a", 2), CAPTION, [caption] * 9)
+    create_store(tmp_path, info_with(), plan)
+    with pytest.raises(TokenStoreError, match="a caption that is empty or too long"):
+        TokenStore(tmp_path, allow_partial=True).plan()
+
+
+def test_a_caption_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    plan = with_texts(numbered_plan(COUNTS, "a", 2), CAPTION, ["x"] * 9)
+    create_store(tmp_path, info_with(), plan)
+    buffers = pa.array([b"\xff"] * 9).buffers()
+    texts = pa.Array.from_buffers(pa.string(), 9, buffers)
+    damaged = plan.set_column(5, CAPTION, texts)
+    (tmp_path / PLAN).write_bytes(to_parquet(damaged))
+    with pytest.raises(TokenStoreError, match=r"plan\.parquet is damaged: .*UTF8"):
+        TokenStore(tmp_path, allow_partial=True).plan()
 
 
 def test_another_label_in_the_plan_is_noticed(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def write_footage(root: Path) -> None:
     images = {f"{number}.png": still(number) for number in range(20)}
     for name, label in (("0", "surfing"), ("1", "archery")):
         write_shard(root / f"shards/{name}.tar", {"__key__": "a", "mp4": film, "txt": b"film"})
-        sample = {"__key__": f"clip-{name}", **images, "cls": label.encode()}
+        sample = {"__key__": f"clip-{name}", **images, "cls": label.encode(), "txt": b"film"}
         write_shard(root / f"image-shards/{name}.tar", sample)
         for folder in (root / f"folders/{name}", root / f"sorted/{label}/{name}"):
             folder.mkdir(parents=True)
@@ -53,7 +53,7 @@ def write_ids(root: Path) -> None:
     fields = {"codebook_size": 8192, "embedding_dim": 4, "width": 4, "norm": "batch"}
     model = VQGAN(VQGANConfig(**fields, downsample=(2, 4, 4)))
     save_tokenizer(root / "tokenizer-8192.safetensors", model.eval())
-    beside = {"a.json": b'{"label": "surfing"}', "a.npy": npy(ids["a.npy"])}
+    beside = {"a.json": b'{"label": "surfing", "caption": "film"}', "a.npy": npy(ids["a.npy"])}
     write_tar(root / "clips/0.tar", beside)
     for split, length in (("train", 500), ("val", 240)):
         write_v1(root / f"{split}_v1.1", [draw_ids(length, 2, 2)])
@@ -100,7 +100,7 @@ def test_it_is_one_table_of_commands_that_could_be_typed() -> None:
     assert [row for row in ROWS if set(row[0]) == {"-"}] == [rule]
     groups = [row for row in rows if row[0].strip().startswith("**")]
     assert [row[0].strip(" *") for row in groups] == [
-        *("Videos", "Frames", "Tokens", "Labels and states", "Tokenizers")
+        *("Videos", "Frames", "Tokens", "Labels, captions and states", "Tokenizers")
     ]
     for row in (row for row in rows if row not in groups):
         written = [cell.strip() for cell in row[READ:] if cell.strip()]
@@ -141,3 +141,5 @@ def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monk
         ("sorted-tokens", ["archery", "surfing"]),
     ):
         assert TokenStore(tmp_path / name).label_names == labels
+    for name in ("captioned", "captioned-images", "captioned-clips"):
+        assert set(TokenStore(tmp_path / name).plan()["caption"].to_pylist()) == {"film"}

@@ -87,7 +87,7 @@ def _look_at_episodes(folder: Path, cameras: Sequence[str]) -> tuple[list[Seen],
     footage, others = [], [rejected.name for rejected in episodes.rejected]
     for name, camera, row in episodes.videos():
         path = row["files"][camera]
-        if (file := seen[path]) and row["length"] > 1:
+        if (file := seen[path]) and 1 < row["length"] <= file.frames:
             about = {"path": path.with_name(name), "frames": row["length"], "rate": episodes.rate}
             footage.append(replace(file, **about))
         else:

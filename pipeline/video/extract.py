@@ -243,11 +243,11 @@ def _finish(
     made_from: dict[str, Any],
 ) -> Extracted:
     kept = [clip for record in records for clip in record["kept"]]
-    rejected = [*foreign, *(Rejected(*pair) for record in records for pair in record["rejected"])]
-    if not kept:
-        raise FrameError(
-            f"no clip is usable of {len(records) + len(foreign)} files{first_reason(rejected)}."
-        )
+    own = [Rejected(*pair) for record in records for pair in record["rejected"]]
+    rejected = [*foreign, *own]
+    if not kept:  # Why a video cannot be used tells more than what else lies there.
+        why = first_reason([*own, *foreign])
+        raise FrameError(f"no clip is usable of {len(records) + len(foreign)} files{why}.")
     for split in SPLITS if made_from["format"] == "folder" else ():
         lines = sorted(file for clip in kept if clip["split"] == split for file in clip["frames"])
         write_text(out / f"{split}.txt", "".join(f"{line}\n" for line in lines))

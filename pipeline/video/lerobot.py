@@ -17,10 +17,13 @@ from pipeline.errors import FrameError
 from pipeline.frames.images import Frame
 from pipeline.frames.tars import Rejected
 from pipeline.video.clips import Source
-from pipeline.video.episodes import TABLE, list_episodes, read_table
+from pipeline.video.episodes import INFO, TABLE, list_episodes, read_table
 from pipeline.video.footage import About
 from pipeline.video.reader import read_stretch
 from pipeline.video.tiles import ExtractConfig
+
+DIFFERENT = 1.02
+"""Rates further apart than this factor are two: 29.97 and 30 are one."""
 
 Hashes = Callable[[Sequence[Path]], Sequence[str | FrameError]]
 """Returns the hash of each file, or why it cannot be used."""
@@ -42,11 +45,13 @@ def find_episodes(
     for name, camera, row in episodes.videos():
         number, length = row["episode_index"], row["length"]
         path, data = row["files"][camera], row["files"].get(TABLE)
-        content = [found[path], row[camera], length, data and found[data]]
+        content = [found[path], row[camera], length, data and found[data], episodes.rate]
         if wrong := next((c for c in content if isinstance(c, FrameError)), None):
             rejected.append(Rejected(name, str(wrong)))
             continue
-        numbers = partial(read_states, data, number, length, episodes.states) if data else None
+        numbers = None
+        if data:
+            numbers = partial(read_states, data, number, length, episodes.states, episodes.rate)
         read = partial(_read, path, row[camera], length, episodes.rate, config, numbers)
         about = {"source": f"{folder}: episode {number}, {camera}", "caption": _caption(row)}
         sources.append(Source(name, fingerprint(content), read, None, about, numbers))
@@ -69,8 +74,7 @@ def _read(
     about: About,
     threads: int,
 ) -> Iterator[Frame]:
-    """Decodes an episode. Raises FrameError unless it has as many frames as it says."""
-    about.rate = rate
+    """Decodes an episode. Raises FrameError unless it has the frames, and the rate, it says."""
     if states:
         states()  # What is wrong with them is wrong with the episode.
     early = 0.5 / rate  # Times are rounded: half a frame on either side.
@@ -91,6 +95,17 @@ def _read(
             f"{path} holds {count} frames from second {span[0]:g} to {span[1]:g}, but the episode "
             f"has {length}."
         )
+    _check_rate(f"{path} shows frames from second {span[0]:g} to {span[1]:g}", about.rate, rate)
+    about.rate = rate
+
+
+def _check_rate(what: str, found: float | None, rate: float) -> None:
+    """Raises FrameError unless frames follow one another as fast as the data set says."""
+    if not found or not 1 / DIFFERENT < found / rate < DIFFERENT:
+        raise FrameError(
+            f"{what} at {found or 0:.5g} a second, but {INFO} says fps {rate:g}; correct what is "
+            "wrong."
+        )
 
 
 @lru_cache(2)
@@ -106,28 +121,53 @@ def _numbers(path: Path, names: tuple[str, ...], _: int) -> tuple[pa.Table, dict
     return table, dict(zip(episodes.tolist(), map(range, first.tolist(), ends), strict=True))
 
 
-def read_states(path: Path, episode: int, length: int, names: Sequence[str]) -> pa.Table:
+def read_states(
+    path: Path, episode: int, length: int, names: Sequence[str], rate: float
+) -> pa.Table:
     """Returns time and numbers of each frame of an episode: columns `time`, then `names`.
 
-    Raises FrameError unless there are so many, and all are numbers.
+    Raises FrameError unless there are so many, `rate` of them a second, and all are numbers: finite
+    or not known, and as many of a name in each frame.
     """
     try:
         table, rows = _numbers(path, tuple(names), path.stat().st_mtime_ns)
         found = rows.get(episode, range(0))
         mine = table.slice(found.start, len(found))
-        if mine["frame_index"].to_pylist() != list(range(length)):
+        if len(mine) != length:
             raise FrameError(
                 f"{path} has {len(mine)} rows of episode {episode}, which has {length}."
             )
-        columns = [pc.cast(mine["timestamp"], pa.float64())]
-        for name in names:
-            values = mine[name]
-            inside = getattr(values.type, "value_type", None)
-            if inside is None or hasattr(inside, "value_type"):  # One number; rows of some.
-                lists = [np.ravel(value).tolist() for value in values.to_pylist()]
-                values = pa.chunked_array([lists])
-            columns.append(values.cast(pa.list_(pa.float32())))
+        if mine["frame_index"].to_pylist() != list(range(length)):
+            raise FrameError(f"{path} does not number the frames of episode {episode} 0, 1, 2 ….")
+        times = pc.cast(mine["timestamp"], pa.float64())
+        if length > 1:
+            first, last = times.to_numpy()[[0, -1]].tolist()
+            timed = (length - 1) / (last - first) if last != first else 0.0
+            _check_rate(f"{path} times the frames of episode {episode}", timed, rate)
+        where = f"{path}: of episode {episode}"
+        columns = [times, *(_lists(f"{where}, {name}", mine[name]) for name in names)]
     except (pa.ArrowException, TypeError, ValueError) as error:
         said = str(error).splitlines()[0].rstrip(".")
         raise FrameError(f"{path} holds other than numbers of each frame: {said}.") from None
     return pa.table(columns, names=["time", *names])
+
+
+def _lists(what: str, column: pa.ChunkedArray) -> pa.Array:
+    """Returns a list of float32 for each frame. Raises FrameError if one is other than the rest.
+
+    Numbers that are null or NaN are not known, and neither are those of a frame of null.
+    """
+    inside = getattr(column.type, "value_type", None)
+    if inside is None or hasattr(inside, "value_type"):  # One number; rows of some.
+        values = column.to_pylist()
+        flat = [None if value is None else np.ravel(value).tolist() for value in values]
+        column = pa.chunked_array([flat])
+    lists = column.cast(pa.list_(pa.float32())).combine_chunks()
+    lengths = pc.unique(pc.list_value_length(lists)).drop_null().to_pylist()
+    if lengths[1:]:
+        raise FrameError(f"{what} has {lengths[0]} numbers in one frame, {lengths[1]} in another.")
+    infinite = np.flatnonzero(np.isinf(pc.list_flatten(lists).to_numpy(zero_copy_only=False)))
+    if len(infinite):
+        frame = np.flatnonzero(lists.is_valid())[infinite[0] // lengths[0]]
+        raise FrameError(f"{what} is infinite in frame {frame}; leave unknown numbers empty.")
+    return lists

@@ -103,21 +103,22 @@ def read_stretch(
     filters: Sequence[str] = (),
     as_stored: bool = False,
     threads: int = 0,
-    about: About | None = None,
+    about: About,
 ) -> Iterator[Frame]:
     """Decodes the frames of a video whose times are from `start` up to `stop`, in seconds.
 
     It begins at the last key frame before, so that a file of many stretches is not read anew for
     each. Frames are shown, and errors raised, as by `read_video`; times are believed.
     """
-    about = About() if about is None else about
     with open_video(path) as footage, reading_errors(path):
         tick = float(footage.stream.time_base or 1)
         footage.container.seek(max(0, math.floor(start / tick)), stream=footage.stream)
-        timed = _between(footage, threads, start, stop)
+        pace = Pace(footage.rate, tick)
+        timed = _paced(_between(footage, threads, start, stop), pace)
         shown = _filtered(_in_common_colours(timed, about), footage, as_stored, filters, about)
         for _, frame in shown:
             yield _pixels(frame, about)
+        about.rate = pace.rate()
 
 
 def _between(

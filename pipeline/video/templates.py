@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from string import Formatter
 
 from pipeline.errors import FrameError
@@ -40,12 +40,12 @@ class Template:
     def path(self, folder: Path, camera: str, place: Mapping[str, int]) -> Path:
         """Returns where a file lies. Raises FrameError unless a file of `folder` may be there."""
         name = self.text.format(video_key=camera, **place)
-        path = folder / name
-        if ".." in path.parts or "\\" in name or not path.is_relative_to(folder):
+        inside = PurePath(name)
+        if inside.anchor or ".." in inside.parts or "\\" in name:
             raise self._refused("leads out of the data set; refused")
-        if not name.isprintable() or any(len(part.encode()) > MAX_NAME for part in path.parts):
+        if not name.isprintable() or any(len(part.encode()) > MAX_NAME for part in inside.parts):
             raise self._refused("is no name that a file can have")
-        return path
+        return folder / inside
 
     def _refused(self, what: str) -> FrameError:
         return FrameError(f"{self.where} {printable(self.text[:100])!r} {what}.")

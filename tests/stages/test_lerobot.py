@@ -195,6 +195,12 @@ def test_names_of_files_that_cannot_be_are_refused(
     assert len(result.output.splitlines()) == 1 and not (tmp_path / "frames").exists()
 
 
+def test_a_folder_may_be_named_by_a_way_through_its_parent(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    result = extract(root / "meta/../../set", tmp_path / "frames")
+    assert result.exit_code == 0 and "6 videos in" in result.output, result.output
+
+
 def test_numbers_of_any_form_are_lists(tmp_path: Path) -> None:
     root = write_set(tmp_path / "set")
     for path in (root / "data/chunk-000").iterdir():
@@ -218,6 +224,73 @@ def test_numbers_that_are_none_reject_their_episodes(tmp_path: Path) -> None:
     assert "holds other than numbers of each frame" in said["episode-000001-top"]
 
 
+def test_infinite_and_ragged_numbers_reject_their_episodes(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    row_of = {"infinite": 1, "ragged": LENGTHS[0] + 2}
+
+    def changed(row: int, numbers: list[float]) -> list[float]:
+        if row == row_of["infinite"]:
+            return [0.0, float("inf")]
+        return numbers[:1] if row == row_of["ragged"] else numbers
+
+    change_table(root / "data/chunk-000/file-000.parquet", action=changed)
+    assert extract(root, tmp_path / "frames").exit_code == 0
+    said = reasons(tmp_path / "frames")
+    for camera in ("top", "wrist"):
+        assert (
+            "of episode 0, action is infinite in frame 1;" in said[f"episode-000000-{camera}"]
+            and "of episode 1, action has 2 numbers in one frame, 1 in another"
+            in said[f"episode-000001-{camera}"]
+        )
+    assert len(said) == 4 + len(NO_PICTURES)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_numbers_may_be_unknown(tmp_path: Path, nested: bool) -> None:
+    root = write_set(tmp_path / "set")
+
+    def changed(row: int, numbers: list[float]) -> list[Any] | None:
+        known = [None, [float("nan"), 1.0], [None, 2.0], numbers][min(row, 3)]
+        return [known] if nested and known else known
+
+    for file in range(2):
+        change_table(root / f"data/chunk-000/file-00{file}.parquet", action=changed)
+    assert extract(root, tmp_path / "frames", "--camera", "top").exit_code == 0
+    assert reasons(tmp_path / "frames").keys() == NO_PICTURES
+    rows = pq.read_table(tmp_path / "frames/states.parquet").to_pylist()
+    found = [row["action"] for row in rows if row["video"] == "train/episode-000002-top"]
+    assert found[0] is None and found[1][1:] == [1.0] and np.isnan(found[1][0])
+    assert found[2:4] == [[None, 2.0], [2.0, 3.0]]
+
+
+def test_frames_of_another_rate_than_said_are_rejected(tmp_path: Path) -> None:
+    result = extract(write_set(tmp_path / "fast", fps=2 * FPS), tmp_path / "none")
+    assert result.exit_code == 1 and "no clip is usable of 8 files" in result.output
+    assert "times the frames of episode 0 at 10 a second, but meta/info.json" in result.output
+    root = write_set(tmp_path / "set", fps=FPS * 1000 / 1001)  # Rounded.
+    film = root / f"videos/{WRIST}/chunk-000/file-001.mp4"
+    write_film(film, (picture(90 + n, 64, 64) for n in range(8)), "libx264", rate=2 * FPS)
+    change_table(
+        root / "data/chunk-000/file-000.parquet",
+        timestamp=lambda row, time: time / 2 if row < LENGTHS[0] else time,
+    )
+    assert extract(root, tmp_path / "frames").exit_code == 0
+    said = reasons(tmp_path / "frames")
+    wrong = {"episode-000000-top", "episode-000000-wrist", "episode-000002-wrist"}
+    assert said.keys() == {*NO_PICTURES, *wrong}
+    assert "times the frames of episode 0 at 20 a second" in said["episode-000000-top"]
+    assert "from second 0 to 0.8 at 20 a second, but" in said["episode-000002-wrist"]
+
+
+def test_a_rate_that_was_mended_is_read_anew(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", fps=2 * FPS)
+    assert extract(root, tmp_path / "frames").exit_code == 1
+    info = json.loads((root / "meta/info.json").read_text())
+    (root / "meta/info.json").write_text(json.dumps({**info, "fps": FPS}))
+    assert extract(root, tmp_path / "frames", "--overwrite").exit_code == 0
+    assert reasons(tmp_path / "frames").keys() == NO_PICTURES
+
+
 def test_first_params_are_of_episodes(tmp_path: Path) -> None:
     root = write_set(tmp_path / "set")
     words = ["init", "--videos", str(root), "--out", str(tmp_path / "params.yaml")]
@@ -228,6 +301,9 @@ def test_first_params_are_of_episodes(tmp_path: Path) -> None:
     said = CliRunner().invoke(cli, [*words, "--overwrite"]).output
     assert "5 videos" in said and "left aside, since they are no videos: 3, such as" in said
     assert CliRunner().invoke(cli, ["init", "--camera", "top"]).exit_code == 2
+    change_table(root / "meta/episodes/chunk-000/file-000.parquet", length=lambda *_: 10**12)
+    result = CliRunner().invoke(cli, [*words, "--overwrite"])
+    assert result.exit_code == 1 and "holds no video" in result.output
 
 
 def test_cameras_are_chosen_by_name(tmp_path: Path) -> None:
@@ -297,6 +373,22 @@ def test_an_episode_that_is_not_as_it_says_is_rejected(tmp_path: Path) -> None:
     assert said.keys() == {*NO_PICTURES, *wrong}
     assert "has 6 rows of episode 0, which has 7" in said["episode-000000-top"]
     assert "cannot be read: No such file" in said["episode-000002-wrist"]
+
+
+def test_a_length_without_end_rejects_its_episode(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    change_table(
+        root / "meta/episodes/chunk-000/file-000.parquet",
+        length=lambda number, length: length if number else 10**12 - 1,
+    )
+    change_table(
+        root / "data/chunk-000/file-001.parquet", frame_index=lambda _, frame: max(frame, 1)
+    )
+    assert extract(root, tmp_path / "frames").exit_code == 0
+    said = reasons(tmp_path / "frames")
+    assert "has 6 rows of episode 0, which has 999999999999" in said["episode-000000-top"]
+    assert "does not number the frames of episode 2 0, 1, 2 …" in said["episode-000002-top"]
+    assert len(said) == 4 + len(NO_PICTURES)
 
 
 def test_a_video_with_too_few_frames_is_rejected(tmp_path: Path) -> None:

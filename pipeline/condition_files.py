@@ -82,6 +82,11 @@ class FrameNumbers:
         rows = np.searchsorted(self.frames, frames).clip(max=len(self.frames) - 1)
         return rows, self.frames[rows] == frames
 
+    def missing(self) -> NDArray[np.float64]:
+        """Returns which share of the numbers of each frame is not known [n]."""
+        numbers = np.concatenate(list(self.values.values()), axis=1)
+        return np.asarray(np.isnan(numbers).mean(axis=1), np.float64)
+
 
 @dataclass(frozen=True)
 class StatesFile:

@@ -96,17 +96,22 @@ class GivenStates:
         return {**self.states.recorded(), STATES_HASH: digest}
 
     def said(self) -> list[str]:
-        """Says of what there are numbers, of how many frames there are none, and what is unused."""
+        """Says of what there are numbers, of how many frames not all, and what is unused."""
         what = f"{self.file.place}: {self.file.said}"
         lines = told(what, self.file.videos, self.found, self.videos)
         used = {id(n): np.zeros(len(n.frames), bool) for n in self.found.values()}
-        unknown = 0
+        missing = {id(n): n.missing() for n in self.found.values()}
+        unknown = partly = 0
         for split, count in self.info.counts.items():
             for _, numbers, rows, known in self._known(split, 0, count):
                 used[id(numbers)][rows[known]] = True
-                unknown += int((~known).sum())
+                share = np.where(known, missing[id(numbers)][rows], 1)
+                unknown += int((share == 1).sum())
+                partly += int(((share > 0) & (share < 1)).sum())
         if unknown:
             lines.append(f"{what}: not of {unknown:,} frames of windows of these videos")
+        if partly:
+            lines.append(f"{what}: in part only of {partly:,} frames of windows of these videos")
         if unused := sum(int((~rows).sum()) for rows in used.values()):
             lines.append(f"{what}: also of {unused:,} frames that are in no window")
         return lines

@@ -84,6 +84,19 @@ def test_videos_come_with_their_labels_and_latent_frames(videos: Path, tmp_path:
     assert imported(*words).exit_code == 1
 
 
+def test_frames_of_which_nothing_or_not_all_is_known_are_counted(
+    videos: Path, tmp_path: Path
+) -> None:
+    rows = ["b.npy,0,,", "b.npy,1,,nan", "b.npy,2,,1", *(f"b.npy,{n},{n},2" for n in (3, 5))]
+    (states := tmp_path / "states.csv").write_text("\n".join(["video,frame,turn.0,turn.1", *rows]))
+    words = (videos, "--codebook-size", 24, "--frames", 2, "--hop", 2, "--out", tmp_path / "s")
+    result = imported(*words, "--states", states)
+    assert result.exit_code == 0, result.output
+    of = "frames of windows of these videos"
+    for line in (f"turn (2): not of 3 {of}", f"turn (2): in part only of 1 {of}"):
+        assert f"states.csv: {line}\n" in result.output
+
+
 def test_windows_are_named_by_their_rows(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 24, (3, 2, 2, 2))
     np.save(tmp_path / "ids.npy", ids)

@@ -57,6 +57,8 @@ class _Looked:
     seen: Seen | None
     looks: Looks | None
     by_packets: bool
+    notes: dict[str, str]
+    """By kind; of what was decoded alone."""
 
 
 def look_at_videos(
@@ -77,6 +79,7 @@ def look_at_videos(
         places, config, out=scratch, skip_broken=skip_broken, cameras=cameras, hashed=False
     )
     footage = Footage(rejected=list(rejected), sources=sources)
+    notes: dict[str, dict[str, str]] = {}
     for source, found in _all(sources, lambda source: _look(source, config), "look at videos"):
         if isinstance(found, FrameError):
             footage.rejected.append(Rejected(source.name, str(found)))
@@ -89,8 +92,14 @@ def look_at_videos(
             footage.seen.append(found.seen)
         if found.looks is not None:
             footage.looks[source.name] = found.looks
+        for kind, text in found.notes.items():
+            notes.setdefault(kind, {})[source.name] = text
+    for texts in notes.values():
+        (name, text), *more = texts.items()
+        others = f" (and {len(more)} more videos alike)" if more else ""
+        footage.notes.append(f"{name}: {text}{others}")
     if not footage.videos:
-        why = [*footage.rejected, *footage.still]
+        why = [*footage.rejected[len(rejected) :], *rejected, *footage.still]
         such = f"; for example {why[0].name}: {why[0].reason.rstrip('.')}" if why else ""
         raise FrameError(f"{places[0]} holds no video of use ({len(why)} rejected){such}.")
     return footage
@@ -140,9 +149,9 @@ def _all(
 
 
 def _look(source: Source, config: ExtractConfig) -> _Looked:
-    seen, looks, num_frames = None, None, None
+    seen, looks, num_frames, about = None, None, None, About()
     if source.lend is None:  # Images in tars, stretches of longer files: all is read.
-        about, pictures, size = About(), [], (0, 0)
+        pictures, size = [], (0, 0)
         for frame in source.read(about=about, threads=1):
             pictures.append(small(frame))
             size = frame.shape[1], frame.shape[0]
@@ -159,4 +168,5 @@ def _look(source: Source, config: ExtractConfig) -> _Looked:
         Video(f"{clip.split}/{clip.name}", clip.split, ("",) * len(clip.numbers)) for clip in clips
     ]
     counted = source.lend is not None and num_frames is not None and not config.min_motion
-    return _Looked(videos, [Rejected(*pair) for pair in still], seen, looks, counted)
+    rejected = [Rejected(*pair) for pair in still]
+    return _Looked(videos, rejected, seen, looks, counted, about.notes)

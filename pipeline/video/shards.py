@@ -68,6 +68,9 @@ class Shards:
                 read = partial(self._read_member, member, videos[0])
                 lend = partial(self._lent, member, videos[0])
                 self.videos.append(Source(f"{name}/{key}", content, read, split, texts, lend=lend))
+                if frames[1:]:
+                    why = f"holds {len(frames)} images beside its video, which alone is kept"
+                    self.rejected.append(reject(source, why))
             elif videos:
                 self.rejected.append(reject(source, f"holds {len(videos)} videos"))
             elif not frames:
@@ -101,7 +104,8 @@ class Shards:
                 members = [frame for frame in video.frames if isinstance(frame, TarFrame)]
                 places = [(f.member.tar, f.member.offset, f.member.size) for f in members]
                 content = fingerprint([[self.stamps[tar], *place] for tar, *place in places])
-                read = partial(read_as_video, members, as_stored=self.config.as_stored)
+                as_stored = self.config.as_stored
+                read = partial(read_as_video, members, video.numbering, as_stored=as_stored)
                 texts = self.texts.get(str(members[0].path), {})
                 yield Source(video.name, content, read, split, texts)
 
@@ -128,9 +132,14 @@ class Shards:
 
 
 def read_as_video(
-    frames: Sequence[TarFrame], *, as_stored: bool, about: About, threads: int
+    frames: Sequence[TarFrame], numbering: str, *, as_stored: bool, about: About, threads: int
 ) -> Iterator[Frame]:
-    """Yields images of a tar as the frames of a video, of which nobody knows the rate."""
+    """Yields images of a tar as the frames of a video, of which nobody knows the rate.
+
+    `numbering` is what is to be said of their numbers.
+    """
+    if numbering:
+        about.notes["numbering"] = numbering
     for image in read_images(frames, as_stored=as_stored):
         yield np.asarray(image)
 

@@ -14,10 +14,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pipeline.errors import FrameError
+from pipeline.forecast.footage import look_at_videos
 from pipeline.frames.given import expand
 from pipeline.frames.scan import scan_frames
 from pipeline.storage.files import read_json
 from pipeline.store.reader import TokenStore
+from pipeline.video.tiles import ExtractConfig
 from stages.__main__ import cli
 from tests.helpers.film import number_of, picture, write_film
 from tests.helpers.small import Flow, content
@@ -254,6 +256,26 @@ def test_images_of_shards_are_videos_for_extract_and_for_tokenize(tmp_path: Path
     assert rejected.reason == "a sample without an image" and rejected.name.endswith("b.tar: note")
     times = extract([shards], tmp_path / "no", "--set", "extract.fps=5")
     assert times.exit_code == 1 and "extract.fps and extract.filters need videos" in times.output
+
+
+def test_what_is_cut_or_not_used_of_images_in_shards_is_said(tmp_path: Path) -> None:
+    numbered = {f"{n:05d}.png": image(n) for n in range(8)}
+    write_shard(
+        tmp_path / "shards" / "a.tar",
+        {"__key__": "gap", **{k: v for k, v in numbered.items() if k != "00004.png"}},
+        {"__key__": "whole", **numbered},
+        {"__key__": "film", "mkv": film(), **numbered},
+        {"__key__": "cover", "mkv": film(), "png": image(1)},
+    )
+    result = extract([tmp_path / "shards"], tmp_path / "frames")
+    assert result.exit_code == 0, result.output
+    why = "frame numbers jump by 2, and a jump ends a video"
+    assert f"\ngap: {why}" in result.output and "(and 1 more videos alike" in result.output
+    assert "a.tar: film: holds 8 images beside its video, which alone is kept" in result.output
+    assert "5 videos in;" in result.output and result.output.endswith("rejected 1\n")
+    footage = look_at_videos([tmp_path / "shards"], ExtractConfig(size=32), tmp_path / "scratch")
+    (note,) = footage.notes
+    assert note.startswith(f"gap: {why}") and note.endswith("(and 1 more videos alike)")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from pipeline.video.templates import DATA, VIDEO, Template
 
 INFO, EPISODES = "meta/info.json", "meta/episodes"
 CAMERA = "observation.images."
+INFO_KEYS = ("info", "video_info")
+"""What is known of a camera's videos, now and in older sets."""
 DEPTH = ("video.is_depth_map", "is_depth_map")
 """What says of a camera that it sees no colours, by version of LeRobot."""
 STATES = ("action", "observation.state")
@@ -99,8 +101,8 @@ def _short(camera: str) -> str:
 
 
 def _is_depth(feature: object) -> bool:
-    info = feature.get("info") if isinstance(feature, dict) else None
-    return isinstance(info, dict) and any(info.get(key) for key in DEPTH)
+    said = [feature.get(key) for key in INFO_KEYS] if isinstance(feature, dict) else []
+    return any(info.get(key) for info in said if isinstance(info, dict) for key in DEPTH)
 
 
 def _choose(folder: Path, features: Mapping[str, Any], cameras: Sequence[str]) -> list[str]:

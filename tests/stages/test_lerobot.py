@@ -34,7 +34,7 @@ def write_set(root: Path, **changes: Any) -> Path:
         TOP: {"dtype": "video", "shape": [64, 64, 3], "names": None, "info": {}},
         WRIST: {"dtype": "video", "shape": [64, 64, 3], "names": None},
         DEPTH: {"dtype": "video", "info": {"is_depth_map": True}},
-        OLD_DEPTH: {"dtype": "video", "info": {"video.is_depth_map": True}},
+        OLD_DEPTH: {"dtype": "video", "video_info": {"video.is_depth_map": True}},
         "action": {"dtype": "float32", "shape": [2], "names": ["x", "y"]},
         "observation.state": {"dtype": "float32", "shape": [1], "names": ["z"]},
         "episode_index": {"dtype": "int64", "shape": [1], "names": None},

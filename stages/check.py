@@ -24,6 +24,7 @@ from stages.options import (
     FILE,
     OUT,
     PLACE,
+    WORD,
     cameras_option,
     device_option,
     params_options,
@@ -60,6 +61,7 @@ def _sections(
 @click.command("check")
 @click.option(
     "--videos",
+    type=WORD,
     multiple=True,
     help="Folder of videos or of tars, a tar, a pattern of tars, as for `mebt extract`.",
 )

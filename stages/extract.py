@@ -25,6 +25,7 @@ from pipeline.video.synthetic import synthetic_videos
 from pipeline.video.tiles import ExtractConfig
 from stages.options import (
     OUT,
+    WORD,
     as_stored_option,
     cameras_option,
     overwrite_option,
@@ -39,6 +40,7 @@ DIFFERENT = 1.02
 @click.command("extract")
 @click.option(
     "--videos",
+    type=WORD,
     multiple=True,
     help="Folder of videos (anything FFmpeg reads) or of tars; or a tar, a pattern such as "
     "'shards/{000..041}.tar', or s3://bucket/prefix. Repeat it for several tars.",

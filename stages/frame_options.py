@@ -4,7 +4,7 @@ import click
 
 from pipeline.errors import FrameError
 from pipeline.frames.given import Frames, named_frames
-from stages.options import Command, skip_broken_option
+from stages.options import WORD, Command, skip_broken_option
 
 
 class FramesType(click.ParamType):  # type: ignore[type-arg]
@@ -17,7 +17,7 @@ class FramesType(click.ParamType):  # type: ignore[type-arg]
     ) -> Frames:
         """Returns the folder or the tars."""
         try:
-            return named_frames(value)
+            return named_frames(WORD.convert(value, param, ctx))
         except FrameError as error:
             self.fail(str(error), param, ctx)
 

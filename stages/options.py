@@ -21,6 +21,17 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUT = click.Path(path_type=Path)
 
 
+class WordType(click.types.StringParamType):
+    """A word, which must not be empty: an unset variable of a shell would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the word."""
+        word: str = super().convert(value, param, ctx)
+        if not word:
+            self.fail("an empty name is given.", param, ctx)
+        return word
+
+
 class PlaceType(click.ParamType):  # type: ignore[type-arg]
     """A folder, or `s3://bucket/prefix`; with `hub`, or `hf://owner/name`."""
 
@@ -53,6 +64,7 @@ class NumberRange(click.FloatRange):
         return number
 
 
+WORD = WordType()
 PLACE, PLACE_OUT = PlaceType(FOLDER), PlaceType(OUT)
 SHARE, SHARE_OUT = PlaceType(FOLDER, hub=True), PlaceType(OUT, hub=True)
 

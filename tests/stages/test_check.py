@@ -209,6 +209,7 @@ def test_tokens_are_read_and_what_repeats_is_told(flow: Flow) -> None:
 def test_wrong_usage_and_bad_input_are_one_line(flow: Flow) -> None:
     frames, tokens = flow.root / "frames", flow.root / "tokens"
     assert run(flow).exit_code == 2
+    assert run(flow, "--videos", "").exit_code == 2
     assert run(flow, "--frames", frames, "--tokens", tokens).exit_code == 2
     tokenizer = ("--tokenizer", flow.root / "tokenizer.safetensors")
     assert run(flow, "--tokens", tokens, *tokenizer).exit_code == 2

@@ -225,6 +225,7 @@ def test_what_is_no_broken_tar_is_not_skipped(flow: Flow, shards: Path) -> None:
         ("shards/{train-0,train-7}.tar", "shards/train-7.tar does not exist."),
         ("params.yaml", "params.yaml is neither a folder nor a .tar; give the folder it lies in."),
         ("nowhere", "nowhere does not exist."),
+        ("", "an empty name is given."),
         ("{shards,frames}", "shards is a folder; give one folder, or tars, but not both."),
     ],
 )

@@ -385,6 +385,12 @@ def test_what_names_no_videos_is_one_clear_line(
         expand(words)
 
 
+def test_an_empty_name_is_not_the_current_folder(tmp_path: Path) -> None:
+    result = extract([""], tmp_path / "frames")
+    assert result.exit_code == 2
+    assert "Invalid value for '--videos': an empty name is given." in result.output
+
+
 def test_a_name_with_braces_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a{b.tar").touch()

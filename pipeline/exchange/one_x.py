@@ -7,6 +7,7 @@ folder, or each kind in its own. `metadata.json` counts both.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,8 @@ def _open_v1(folder: Path, metadata: dict[str, Any], config: ImportConfig) -> Id
 
 def _actions(folder: Path, count: int) -> Iterator[tuple[str, FileArray]]:
     for path in contents(folder / ACTIONS) if (folder / ACTIONS).is_dir() else ():
+        if path.name[0] == ".":
+            continue
         if path.suffix != ".bin":
             raise PipelineError(f"{printable(str(path))} is no .bin of float32 for each frame.")
         yield path.stem, _states(within(folder, path), count, str(folder / METADATA))
@@ -186,8 +189,8 @@ def _runs(
     ends = numbers[1:] != numbers[:-1]
     if usable is not None:
         ends |= usable[1:] != usable[:-1]
-    starts = [0, *(np.flatnonzero(ends) + 1).tolist()] if len(numbers) else []
-    for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
+    edges = [0, *(np.flatnonzero(ends) + 1).tolist(), len(numbers)] if len(numbers) else []
+    for start, stop in pairwise(edges):
         if usable is None or usable[start]:
             yield int(numbers[start]), start, stop
 

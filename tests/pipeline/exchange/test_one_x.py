@@ -86,6 +86,16 @@ def test_v2_is_clips_of_17_frames_of_one_segment(tmp_path: Path, flat: bool) -> 
     assert store.verify() == []
 
 
+def test_v2_leaves_out_shards_without_a_full_clip(tmp_path: Path) -> None:
+    shards = write_v2(tmp_path / "v2", [[51], [10]])
+    store, said = import_one(tmp_path / "v2", tmp_path / "s")
+    np.testing.assert_array_equal(store.read("train"), shards[0])
+    assert said == ["left out clips that are not full: 1"]
+    write_v2(tmp_path / "short", [[10], [16]])
+    with pytest.raises(PipelineError, match="holds no clip of 17 frames of one segment"):
+        import_one(tmp_path / "short", tmp_path / "none")
+
+
 def test_v2_windows_of_two_clips_stay_in_a_segment(tmp_path: Path) -> None:
     shards = write_v2(tmp_path / "v2", [[51, 34]])
     store, _ = import_one(tmp_path / "v2", tmp_path / "s", frames=6, hop=3)
@@ -239,7 +249,8 @@ def test_a_snapshot_in_the_cache_of_the_hub_is_to_be_downloaded_elsewhere(tmp_pa
 def test_what_a_layout_lacks_is_said(tmp_path: Path) -> None:
     folder = write_v1(tmp_path / "v1", segments(), states=False)
     (folder / "segment_ids.bin").unlink()
-    for name in ("magvit2.ckpt", ".gitattributes"):
+    (folder / "actions").mkdir()
+    for name in ("magvit2.ckpt", ".gitattributes", "actions/.DS_Store"):
         (folder / name).touch()
     store, said = import_one(folder, tmp_path / "s", frames=5)
     assert said == [

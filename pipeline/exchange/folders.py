@@ -67,7 +67,7 @@ def open_tars(place: Path, tars: Sequence[Path], config: ImportConfig) -> Ids:
 
     Labels and captions beside, if asked for, are those of KEY.json, and KEY.cls or KEY.txt.
     """
-    videos, others, names = [], [], set()
+    videos, others, idless, names = [], [], [], set()
     texts = {text: VideoTexts(text) for text in config.beside}
     read = {kind for text in texts for kind in KINDS[text]}
     for tar in tars:
@@ -75,6 +75,9 @@ def open_tars(place: Path, tars: Sequence[Path], config: ImportConfig) -> Ids:
         keyless: list[Member] = []
         for key, sample in read_samples(tar, PipelineError, keyless=keyless):
             member = _ids_of(sample)
+            if member is None:
+                idless += [other.name for other in sample.values()]
+                continue
             name = printable((within_place.with_suffix("") / key).as_posix())
             if name in names:
                 raise PipelineError(f"{member}: its key is there twice.")
@@ -90,16 +93,18 @@ def open_tars(place: Path, tars: Sequence[Path], config: ImportConfig) -> Ids:
     if not videos:
         raise PipelineError(f"{place} holds no KEY.npy.")
     said = left_out(others, "members beside the ids")
+    said += left_out(idless, "members of keys without an .npy")
     return replace(_of_videos(place, videos, said), texts=texts)
 
 
-def _ids_of(sample: dict[str, Member]) -> Member:
-    """Returns the one .npy of a sample."""
+def _ids_of(sample: dict[str, Member]) -> Member | None:
+    """Returns the one .npy of a sample, if it has any."""
     found = [member for kind, member in sample.items() if f".{kind}".endswith(".npy")]
-    if len(found) != 1:
-        first = next(iter(sample.values()))
-        raise PipelineError(f"{first}: its key has {len(found)} .npy, not one, the ids of a video.")
-    return found[0]
+    if len(found) > 1:
+        raise PipelineError(
+            f"{found[0]}: its key has {len(found)} .npy, not one, the ids of a video."
+        )
+    return found[0] if found else None
 
 
 def _of_videos(place: Path, videos: Sequence[Video], said: tuple[str, ...]) -> Ids:

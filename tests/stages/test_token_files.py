@@ -239,6 +239,12 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert "left out what is outside of train/ and test/: 1, first README.md" in said
     assert "left out files that hold no ids: 1, first labels.csv" in said
     assert "left out latent frames after the last windows of videos: 4" in said
+    members = {"a.npy": npy(draw_ids(8, 3, 5)), "b.txt": b"none", "b.json": b"{}", "c": b""}
+    path = write_tar(tmp_path / "some.tar", {**members, "d.npy": npy(draw_ids(8, 3, 5))})
+    said = ok("import", path, "--codebook-size", 24, "--out", tmp_path / "some")
+    assert "left out members of keys without an .npy: 3, first b.txt\n" in said
+    assert "beside the ids" not in said
+    assert TokenStore(tmp_path / "some").plan()["video"].to_pylist() == ["some/a", "some/d"]
 
 
 def wrong(name: str, change: Callable[[Path], object], message: str) -> object:
@@ -278,7 +284,7 @@ GOOD = npy(draw_ids(9, 3, 5))
         wrong("path", lambda root: tar(**{"../a.npy": GOOD})(root), "leads out of the tar"),
         wrong("up", lambda root: tar(**{"a/../b.npy": GOOD})(root), "leads out of the tar"),
         wrong("rooted", lambda root: tar(**{"/a.npy": GOOD})(root), "leads out of the tar"),
-        wrong("no npy", tar(a__json=b"{}"), "its key has 0 .npy"),
+        wrong("no npy", tar(a__json=b"{}"), "holds no KEY.npy"),
         wrong("two npy", tar(a__npy=GOOD, a__more__npy=GOOD), "its key has 2 .npy"),
         wrong("twice", tar(a__npy=GOOD, b__npy=GOOD, a__ids__npy=GOOD), "its key is there twice"),
         wrong("in tar", tar(a__npy=npy(np.array([{}]))), "x.tar: a.npy is no .npy of numbers"),

@@ -4,13 +4,19 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import PipelineError
 from pipeline.progress import progress
 from pipeline.storage.files import replacing
 from pipeline.store.reader import TokenStore
 
 
 def export_npy(store: TokenStore, split: str, out: Path) -> int:
-    """Writes the ids of a split as one array; returns how many windows they are."""
+    """Writes the ids of a split as one array; returns how many windows they are.
+
+    Raises PipelineError if `out` is there already.
+    """
+    if out.exists():
+        raise PipelineError(f"{out} exists; choose another --out.")
     count = store.num_windows(split)
     with replacing(out) as temporary:
         array = np.lib.format.open_memmap(

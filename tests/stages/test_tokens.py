@@ -59,6 +59,10 @@ def test_ids_come_back_as_they_were(ids: Path, tmp_path: Path) -> None:
     assert tokens("import", ids, "--codebook-size", 70_000, "--out", tmp_path / "s").exit_code == 0
     assert tokens("export", tmp_path / "s", "--out", tmp_path / "back.npy").exit_code == 0
     np.testing.assert_array_equal(np.load(tmp_path / "back.npy"), np.load(ids))
+    before = ids.read_bytes()
+    result = tokens("export", tmp_path / "s", "--out", ids)
+    assert (result.exit_code, ids.read_bytes()) == (1, before)
+    assert f"Error: {ids} exists; choose another --out.\n" in result.output
     assert tokens("verify", tmp_path / "s").exit_code == 0
 
 

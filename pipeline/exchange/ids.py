@@ -13,6 +13,10 @@ from pipeline.condition_files import VideoTexts
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.exchange.arrays import FileArray
 
+NO_IDS = {"f": "floats", "c": "complex numbers", "b": "truth values"}
+NO_IDS |= {"M": "dates", "m": "spans of time", "U": "texts", "S": "texts", "V": "records"}
+"""What numpy's kinds of types are, but for integers."""
+
 
 @dataclass(frozen=True)
 class Maker:
@@ -147,13 +151,18 @@ def check_ids(array: FileArray, axes: Sequence[str], config: ImportConfig) -> st
     digits = len(config.levels)
     wanted = [f"{one} {digits}" if digits else one for one in axes]
     fitting = [one for one in wanted if len(one.split()) == len(array.shape)]
-    if array.dtype.kind not in "iu" or not fitting or (digits and array.shape[-1] != digits):
+    shapes = " or ".join(f"[{', '.join(one.split())}]" for one in wanted)
+    if array.dtype.kind not in "iu":
+        raise PipelineError(
+            f"{array} must hold integers {shapes}, but holds {array.what}, which are "
+            f"{NO_IDS.get(array.dtype.kind, 'no numbers')}. Save the ids as integers."
+        )
+    if not fitting or (digits and array.shape[-1] != digits):
         advice = ""
         if len(array.shape) == len(wanted[-1].split()) + 1:
             advice = " Digits along the last axis need --levels, windows a file of their own."
             if array.shape[0] == 1:
                 advice = " Save its only row."
-        shapes = " or ".join(f"[{', '.join(one.split())}]" for one in wanted)
         raise PipelineError(f"{array} must hold integers {shapes}, but holds {array.what}.{advice}")
     if not math.prod(array.shape):
         raise PipelineError(f"{array} holds no window: its shape is {list(array.shape)}.")

@@ -189,8 +189,11 @@ def test_imported_ids_train_and_sample_and_decode_says_why_not(flow: Flow, tmp_p
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 4)), "must hold integers [N, t, h, w]"),
-        (np.zeros((3, 2, 2, 2)), "must hold integers [N, t, h, w]"),
+        (np.zeros((3, 4), int), "must hold integers [N, t, h, w] or [T, h, w], but holds int64"),
+        (np.zeros((3, 2, 2, 2)), "holds float64 [3, 2, 2, 2], which are floats. Save the ids as"),
+        (np.zeros((3, 2, 2, 2), bool), "bool [3, 2, 2, 2], which are truth values. Save the ids"),
+        (np.zeros((3, 2, 2, 2), "M8[s]"), "[3, 2, 2, 2], which are dates. Save the ids as integer"),
+        (np.zeros((3, 2, 2, 2), "i4,f4"), "[3, 2, 2, 2], which are records. Save the ids as integ"),
         (np.full((3, 2, 2, 2), 10), "ids must be 0 … 9"),
         (np.full((3, 2, 2, 2), -1), "ids must be 0 … 9"),
         (np.zeros((0, 2, 2, 2), np.int64), "holds no window"),
@@ -204,6 +207,7 @@ def test_other_arrays_are_refused(array: np.ndarray, message: str, tmp_path: Pat
     )
     assert result.exit_code == 1
     assert message in result.output
+    assert "--levels" not in result.output
     assert not (tmp_path / "store" / "store.json").exists()
 
 

@@ -10,7 +10,7 @@ from pipeline.exchange.detect import given_splits, open_ids, outside_splits
 from pipeline.exchange.ids import Ids, ImportConfig, Maker
 from pipeline.exchange.into_store import codebook_of, import_ids
 from pipeline.exchange.npy import export_npy
-from pipeline.exchange.own_tars import export_tars, restore_tars
+from pipeline.exchange.own_tars import export_tars, open_exported, restore_tars
 from pipeline.exchange.to_one_x import export_one_x
 from pipeline.progress import progress
 from pipeline.storage.files import keep_apart
@@ -143,9 +143,12 @@ def import_command(
     maker = _maker(tokenizer) if tokenizer else None
     config = ImportConfig(**values, maker=maker, beside=beside)  # type: ignore[arg-type]
     if ids.is_dir() and (ids / INFO).exists():
+        exported = open_exported(ids)
         if test or files or states or config != ImportConfig():
             raise click.UsageError(f"{ids} says all: give no option but --out and --overwrite.")
-        _restore(ids, out, overwrite=overwrite)
+        store = restore_tars(exported, out, overwrite=overwrite)
+        total = sum(store.info.counts.values())
+        click.echo(f"{out}: {total:,} windows, fingerprint {store.fingerprint[:12]}")
         return
     if config.levels and config.codebook_size:
         raise click.UsageError("give one of --codebook-size and --levels, which make one, too.")
@@ -180,13 +183,6 @@ def _opened(
     if test is not None:
         places["test"] = test
     return {split: open_ids(place, config) for split, place in places.items()}, said
-
-
-def _restore(ids: Path, out: Place, *, overwrite: bool) -> None:
-    total = sum(TokenStore(ids, allow_partial=True).info.counts.values())
-    with progress("import", total, "window") as advance:
-        store = restore_tars(ids, out, advance=advance, overwrite=overwrite)
-    click.echo(f"{out}: {total:,} windows, fingerprint {store.fingerprint[:12]}")
 
 
 @click.command("export")

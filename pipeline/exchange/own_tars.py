@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError, TokenStoreError
 from pipeline.frame_list import FRAMES
+from pipeline.progress import progress
 from pipeline.storage.files import make_folder, parse_json, replacing, to_json
 from pipeline.storage.places import Folder, Place, open_storage
 from pipeline.storage.tars import Member, add, new_tar, read_samples
-from pipeline.store.layout import CAPTION, INFO, PLAN
+from pipeline.store.layout import CAPTION, INFO, PLAN, header_name
 from pipeline.store.reader import TokenStore
 from pipeline.store.states import write_states
-from pipeline.store.writer import StoreWriter, create_store
+from pipeline.store.writer import create_store
 
 
 def export_tars(store: TokenStore, out: Path, *, advance: Callable[[int], None]) -> None:
@@ -53,49 +55,66 @@ def export_tars(store: TokenStore, out: Path, *, advance: Callable[[int], None])
             advance(len(rows))
 
 
-def restore_tars(
-    folder: Path, out: Place, *, advance: Callable[[int], None], overwrite: bool = False
-) -> TokenStore:
-    """Makes the store that `export_tars` wrote to `folder` again, or goes on with it.
+def open_exported(folder: Path) -> TokenStore:
+    """Opens what `export_tars` wrote as the store that it is of, which has no shards.
 
-    Raises TokenStoreError, naming tar and member, for anything else.
+    Raises TokenStoreError if it is damaged, or a token store, which has them.
     """
     exported = TokenStore(folder, allow_partial=True)
-    if not exported.fits(plan := exported.plan()):
-        raise TokenStoreError(f"{folder / PLAN} does not list the rows that {INFO} counts.")
-    files = open_storage(out)
-    with files.lock():
-        writer = create_store(
-            files, exported.info, plan, source=exported.made_from, overwrite=overwrite
+    if any((folder / header_name(split)).exists() for split in exported.splits):
+        raise TokenStoreError(
+            f"{folder} is a token store already, not tars of one: give it to train, sample or "
+            "decode as it is; for another store of the same tokens, copy the folder."
         )
+    return exported
+
+
+def restore_tars(exported: TokenStore, out: Place, *, overwrite: bool = False) -> TokenStore:
+    """Makes the store of tars again, once all of them are checked, or goes on with it.
+
+    `exported` is what `open_exported` returns. Raises TokenStoreError, naming tar and member, for
+    anything but what `export_tars` wrote; then nothing is made.
+    """
+    if not exported.fits(plan := exported.plan()):
+        raise TokenStoreError(f"{exported.root}/{PLAN} does not list the rows that {INFO} counts.")
+    source, total = exported.made_from, sum(exported.info.counts.values())
+    with progress("check", total, "window") as advance:
+        for split, shard in exported.info.shards():
+            advance(len(_read_shard(exported, split, shard)[0]))
+    files = open_storage(out)
+    with files.lock(), progress("import", total, "window") as advance:
+        writer = create_store(files, exported.info, plan, source=source, overwrite=overwrite)
         missing = set(writer.unfinished())
         for split, shard in exported.info.shards():
             if (split, shard) in missing:
-                _restore_shard(exported, writer, split, shard)
+                writer.write_shard(split, shard, *_read_shard(exported, split, shard))
             advance(_span(exported, split, shard)[1])
     return TokenStore(out)
 
 
-def _restore_shard(exported: TokenStore, writer: StoreWriter, split: str, shard: int) -> None:
-    start, count = _span(writer.store, split, shard)
+def _read_shard(
+    exported: TokenStore, split: str, shard: int
+) -> tuple[NDArray[np.unsignedinteger], pa.Table | None]:
+    """Returns the tokens [n, t, h, w] of a tar, each checked, and the states of their frames."""
+    start, count = _span(exported, split, shard)
     path = Path(exported.root) / f"{split}-{shard:05d}.tar"
     if not path.is_file() or path.is_symlink():
         raise TokenStoreError(f"{path} is missing; export the store again.")
-    window = int(np.prod(writer.info.grid)) * writer.info.dtype.itemsize
+    window = int(np.prod(exported.grid)) * exported.info.dtype.itemsize
     if count * window > path.stat().st_size:
         raise TokenStoreError(f"{path} is too short for {count} windows; export the store again.")
-    tokens = np.empty((count, *writer.info.grid), writer.info.dtype)
+    tokens = np.empty((count, *exported.grid), exported.info.dtype)
     read = 0
     for number, (member, crc32) in enumerate(_arrays(path)):
         row = start + number
         names = (f"{_key(split, row)}.npy", f"{row:09d}.npy")  # The latter in the first versions.
         if number >= count or member.name not in names:
             raise TokenStoreError(f"{member} is not the next of {count} rows from {start}.")
-        tokens[number] = _from_npy(member, writer.store, crc32)
+        tokens[number] = _from_npy(member, exported, crc32)
         read += 1
     if read < count:
         raise TokenStoreError(f"{path} holds {read} windows, not {count}; export the store again.")
-    writer.write_shard(split, shard, tokens, exported.states(split, shard))
+    return tokens, exported.states(split, shard)
 
 
 def _arrays(path: Path) -> Iterator[tuple[Member, object]]:

@@ -15,7 +15,6 @@ import pytest
 import webdataset
 from click.testing import CliRunner, Result
 
-from pipeline.errors import TokenStoreError
 from pipeline.storage.tars import add, new_tar
 from pipeline.store.layout import PART_SCHEMA
 from pipeline.store.reader import TokenStore
@@ -156,16 +155,21 @@ def test_tars_that_are_no_tokens_are_refused_by_name(
     assert isinstance(result.exception, SystemExit)
     assert re.search(message, result.output), result.output
     assert "train-00001.tar" in result.output
-    with pytest.raises(TokenStoreError, match="is unfinished"):
-        TokenStore(tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 def test_imports_are_told_what_they_lack(made: Flow, ids: Path, tmp_path: Path) -> None:
     assert tokens("import", ids, "--out", tmp_path / "s").exit_code == 2
-    words = ("--codebook-size", 9, "--out", tmp_path / "s")
-    assert tokens("import", made.root / "tokens", *words).exit_code == 2
-    result = tokens("import", made.root / "tokens", "--out", tmp_path / "s")
-    assert "test-00000.tar is missing" in result.output or "train-00000.tar is mi" in result.output
+    tars, words = tmp_path / "tars", ("--out", tmp_path / "s")
+    tokens("export", made.root / "tokens", "--format", "webdataset", "--out", tars)
+    assert tokens("import", tars, "--codebook-size", 9, *words).exit_code == 2
+    for more in ((), ("--codebook-size", 9)):
+        result = tokens("import", made.root / "tokens", *more, *words)
+        assert result.exit_code == 1
+        assert "tokens is a token store already, not tars of one: give it to" in result.output
+    (tars / "test-00000.tar").unlink()
+    assert "test-00000.tar is missing" in tokens("import", tars, *words).output
+    assert not (tmp_path / "s").exists()
     (tmp_path / "empty").mkdir()
     assert "holds no ids" in tokens("import", tmp_path / "empty", "--out", tmp_path / "s").output
     words = ("--format", "webdataset", "--split", "train", "--out", tmp_path / "t")

@@ -1,5 +1,6 @@
 """`mebt tokens import` and `export`: ids of other programs in and out."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +14,10 @@ from pipeline.exchange.npy import export_npy
 from pipeline.exchange.own_tars import export_tars, open_exported, restore_tars
 from pipeline.exchange.to_one_x import export_one_x
 from pipeline.progress import progress
+from pipeline.size import sides
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
-from pipeline.store.layout import CAPTION, INFO, LABEL, TEXTS
+from pipeline.store.layout import CAPTION, INFO, LABEL, TEXTS, StoreInfo
 from pipeline.store.reader import TokenStore
 from pipeline.store.states import STATES
 from stages.conditioned import FromType
@@ -156,11 +158,19 @@ def import_command(
     if codebook_of(list(sources.values()), config) is None:
         raise click.UsageError(f"give --codebook-size or --levels: {ids} does not say it.")
     made = import_ids(sources, out, config, texts=files, states=states, overwrite=overwrite)
-    for line in (*said, *made.said):
+    for line in (*said, *made.said, *_told(made.info, out)):
         click.echo(line)
-    windows = ", ".join(f"{count:,} {split}" for split, count in made.counts.items())
-    t, h, w = made.grid
-    click.echo(f"{out}: {windows} windows of {t}x{h}x{w} tokens, codebook {made.codebook_size}")
+
+
+def _told(info: StoreInfo, out: Place) -> Iterator[str]:
+    """Says what was made, and which axis is which: an array does not tell if they were mixed up."""
+    windows = ", ".join(f"{count:,} {split}" for split, count in info.counts.items())
+    t, h, w = info.grid
+    each = f"{t} latent frames of {h}x{w} tokens"
+    yield f"{out}: {windows} windows of {each}, codebook {info.codebook_size}"
+    if info.size:
+        height, width = sides(info.size)
+        yield f"a window is decoded as {info.frames} frames of {height}x{width} pixels"
 
 
 def _maker(path: Path) -> Maker:

@@ -13,10 +13,10 @@ import pyarrow as pa
 from pipeline.errors import PipelineError
 from pipeline.exchange.arrays import FileArray
 from pipeline.exchange.given import given_states, text_beside, text_in_file
-from pipeline.exchange.ids import Codebook, Ids, ImportConfig
+from pipeline.exchange.ids import Codebook, Ids, ImportConfig, Maker
 from pipeline.exchange.windows import Cut, WindowFiles, cut_of, cut_windows, plan_of, read_all
 from pipeline.progress import progress
-from pipeline.size import check_size
+from pipeline.size import Size, check_size
 from pipeline.storage.places import Place, open_storage
 from pipeline.store.given import GivenStates
 from pipeline.store.layout import MAX_SHARD_BYTES, SMALL_CODEBOOK, TEXTS, StoreInfo
@@ -31,10 +31,8 @@ SHARD_WINDOWS, CHUNK_WINDOWS = 4096, 64
 class Imported:
     """What was made."""
 
-    counts: Mapping[str, int]
-    """Windows by split."""
-    grid: tuple[int, int, int]
-    codebook_size: int
+    info: StoreInfo
+    """Of the store."""
     said: Sequence[str]
     """What was left out, a line each."""
 
@@ -100,7 +98,7 @@ def import_ids(
     with storage.lock():
         writer = create_store(storage, info, plan, overwrite=overwrite)
         _fill(writer, windows, given)
-    return Imported(info.counts, info.grid, codebook.size, said)
+    return Imported(info, said)
 
 
 def _check_alike(found: Sequence[Ids]) -> None:
@@ -142,7 +140,7 @@ def _store_info(
                 f"tokenizer decodes {grid[0]} latent frames as {config.maker.frames(grid[0])}."
             )
         frames = config.maker.frames(grid[0])
-        size = check_size("frames", config.maker.size(*ids.size))
+        size = _decoded_size(ids, config.maker)
     states = None
     if _widths(ids):
         states = States(cut.units * (ids.frames or 0), _widths(ids))
@@ -168,6 +166,19 @@ def _store_info(
         fps=ids.fps / config.stride if ids.fps and frames else None,
         extra=extra,
     )
+
+
+def _decoded_size(ids: Ids, maker: Maker) -> Size:
+    """Returns the size of frames as `maker` decodes them; raises where it decodes none so large."""
+    try:
+        return check_size("a side of frames", maker.size(*ids.size))
+    except ValueError as error:
+        (h, w), axes = ids.size, "[N, t, h, w]" if ids.are_windows else "[T, h, w]"
+        said = str(error).rstrip(".")
+        raise PipelineError(
+            f"{ids.place} has {h}x{w} tokens a latent frame, which its tokenizer cannot decode: "
+            f"{said}. The axes must be {axes}."
+        ) from None
 
 
 def _fingerprint(found: Sequence[Ids], codebook: Codebook) -> str:

@@ -344,6 +344,22 @@ def test_words_that_do_not_fit_are_wrong_usage(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_the_axes_are_said_as_they_were_read(made: Flow, tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", draw_ids(6, 3, 5, 2))
+    words = ("import", tmp_path / "ids.npy", "--out", tmp_path / "out")
+    said = ok(*words, "--codebook-size", 24)
+    assert "out: 6 train windows of 3 latent frames of 5x2 tokens, codebook 24\n" in said
+    assert "is decoded as" not in said
+    tokenizer = ("--tokenizer", made.root / "tokenizer.safetensors")  # Of 2x4x4 pixels a token.
+    said = ok(*words, *tokenizer, "--overwrite")
+    assert said.endswith("a window is decoded as 6 frames of 20x8 pixels\n")
+    np.save(tmp_path / "ids.npy", draw_ids(6, 3, 2, 1025))
+    said = refused(*words[:2], *tokenizer, "--out", tmp_path / "none")
+    assert "has 2x1025 tokens a latent frame, which its tokenizer cannot decode: " in said
+    assert "at most 4096, got (8, 4100). The axes must be [N, t, h, w]." in said
+    assert not (tmp_path / "none").exists()
+
+
 def test_ids_whose_tokenizer_is_named_are_decoded(made: Flow, tmp_path: Path) -> None:
     tokenizer = made.root / "tokenizer.safetensors"
     ok("export", made.root / "samples", "--out", tmp_path / "ids.npy")

@@ -12,6 +12,7 @@ from pipeline.frames.given import expand
 from pipeline.frames.tars import describe_broken
 from pipeline.rates import RECORD
 from pipeline.storage.files import keep_apart
+from pipeline.video.clock import DIFFERENT
 from pipeline.video.extract import (
     Extracted,
     Format,
@@ -32,9 +33,6 @@ from stages.options import (
     params_options,
     skip_broken_option,
 )
-
-DIFFERENT = 1.02
-"""Rates further apart than this factor are said to differ."""
 
 
 @click.command("extract")

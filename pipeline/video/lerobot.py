@@ -17,13 +17,11 @@ from pipeline.errors import FrameError
 from pipeline.frames.images import Frame
 from pipeline.frames.tars import Rejected
 from pipeline.video.clips import Source
+from pipeline.video.clock import DIFFERENT
 from pipeline.video.episodes import INFO, TABLE, list_episodes, read_table
 from pipeline.video.footage import About
 from pipeline.video.reader import read_stretch
 from pipeline.video.tiles import ExtractConfig
-
-DIFFERENT = 1.02
-"""Rates further apart than this factor are two: 29.97 and 30 are one."""
 
 Hashes = Callable[[Sequence[Path]], Sequence[str | FrameError]]
 """Returns the hash of each file, or why it cannot be used."""

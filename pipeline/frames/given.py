@@ -1,11 +1,12 @@
 """Where frames are: in a folder, in a bucket, or in tars that are named one by one."""
 
-import itertools
+import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from braceexpand import braceexpand
+from braceexpand import alphabet, braceexpand
 
 from pipeline.errors import FrameError
 from pipeline.frames.tars import SUFFIX
@@ -13,6 +14,10 @@ from pipeline.storage.places import Place, is_remote
 
 MAX_TARS = 1_000_000
 """Names that a pattern may stand for."""
+BRACES = re.compile(
+    r"\\.|\{(?:(-?\d+)\.\.(-?\d+)|([A-Za-z])\.\.([A-Za-z]))(?:\.\.-?(\d+))?\}|[{},]", re.DOTALL
+)
+"""What counts in a pattern: an escaped character, a range of numbers or of letters, an edge."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,7 @@ def expand(words: Sequence[str]) -> list[Place]:
     """
     places: list[Place] = []
     for word in words:
-        try:
-            names = list(itertools.islice(braceexpand(word), MAX_TARS + 1))
-        except ValueError:  # Braces that are never closed: a name like any other.
-            names = [word]
-        if not is_remote(word) and Path(word).exists():
-            names = [word]
-        if len(names) > MAX_TARS:
-            raise FrameError(f"{word} names more than {MAX_TARS:,} tars.")
-        places += [name if is_remote(name) else Path(name) for name in names]
+        places += [name if is_remote(name) else Path(name) for name in _names(word)]
     for place in places:
         if is_folder(place) and len(places) > 1:
             raise FrameError(f"{place} is a folder; give one folder, or tars, but not both.")
@@ -79,6 +76,40 @@ def expand(words: Sequence[str]) -> list[Place]:
         if not is_folder(place) and not is_tar(place):
             raise FrameError(f"{place} is neither a folder nor a .tar; give the folder it lies in.")
     return places
+
+
+def _names(word: str) -> list[str]:
+    with contextlib.suppress(OSError):  # A pattern may be longer than a name.
+        if not is_remote(word) and Path(word).exists():
+            return [word]
+    try:
+        count = _count_names(word)
+        if count <= MAX_TARS:
+            return list(braceexpand(word))
+    except (ValueError, RecursionError):  # Braces that are never closed: a name like any other.
+        return [word]
+    raise FrameError(f"{word} names more than {MAX_TARS:,} tars.")
+
+
+def _count_names(pattern: str) -> int:
+    """Counts the names of a pattern without making them: `braceexpand` holds most at once."""
+    open_braces = [(0, 1)]  # Of each the names of the parts before this one, and of this one.
+    for match in BRACES.finditer(pattern):
+        done, count = open_braces[-1]
+        if ".." in match[0]:
+            first, last = match[1] or alphabet.index(match[3]), match[2] or alphabet.index(match[4])
+            count *= abs(int(last) - int(first)) // max(1, int(match[5] or 1)) + 1
+        elif match[0] == "," and len(open_braces) > 1:
+            done, count = done + count, 1
+        elif match[0] == "{":
+            open_braces.append((0, 1))
+            continue
+        elif match[0] == "}" and len(open_braces) > 1:
+            open_braces.pop()
+            names, (done, count) = done + count, open_braces[-1]
+            count *= names
+        open_braces[-1] = (done, count)
+    return open_braces[0][1]
 
 
 def is_folder(place: Place) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.errors import FrameError
-from pipeline.frames.given import Tars, folder_of, named_frames
+from pipeline.frames.given import Tars, expand, folder_of, named_frames
 from pipeline.frames.scan import scan_frames
 from pipeline.storage.bucket import Bucket
 from pipeline.store.reader import TokenStore
@@ -234,6 +234,41 @@ def test_what_names_no_frames_is_wrong_usage(
 ) -> None:
     monkeypatch.chdir(flow.root)
     assert f"Invalid value for '--frames': {message}" in refused(flow, word, code=2)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [
+        ("{000..012}", 13),
+        ("{7..-1..3}{,x}", 6),
+        ("{a..c}{C..A..2}", 6),
+        ("{{0..3}{a..c},x{1,2},}", 15),
+        (r"\{0..99\}{0,1}\,{x}", 2),
+    ],
+)
+def test_too_many_tars_are_refused_before_their_names_are_made(
+    pattern: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = f"s3://bucket/v{pattern}.tar"
+    monkeypatch.setattr("pipeline.frames.given.MAX_TARS", count)
+    assert len(expand([word])) == count
+    monkeypatch.setattr("pipeline.frames.given.MAX_TARS", count - 1)
+    monkeypatch.setattr("pipeline.frames.given.braceexpand", pytest.fail)
+    with pytest.raises(FrameError, match=f"tar names more than {count - 1} tars"):
+        expand([word])
+
+
+def test_a_pattern_is_longer_than_a_name_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        Path(f"{name}.tar").touch()
+    word = f"{{{'a,' * 200}b}}.tar"
+    assert expand([word])[-2:] == [Path("a.tar"), Path("b.tar")]
+    deep = "{" * 2000 + "}" * 2000
+    with pytest.raises(OSError, match="too long"):
+        expand([deep])
 
 
 def test_tars_of_a_bucket_are_named_by_a_pattern(flow: Flow, shards: Path, bucket: Bucket) -> None:

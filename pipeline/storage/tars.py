@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import SEEK_END
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from pipeline.errors import PipelineError
 from pipeline.storage.files import printable, replacing
@@ -27,6 +27,8 @@ KEYLESS = re.compile(r"\.[A-Za-z0-9]{1,9}")
 TEXTS = (".json", ".txt", ".cls")
 MAX_TEXT_BYTES = 1 << 26
 """Bytes of a .json or .npy beyond which it is not read."""
+MAX_HEADER_BYTES = 1 << 16
+"""Bytes of all that says what one member is: name, times, attributes."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,21 @@ class Member:
 def read_members(members: Sequence[Member]) -> list[bytes]:
     """Returns the bytes of members of one tar; see `pipeline.storage.places.read_parts`."""
     return read_parts(members[0].tar, [(member.offset, member.size) for member in members])
+
+
+class _Headers:
+    """A tar as `tarfile` reads it: whatever a header claims, few bytes for each member."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.left = MAX_HEADER_BYTES
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= self.left:
+            raise tarfile.ReadError(f"a header claims more than {MAX_HEADER_BYTES:,} bytes")
+        self.left -= size
+        return self.file.read(size)
 
 
 @contextmanager
@@ -124,8 +141,11 @@ def _members(path: Place, error: type[PipelineError]) -> Iterator[Member]:
             end = file.seek(0, SEEK_END)
             file.seek(0)
             position = -1
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            headers = _Headers(file)
+            with tarfile.open(fileobj=cast(BinaryIO, headers), mode="r:") as tar:
                 for entry in tar:
+                    headers.left = MAX_HEADER_BYTES
+                    vars(tar).update(members=[], pax_headers={})  # They would keep all headers.
                     name = PurePosixPath(entry.name).name
                     if entry.isdir() or (name.startswith(".") and not KEYLESS.fullmatch(name)):
                         continue

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,58 @@ def test_a_tar_of_names_within_names_ends(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(nested + b"\0" * 1024)
     with pytest.raises(FrameError, match=r"x\.tar is damaged, or no uncompressed tar"):
         scan_frames(tmp_path)
+
+
+def long_name(kind: bytes = tarfile.GNUTYPE_LONGNAME, size: int = 20_000) -> bytes:
+    about = entry("././@LongLink", type=kind, size=size)
+    return about.tobuf(tarfile.GNU_FORMAT) + b"a" * size + bytes(-size % 512)
+
+
+def pax(kind: bytes = tarfile.XHDTYPE) -> bytes:
+    record = b"20000 comment=" + b"x" * 19_985 + b"\n"
+    about = entry("pax", type=kind, size=len(record)).tobuf(tarfile.USTAR_FORMAT)
+    return about + record + bytes(-len(record) % 512)
+
+
+def sparse() -> bytes:
+    """Holes that go on from block to block."""
+    head = bytearray(entry("a", type=tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+    head[482], head[148:156] = 1, b"        "
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + (bytes(504) + b"\1" + bytes(7)) * 40
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(long_name(), long_name(tarfile.GNUTYPE_LONGLINK), long_name(size=2000) * 4),
+        *(pax(), pax(tarfile.XGLTYPE), sparse()),
+    ],
+    ids=["name", "link", "names", "pax", "pax of all", "sparse"],
+)
+def test_long_headers_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: bytes
+) -> None:
+    monkeypatch.setattr(tars, "MAX_HEADER_BYTES", 8192)
+    path = clip(tmp_path / "x.tar")
+    path.write_bytes(header + path.read_bytes())
+    with pytest.raises(FrameError, match=r"x\.tar is .*: a header claims more than 8,192 bytes\."):
+        scan_frames(tmp_path)
+
+
+def test_headers_are_not_kept(tmp_path: Path) -> None:
+    of_all = (tarfile.TarInfo.create_pax_global_header({f"x{n}": "x" * 20_000}) for n in range(99))
+    of_one = entry("", pax_headers={"comment": "x" * 20_000})
+    members = (of_one.replace(name=f"{n}.txt").tobuf(tarfile.PAX_FORMAT) for n in range(99))
+    data = b"".join(header for pair in zip(of_all, members, strict=True) for header in pair)
+    (tmp_path / "x.tar").write_bytes(data + bytes(1024))
+    del data
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_samples(tmp_path / "x.tar", FrameError)) == 99
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_large_claims_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

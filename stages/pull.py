@@ -4,24 +4,16 @@ from pathlib import Path
 
 import click
 
-from mebt import load_model
-from mebt.weights import MODEL_FILE
-from pipeline.errors import user_errors
 from pipeline.sharing.pull import pull
 from pipeline.storage.files import keep_apart
 from pipeline.storage.places import Place
+from stages.described import describe_files
 from stages.options import OUT, SHARE
-from tokenizer import load_tokenizer
-from tokenizer.weights import TOKENIZER_FILE
 
 
-def check_models(folder: Path) -> None:
-    """Raises CheckpointError if a model or a tokenizer in a folder cannot be used."""
-    with user_errors():
-        if (folder / MODEL_FILE).exists():
-            load_model(folder / MODEL_FILE)
-        if (folder / TOKENIZER_FILE).exists():
-            load_tokenizer(folder / TOKENIZER_FILE)
+def check_files(folder: Path) -> None:
+    """Raises PipelineError unless what is in a folder can be used, and belongs together."""
+    describe_files({path.name: path for path in folder.iterdir()})
 
 
 @click.command("pull")
@@ -40,6 +32,6 @@ def command(source: Place, out: Path) -> None:
       mebt sample --run fish --params fish/params.yaml --out samples/tokens
     """
     keep_apart(out, source)
-    manifest, count = pull(source, out, check_models)
+    manifest, count = pull(source, out, check_files)
     done = f"{count} files pulled" if count else "nothing to do"
     click.echo(f"{out}: {done}, fingerprint {manifest.fingerprint[:12]}")

@@ -3,30 +3,22 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import click
 
-from mebt import load_model, model_metadata
 from mebt.weights import MODEL_FILE
-from pipeline.config import load_params
-from pipeline.errors import CheckpointError, ConfigError, ShareError, user_errors
+from pipeline.errors import CheckpointError, ConfigError, ShareError
 from pipeline.evaluation.copying import verdict
-from pipeline.report.artefacts import Artefact, check_measured
 from pipeline.sharing.card import SHEETS, About, write_card
 from pipeline.sharing.manifest import LICENSE, list_files, names_of
 from pipeline.sharing.push import Share, push
-from pipeline.storage.files import keep_apart, lock, read_json, read_text
+from pipeline.storage.files import keep_apart, lock, read_text
 from pipeline.storage.hub import is_hub
 from pipeline.storage.places import Place, is_remote
 from pipeline.training.checkpoint import CHECKPOINTS, POINTER, last_step, mend_pointer
-from pipeline.training.previews import read_previews
-from stages.described import describe_model, describe_tokenizer
+from stages.described import METRICS, PARAMS, describe_files
 from stages.options import FILE, FOLDER, SHARE_OUT, overwrite_option
-from tokenizer import load_tokenizer
 from tokenizer.weights import TOKENIZER_FILE
-
-PARAMS, METRICS = "params.yaml", "metrics.json"
 
 
 def gather_files(
@@ -70,42 +62,9 @@ def _last_checkpoint(run: Path) -> str:
     return read_text(run / CHECKPOINTS / POINTER).strip()
 
 
-def describe(files: Mapping[str, Path]) -> tuple[list[Artefact], dict[str, Any]]:
-    """Reads all that a card speaks of: model, tokenizer, and the numbers of `mebt evaluate`.
-
-    Raises PipelineError if one of them is damaged, or if they do not belong together.
-    """
-    found, tokenizer = [], None
-    if path := files.get(TOKENIZER_FILE):
-        with user_errors():
-            tokenizer = describe_tokenizer(path, load_tokenizer(path))
-        found.append(tokenizer)
-    if path := files.get(MODEL_FILE):
-        with user_errors():
-            load_model(path)
-            made_for = model_metadata(path).get("tokenizer")
-        if tokenizer and made_for and made_for != tokenizer.identity:
-            raise CheckpointError(
-                f"{path} was trained on tokens of tokenizer {made_for}, but "
-                f"{files[TOKENIZER_FILE]} is {tokenizer.identity}. Give the one that made them."
-            )
-        found.append(describe_model(path, len(read_previews(path.parent))))
-    evaluation: dict[str, Any] = {}
-    if path := files.get(METRICS):
-        evaluation = read_json(path, ShareError, "evaluation")
-        numbers, protocol = evaluation.get("metrics"), evaluation.get("protocol")
-        values = numbers.values() if isinstance(numbers, dict) else [None]
-        if not isinstance(protocol, dict) or not all(isinstance(n, int | float) for n in values):
-            raise ShareError(f"{path} is not what `mebt evaluate` writes.")
-        check_measured(evaluation, found, path)
-    if path := files.get(PARAMS):
-        load_params(path)
-    return found, evaluation
-
-
 def make_share(files: Mapping[str, Path], place: Place, license: str | None) -> Share:
     """Lists what is pushed and writes its card."""
-    artefacts, evaluation = describe(files)
+    artefacts, evaluation = describe_files(files)
     remote = is_remote(place) or is_hub(place)
     about = About(
         name=str(place).rstrip("/").rpartition("/")[2] if remote else Path(place).resolve().name,

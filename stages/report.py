@@ -13,6 +13,7 @@ from mebt import model_metadata
 from mebt.weights import MODEL_FILE
 from pipeline.config import load_params
 from pipeline.errors import PipelineError, TokenStoreError, user_errors
+from pipeline.evaluation.written import read_evaluation
 from pipeline.frames.given import Frames, places_of
 from pipeline.pixels import decode_tokens
 from pipeline.rates import playing_rate
@@ -36,7 +37,7 @@ from pipeline.report.clips import (
     reconstructed_pairs,
 )
 from pipeline.report.report import Contents, make_report
-from pipeline.storage.files import keep_apart, read_json, read_text, write_text
+from pipeline.storage.files import keep_apart, read_text, write_text
 from pipeline.storage.places import Place
 from pipeline.store.layout import StoreInfo
 from pipeline.store.reader import TokenStore
@@ -73,7 +74,7 @@ def collect(
     model = None if tokenizer is None else _open_tokenizer(tokenizer, store)
     footage = None if frames is None else read_footage(frames)
     previews = {} if run is None else read_previews(run)
-    evaluation = {} if metrics is None else read_json(metrics, PipelineError, "evaluation")
+    evaluation = {} if metrics is None else read_evaluation(metrics, PipelineError)
     artefacts: list[Artefact] = [] if footage is None else [*frame_artefacts(footage)]
     if tokenizer is not None and model is not None:
         artefacts.append(describe_tokenizer(tokenizer, model))

@@ -66,6 +66,15 @@ def prepare_run(
     _write_record(out, record, frames)
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Reads the record of a run. Raises CheckpointError if it is that of none."""
+    found = read_json(path, CheckpointError, "run")
+    parts = ("model", "tokens") if "model" in found else ("tokenizer", "windows")
+    if not all(isinstance(found.get(part), dict) for part in ("config", *parts)):
+        raise CheckpointError(f"{path} is not what `mebt train` or `mebt fit-tokenizer` writes.")
+    return found
+
+
 def recorded(out: Path, key: str) -> object:
     """Returns a value that a run goes on with; None if there is none yet."""
     path = out / RECORD

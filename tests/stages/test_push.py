@@ -26,6 +26,7 @@ from tests.stages.test_s3 import objects
 from tests.test_readme import run_section, sections
 
 HUB = "hf://me/fish"
+OTHERS = {"metrics": {}, "protocol": {"identities": {"model": "0" * 64}}}
 METRICS = {"metrics": {"token_loss": 1.25}, "protocol": {"seed": 0}, "not_computed": {"fvd": "no"}}
 
 
@@ -287,8 +288,7 @@ def test_metrics_that_are_none_are_refused(
 
 
 def test_numbers_of_another_model_are_refused(words: list[object], tmp_path: Path) -> None:
-    other = {**METRICS, "protocol": {"identities": {"model": "0" * 64}}}
-    (tmp_path / "metrics.json").write_text(json.dumps(other))
+    (tmp_path / "metrics.json").write_text(json.dumps(OTHERS))
     line = refused(*words, "--metrics", tmp_path / "metrics.json", "--out", tmp_path / "x")
     assert "was measured with model 000" in line
 
@@ -347,6 +347,10 @@ def bomb() -> bytes:
         ("checkpoints/step-00000001/state.safetensors", pickled(), "not a readable safetensors"),
         ("checkpoints/last", b"../..", "names '../..', which is no checkpoint"),
         ("run.json", b"[" * 100_000, "is not the JSON of a run"),
+        ("run.json", b'{"a": 1}', "run.json is not what `mebt train` or `mebt fit-tokenizer` wri"),
+        ("run.json", b'{"config": {}, "model": {}, "tokens": {}}', "is of another run than"),
+        ("metrics.json", b'{"metrics": {"x": "text"}, "protocol": {}}', "not what `mebt evaluate`"),
+        ("metrics.json", json.dumps(OTHERS).encode(), "was measured with model 000"),
         ("metrics.jsonl", b'{"step": 1}\n{"no": 1}\n', "metrics.jsonl is no log of a run"),
         ("params.yaml", b"!!python/object/apply:os.mkdir [evil]", "not YAML"),
         ("params.yaml", b"other: 1", "unknown section 'other'"),
@@ -365,6 +369,13 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
     assert said in line
     assert ".partial" not in line
     assert not (pushed.parent / "evil").exists()
+
+
+def test_a_tokenizer_that_is_not_the_runs_is_refused(pushed: Path, tmp_path: Path) -> None:
+    other = make_tokenizer(tmp_path / "other.safetensors", seed=1)
+    rewrite(pushed, "tokenizer.safetensors", other.read_bytes())
+    line = pull_refused(pushed)
+    assert f"{pushed}/model.safetensors was trained on tokens of tokenizer" in line
 
 
 @pytest.mark.parametrize("damage", ["flip", "longer", "shorter", "link", "folder", "missing"])

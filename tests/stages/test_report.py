@@ -147,11 +147,44 @@ def test_numbers_of_something_else_are_refused(project, tmp_path, what):
         "samples": project.samples.fingerprint,
     }
     metrics = tmp_path / "metrics.json"
-    metrics.write_text(json.dumps({"protocol": {"identities": identities}}))
+    evaluation = {"metrics": {}, "protocol": {"identities": identities}}
+    write_json(metrics, evaluation)
     collect(project.root / "tokens", metrics=metrics, **given)
-    metrics.write_text(json.dumps({"protocol": {"identities": {**identities, what: "0" * 64}}}))
+    identities[what] = "0" * 64
+    write_json(metrics, evaluation)
     with pytest.raises(PipelineError, match=f"was measured with {what} 000.*, but the {what} give"):
         collect(project.root / "tokens", metrics=metrics, **given)
+
+
+COPYING = {"flagged": False, "distances": {"samples": [0.5], "real": [1]}, "pairs": []}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metrics": {"x": "text"}}, "metrics.x: expected float, got 'text'"),
+        ({"metrics": {"x": float("inf")}}, "metrics.x: must be a finite number"),
+        ({"metrics": None}, "metrics: expected dict"),
+        ({"protocol": {"identities": 5}}, "protocol.identities: expected dict"),
+        ({"not_computed": {"fvd": 3}}, "not_computed.fvd: expected str"),
+        ({"not_computed": []}, "not_computed: expected dict"),
+        ({"\x1b[31m": 1}, r"unknown key '\x1b[31m'"),
+        ({"copying": COPYING}, "'near_copies' is missing"),
+        ({"copying": {**COPYING, "flagged": None}}, "why copying was not judged is missing"),
+        ({"copying": {**COPYING, "pairs": [{"row": 1}]}}, "pairs[0]: 'sample' is missing"),
+        ({"copying": {**COPYING, "distances": {"samples": [], "real": []}}}, "there are none"),
+    ],
+)
+def test_numbers_that_evaluate_does_not_write_are_one_clear_line(project, tmp_path, change, said):
+    metrics = tmp_path / "metrics.json"
+    metrics.write_text(json.dumps({"metrics": {"psnr": 1}, "protocol": {}, **change}))
+    words = ("--tokens", project.root / "tokens", "--metrics", metrics, "--out", tmp_path / "x")
+    result = CliRunner().invoke(cli, ["report", *map(str, words)])
+    assert result.exit_code == 1, repr(result.exception)
+    (line,) = result.output.splitlines()
+    assert line.startswith(f"Error: {metrics} is not what `mebt evaluate` writes: ")
+    assert said in line
+    assert not (tmp_path / "x").exists()
 
 
 def test_new_videos_stand_beside_the_training_windows_that_they_are_nearest_to(project, tmp_path):
@@ -161,7 +194,9 @@ def test_new_videos_stand_beside_the_training_windows_that_they_are_nearest_to(p
         {"sample": 5, "row": 3, "shift": 1, "distance": 0.25, **place},
         {"sample": 2, "row": 4, "shift": -1, "distance": 0.5, **place},
     ]
-    write_json(tmp_path / "metrics.json", {"copying": {"pairs": pairs}})
+    copying = {"flagged": None, "distances": {"samples": [0.5], "real": [1]}, "pairs": pairs}
+    evaluation = {"metrics": {}, "protocol": {}, "not_computed": {"copying_z": "too few"}}
+    write_json(tmp_path / "metrics.json", {**evaluation, "copying": copying})
     shown = collect(project.root / "tokens", metrics=tmp_path / "metrics.json", **given).nearest
     assert [pair.distance for pair in shown] == [0.25, 0.5]
     assert shown[0].name == "new video 6; v, frame 9"

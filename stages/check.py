@@ -2,8 +2,8 @@
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
@@ -13,8 +13,8 @@ from pipeline.errors import FrameError
 from pipeline.forecast.record import advice
 from pipeline.forecast.told import told
 from pipeline.frames.given import Frames, expand, places_of
-from pipeline.params.choose import fitted, fitted_to_machine, this_machine
-from pipeline.params.survey import look_at_folder
+from pipeline.params.choose import Choice, fitted, fitted_to_machine, this_machine
+from pipeline.params.survey import Seen, look_at_folder
 from pipeline.storage.files import keep_apart, write_json
 from pipeline.storage.places import Place
 from pipeline.video.filters import check_filters
@@ -37,25 +37,14 @@ CHOSEN = "what mebt init would choose"
 """Where values are from without a params.yaml."""
 
 
-def _sections(
-    params: Path, overrides: Sequence[str], videos: Sequence[Place], cameras: Sequence[str]
-) -> tuple[dict[str, dict[str, Any]], str]:
-    """Returns the values to go by, and where they are from.
-
-    Without a params.yaml those that `mebt init` would choose, for a folder of videos if it is one.
-    """
-    (folder,) = videos if len(videos) == 1 else (None,)
-    if params.exists() or params != Path("params.yaml") or not isinstance(folder, Path):
-        return load_params(params, overrides), str(params)
-    if not folder.is_dir():
-        return load_params(params, overrides), str(params)
+def _chosen(videos: Sequence[Place], cameras: Sequence[str]) -> Choice:
+    """Returns what `mebt init` would choose: for a folder of videos, or else for this machine."""
     machine = this_machine()
-    try:  # Of tars, which hold several videos each, it knows none.
-        footage, _ = look_at_folder(folder, cameras)
-    except FrameError:
-        footage = []
-    choice = fitted(footage, machine) if footage else fitted_to_machine(machine)
-    return with_overrides(choice.values, overrides), CHOSEN
+    footage: list[Seen] = []
+    with suppress(FrameError):  # Of tars, which hold several videos each, it knows none.
+        if len(videos) == 1 and isinstance(videos[0], Path) and videos[0].is_dir():
+            footage, _ = look_at_folder(videos[0], cameras)
+    return fitted(footage, machine) if footage else fitted_to_machine(machine)
 
 
 @click.command("check")
@@ -93,7 +82,7 @@ def command(
     `tokenize` will plan them; foretells the bytes of the token store, and times a few steps of
     encoding and training on this device. Ends with the params that suit. Writes nothing but what
     --json asks for. Values: the sections of the params file; without one, those that `mebt init`
-    would choose for the videos.
+    would choose for the videos or frames; of tars of videos, and of tokens, for this machine alone.
 
     \b
     Example:
@@ -113,16 +102,29 @@ def command(
     places = expand(videos)
     if out is not None:
         keep_apart(out, *places, *places_of(frames), tokens, tokenizer, params, inside=True)
-    sections, where = _sections(params, overrides, places, cameras)
+    is_chosen = params == Path("params.yaml") and not params.exists()
+    where = CHOSEN if is_chosen else str(params)
+    if is_chosen:
+        sections = with_overrides(_chosen(places, cameras).values, overrides)
+    else:
+        sections = load_params(params, overrides)
     values = Values.of(sections, where)
     check_filters(values.extract.filters)
     trials = Trials(torch.device(device).type)
+
+    def suited(choice: Choice) -> Values:
+        nonlocal sections
+        if is_chosen:
+            sections = with_overrides(choice.values, overrides)
+        return Values.of(sections, where)
+
     if tokens:
         found, choice = check_tokens(tokens, values, trials)
     else:
         with tempfile.TemporaryDirectory() as scratch:
             found, choice = check_footage(
                 *(places, frames, tokenizer, values, trials, Path(scratch)),
+                suited=suited,
                 cameras=cameras,
                 skip_broken=skip_broken,
             )

@@ -1,6 +1,6 @@
 """What a flow would find in footage or tokens, and take: what `mebt check` says."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -70,13 +70,15 @@ def check_footage(
     trials: Trials,
     scratch: Path,
     *,
+    suited: Callable[[Choice], Values],
     cameras: Sequence[str] = (),
     skip_broken: bool = False,
 ) -> tuple[dict[str, Any], Choice | None]:
     """Looks at videos or frames, and forecasts windows, bytes and times of what follows.
 
-    What is extracted of videos for that goes into the folder `scratch`. Returns the record, and the
-    values that would suit. Raises PipelineError if nothing is of use.
+    What is extracted of videos for that goes into the folder `scratch`. `suited` says by which
+    values to go when it is known what suits frames. Returns the record, and the values that would
+    suit. Raises PipelineError if nothing is of use.
     """
     windows = values.tokenize
     if frames is None:
@@ -88,6 +90,10 @@ def check_footage(
         footage = look_at_images(
             frames, as_stored=windows.as_stored, rate=rate, skip_broken=skip_broken
         )
+    choice = _fitted(footage, frames is not None, trials.not_measured)
+    if choice and frames is not None:
+        values = suited(choice)
+        windows = values.tokenize
     plan = plan_windows(footage.videos, windows)
     model = _open(tokenizer, values, trials.kind)
     info = _store_info(model, plan, values, known=tokenizer is not None)
@@ -117,7 +123,6 @@ def check_footage(
         },
         "store": _store_bytes(info, plan, footage, frames, sample),
     }
-    choice = _fitted(footage, frames is not None, trials.not_measured)
     if choice and tokenizer:
         _keep_to(choice, model.config, windows)
     return record, choice

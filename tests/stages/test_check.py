@@ -20,6 +20,12 @@ from tests.stages.test_shards import film, write_shard
 from tests.stages.test_shards import image as picture_file
 from tokenizer import VQGAN, VQGANConfig, save_tokenizer
 
+SMALL = {
+    **{"tokenizer.width": 4, "model.layers": "[dense]", "model.width": 16},
+    **{"train.batch_size": 2, "fit_tokenizer.batch_size": 2},
+}
+SET_SMALL = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,15 +92,16 @@ def test_images_in_tars_are_counted_and_measured(flow: Flow, tmp_path: Path) -> 
     assert "5 videos" in said
 
 
+@pytest.mark.parametrize("given", ["shards", "shards/{a,b}.tar"])
 def test_tars_are_checked_without_a_params_file(
-    flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    films = ({"__key__": name, "mkv": film(frames=20)} for name in "abcde")
-    write_shard(tmp_path / "shards" / "a.tar", *films)
-    result = CliRunner().invoke(cli, ["check", "--videos", "shards"])
+    for name in "ab":
+        write_shard(tmp_path / f"shards/{name}.tar", {"__key__": name, "mkv": film(frames=20)})
+    result = CliRunner().invoke(cli, ["check", "--videos", given, *SET_SMALL])
     assert result.exit_code == 0, result.output
-    assert "5 videos" in result.output and "what mebt init would choose" in result.output
+    assert "2 videos" in result.output and "what mebt init would choose" in result.output
     result = CliRunner().invoke(cli, ["init", "--videos", "shards"])
     assert result.exit_code == 1
     assert "such as a.tar); tars are not looked into, so leave out --videos." in result.output
@@ -170,22 +177,34 @@ def test_values_are_those_of_init_without_a_params_file(
 ) -> None:
     videos = write_videos(tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
-    small = [f"{key}={value}" for key, value in SMALL.items()]
-    words = [word for pair in small for word in ("--set", pair)]
-    result = CliRunner().invoke(cli, ["check", "--videos", str(videos), *words])
+    result = CliRunner().invoke(cli, ["check", "--videos", str(videos), *SET_SMALL])
     assert result.exit_code == 0, result.output
     assert "(values: what mebt init would choose)" in result.output
     assert "--set tokenizer.width" not in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    result = CliRunner().invoke(cli, ["check", "--frames", str(videos)])
+    result = CliRunner().invoke(cli, ["check", "--videos", str(videos), "--params", "mine.yaml"])
     assert result.exit_code == 1
-    assert "params.yaml does not exist; write one with `mebt init`" in result.output
+    assert "mine.yaml does not exist; write one with `mebt init`" in result.output
 
 
-SMALL = {
-    **{"tokenizer.width": 4, "model.layers": "[dense]", "model.width": 16},
-    **{"train.batch_size": 2, "fit_tokenizer.batch_size": 2},
-}
+@pytest.mark.parametrize("given", ["--frames frames", "--tokens tokens", "--frames images.tar"])
+def test_frames_and_tokens_need_no_params_file(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    (flow.root / "params.yaml").unlink()
+    monkeypatch.chdir(flow.root)
+    images = {f"{n:05d}.png": picture_file(n) for n in range(9)}
+    write_shard(Path("images.tar"), *({"__key__": key, **images} for key in "ab"))
+    words = [*given.split(), *SET_SMALL, "--set", "train.batch_size=3", "--json", "check.json"]
+    result = CliRunner().invoke(cli, ["check", *words])
+    assert result.exit_code == 0, result.output
+    record = json.loads(Path("check.json").read_text())
+    assert record["values"] == "what mebt init would choose"
+    if given == "--frames images.tar":  # Of 9 frames each.
+        assert record["windows"]["frames"] == 8
+    # What was chosen is not advised, but what was set to something else.
+    assert [item["now"] for item in record["params"] if "batch" in item["key"]][-1:] == [3]
+    assert not {"tokenize.frames", "tokenize.size"} & {item["key"] for item in record["params"]}
 
 
 def test_tokens_are_read_and_what_repeats_is_told(flow: Flow) -> None:

@@ -11,6 +11,7 @@ from pipeline.errors import ConfigError, FrameError, PipelineError
 from pipeline.forecast.footage import Footage, look_at_images, look_at_videos
 from pipeline.forecast.record import about_footage, about_tokens
 from pipeline.forecast.sample import Sample, encode_sample, extract_sample
+from pipeline.forecast.sizes import enlarged, keep_shape
 from pipeline.forecast.store_size import (
     bits_of_token,
     bytes_beside_tokens,
@@ -80,20 +81,16 @@ def check_footage(
     values to go when it is known what suits frames. Returns the record, and the values that would
     suit. Raises PipelineError if nothing is of use.
     """
-    windows = values.tokenize
-    if frames is None:
-        footage = look_at_videos(
-            *(videos, values.extract, scratch / "look"), cameras=cameras, skip_broken=skip_broken
-        )
-    else:
-        rate = windows.fps or recorded_rate(folder_of(frames))
-        footage = look_at_images(
-            frames, as_stored=windows.as_stored, rate=rate, skip_broken=skip_broken
-        )
+    footage = _look(
+        *(videos, frames, values, scratch / "look"), cameras=cameras, skip_broken=skip_broken
+    )
     choice = _fitted(footage, frames is not None, trials.not_measured)
     if choice and frames is not None:
         values = suited(choice)
-        windows = values.tokenize
+    windows = values.tokenize
+    footage.notes += enlarged(
+        footage.seen, windows.size, values.extract if frames is None else None
+    )
     plan = plan_windows(footage.videos, windows)
     model = _open(tokenizer, values, trials.kind)
     info = _store_info(model, plan, values, known=tokenizer is not None)
@@ -123,9 +120,30 @@ def check_footage(
         },
         "store": _store_bytes(info, plan, footage, frames, sample),
     }
+    if choice:
+        now = {"extract__size": values.extract.size, "tokenize__size": windows.size}
+        keep_shape(choice, footage.seen, **now)
     if choice and tokenizer:
         _keep_to(choice, model.config, windows)
     return record, choice
+
+
+def _look(
+    videos: Sequence[Place],
+    frames: Frames | None,
+    values: Values,
+    scratch: Path,
+    *,
+    cameras: Sequence[str],
+    skip_broken: bool,
+) -> Footage:
+    if frames is None:
+        return look_at_videos(
+            *(videos, values.extract, scratch), cameras=cameras, skip_broken=skip_broken
+        )
+    as_stored = values.tokenize.as_stored
+    rate = values.tokenize.fps or recorded_rate(folder_of(frames))
+    return look_at_images(frames, as_stored=as_stored, rate=rate, skip_broken=skip_broken)
 
 
 def check_tokens(

@@ -1,5 +1,6 @@
 """`mebt check`: what there is and what it will take, before anything is made."""
 
+import io
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from pipeline.store.reader import TokenStore
 from pipeline.video.synthetic import moving_shapes
@@ -105,6 +107,28 @@ def test_tars_are_checked_without_a_params_file(
     result = CliRunner().invoke(cli, ["init", "--videos", "shards"])
     assert result.exit_code == 1
     assert "such as a.tar); tars are not looked into, so leave out --videos." in result.output
+
+
+def test_frames_that_are_not_square_are_advised_their_shape(flow: Flow, tmp_path: Path) -> None:
+    images: dict[str, bytes] = {}
+    for number in range(8):
+        file = io.BytesIO()
+        Image.new("RGB", (48, 32), (9 * number, 0, 0)).save(file, "PNG")
+        images[f"{number:05d}.png"] = file.getvalue()
+    write_shard(tmp_path / "a.tar", {"__key__": "one", **images})
+
+    def sizes(asked: str) -> tuple[list[object], str]:
+        record, said = found(
+            flow, "--frames", tmp_path / "a.tar", "--set", f"tokenize.size={asked}"
+        )
+        return [p["value"] for p in record["params"] if p["key"] == "tokenize.size"], said
+
+    assert sizes("[16,24]")[0] == [[32, 48]]
+    advised, said = sizes("[32,48]")
+    assert not advised and "enlarged" not in said
+    advised, said = sizes("[64,96]")
+    assert advised == [[32, 48]]
+    assert "frames of 1 of 1 videos are enlarged to tokenize.size (64, 96)\n" in said
 
 
 def test_broken_tars_are_named_and_skipped_when_asked(flow: Flow, tmp_path: Path) -> None:

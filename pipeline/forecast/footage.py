@@ -31,7 +31,7 @@ class Footage:
     """Videos of one kind or another, as they were looked at."""
 
     videos: list[Video] = field(default_factory=list)
-    """As `plan_windows` takes them; of videos that are not extracted yet frames have no names."""
+    """As `plan_windows` takes them; of videos that are not extracted yet frames are names alone."""
     sources: list[Source] = field(default_factory=list)
     """What `extract` would read."""
     seen: list[Seen] = field(default_factory=list)
@@ -165,7 +165,8 @@ def _look(source: Source, config: ExtractConfig) -> _Looked:
             num_frames = count_frames(path, **config.reading)
     clips, still = plan_clips(source, config, num_frames)
     videos = [
-        Video(f"{clip.split}/{clip.name}", clip.split, ("",) * len(clip.numbers)) for clip in clips
+        Video(clip.folder, clip.split, tuple(clip.file(n, config.image) for n in clip.numbers))
+        for clip in clips
     ]
     counted = source.lend is not None and num_frames is not None and not config.min_motion
     rejected = [Rejected(*pair) for pair in still]

@@ -5,13 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
 from pipeline.frame_list import SOURCE_SCHEMA
+from pipeline.frames.given import Frames
 from pipeline.frames.listing import list_frames
 from pipeline.frames.scan import Video
 from pipeline.size import Size, sides
@@ -86,19 +86,18 @@ def bytes_beside_tokens(info: StoreInfo, plan: pa.Table, frames: pa.Table) -> in
     return len(to_json(record)) + len(to_parquet(plan)) + len(to_parquet(frames)) + parts + headers
 
 
-def frame_table(videos: Sequence[Video], root: Any, *, size: Size) -> pa.Table:
-    """Lists frames as a store does; of frames that are not there yet sizes are drawn at random."""
-    if videos and videos[0].frames[0]:
+def frame_table(videos: Sequence[Video], root: Frames | None, *, size: Size) -> pa.Table:
+    """Lists frames as a store does; of frames that are nowhere yet sizes are drawn at random."""
+    if root is not None:
         return list_frames(videos, root)
     draw = np.random.default_rng(0)
     usual = FRAME_BYTES * 3 * math.prod(sides(size))
     rows = []
     for video in videos:
-        name = Path(video.name).name
         sizes = draw.integers(int(0.9 * usual), int(1.1 * usual) + 1, size=len(video.frames))
         rows += [
-            {"split": video.split, "video": video.name, "frame": f"{name}_{n:05d}.png", "bytes": b}
-            for n, b in enumerate(sizes.tolist())
+            {"split": video.split, "video": video.name, "frame": Path(str(f)).name, "bytes": b}
+            for f, b in zip(video.frames, sizes.tolist(), strict=True)
         ]
     return pa.Table.from_pylist(rows, schema=SOURCE_SCHEMA)
 

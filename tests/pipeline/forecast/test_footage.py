@@ -9,8 +9,10 @@ from PIL import Image
 
 from pipeline.errors import FrameError
 from pipeline.forecast.footage import look_at_images, look_at_videos
+from pipeline.forecast.store_size import frame_table
 from pipeline.forecast.windows import count_windows, frames_read, windows_at_hops
 from pipeline.frames.scan import Video, scan_frames
+from pipeline.storage.sealed import to_parquet
 from pipeline.video.extract import extract
 from pipeline.video.reader import count_frames, read_video
 from pipeline.video.sources import find_videos
@@ -65,9 +67,16 @@ def test_windows_of_videos_are_those_of_their_frames(
     footage = look_at_videos([videos], config, tmp_path / "look")
     made = extract(*find_videos([videos], config, out=out), out, config)
     frames = scan_frames(out).videos
-    assert sorted((v.split, v.name, len(v.frames)) for v in footage.videos) == sorted(
-        (v.split, v.name, len(v.frames)) for v in frames
+    told, there = (
+        sorted((v.split, v.name, [Path(str(frame)).name for frame in v.frames]) for v in videos)
+        for videos in (footage.videos, frames)
     )
+    assert told == there
+    told_bytes, bytes_there = (
+        len(to_parquet(frame_table(videos, root, size=16)))
+        for videos, root in ((footage.videos, None), (frames, out))
+    )
+    assert told_bytes == pytest.approx(bytes_there, rel=0.15)
     rejected = {item.name for item in (*footage.rejected, *footage.still)}
     assert rejected == {item.name for item in made.rejected}
     assert bool(footage.still) == bool(config.min_motion)

@@ -7,14 +7,16 @@ from pipeline.errors import PipelineError
 from pipeline.storage.files import parse_json, printable
 from pipeline.storage.tars import Member
 
-CAPTIONS, LABELS = ("caption", "text"), ("label", "class", "cls", "class_name")
+NAMES = {CAPTION: ("caption", "text"), LABEL: ("label", "class", "cls", "class_name")}
 """What a .json calls them; of several, the first."""
 KINDS = {LABEL: ("json", "cls"), CAPTION: ("json", "txt")}
 """Extensions of what may hold a label or caption; of several, the first that does."""
 
 
-def read_texts(sample: Mapping[str, Member]) -> tuple[dict[str, str], list[tuple[Member, str]]]:
-    """Returns `caption` and `label` of a sample, as far as it has any.
+def read_texts(
+    sample: Mapping[str, Member], asked: Sequence[str] = tuple(NAMES)
+) -> tuple[dict[str, str], list[tuple[Member, str]]]:
+    """Returns `caption` and `label` of a sample, as far as it has any; or what is `asked` of them.
 
     And the members that should hold them and do not, each with a line that says why.
     """
@@ -28,7 +30,9 @@ def read_texts(sample: Mapping[str, Member]) -> tuple[dict[str, str], list[tuple
             text = member.read_text(PipelineError)
             if kind == "json":
                 record = parse_json(text, member, PipelineError, "sample")
-                found |= _first(record, caption=CAPTIONS, label=LABELS)
+                texts, others = _texts_of(record, asked)
+                found |= texts
+                wrong += [(member, f"{member}: {why}") for why in others]
             else:
                 name = "caption" if kind == "txt" else "label"
                 found.setdefault(name, text.decode().strip())
@@ -44,18 +48,27 @@ def add_text(
 ) -> None:
     """Adds what a sample of these videos says to what is known; `source` names it in messages."""
     kinds = KINDS[known.name]
-    texts, wrong = read_texts({kind: sample[kind] for kind in kinds if kind in sample})
+    members = {kind: sample[kind] for kind in kinds if kind in sample}
+    texts, wrong = read_texts(members, [known.name])
     known.wrong += [f"{why}; it says no {known.name}" for _, why in wrong]
     if text := known.taken(texts.get(known.name, ""), printable(source)):
         known.texts |= dict.fromkeys(videos, text)
 
 
-def _first(record: Mapping[str, object], **keys: Sequence[str]) -> dict[str, str]:
-    """Returns under each name the first text or whole number that a record has for its keys."""
-    found = {}
-    for name, asked in keys.items():
-        values = [record[key] for key in asked if isinstance(record.get(key), str | int)]
-        if values:
-            found[name] = str(values[0]).strip()
+def _texts_of(
+    record: Mapping[str, object], asked: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Returns under each name the first text or whole number that a record has for its keys.
+
+    And what it has in place of one.
+    """
+    found, others = {}, []
+    for name in asked:
+        values = [record[key] for key in NAMES[name] if record.get(key) is not None]
+        texts = [str(value).strip() for value in values if isinstance(value, str | int)]
+        if texts:
+            found[name] = texts[0]
             found[name].encode()  # JSON may hold halves of characters, which no table can.
-    return found
+        elif values:
+            others.append(f"its {name} is a {type(values[0]).__name__}, no text or whole number")
+    return found, others

@@ -63,16 +63,18 @@ def expand(words: Sequence[str]) -> list[Place]:
     """Returns the places that words name: each a folder, a tar or a pattern of tars, or in S3.
 
     A pattern is as of a shell, `shards/{000..041}.tar`; what is there by that name is no pattern.
+    Some tars of a pattern may be missing: whoever reads them says so, or skips them as broken.
     Raises FrameError, naming it, for what is not there, and for a folder beside anything else.
     """
     places: list[Place] = []
     for word in words:
-        places += [name if is_remote(name) else Path(name) for name in _names(word)]
+        named = [name if is_remote(name) else Path(name) for name in _names(word)]
+        if not any(is_remote(place) or Path(place).exists() for place in named):
+            raise FrameError(f"{named[0]} does not exist.")
+        places += named
     for place in places:
         if is_folder(place) and len(places) > 1:
             raise FrameError(f"{place} is a folder; give one folder, or tars, but not both.")
-        if isinstance(place, Path) and not place.exists():
-            raise FrameError(f"{place} does not exist.")
         if not is_folder(place) and not is_tar(place):
             raise FrameError(f"{place} is neither a folder nor a .tar; give the folder it lies in.")
     return places

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pipeline.errors import FrameError
 from pipeline.storage.files import parse_json, printable, to_json
-from pipeline.storage.places import Place
+from pipeline.storage.places import Place, is_remote
 from pipeline.storage.tars import Member, add, new_tar, read_samples
 
 SUFFIX = ".tar"
@@ -74,9 +74,28 @@ def refuse_broken(rejected: Sequence[Rejected]) -> None:
 
 def describe_broken(rejected: Sequence[Rejected]) -> list[str]:
     """Counts and names broken tars that are skipped, if there are any."""
-    broken = [item for item in rejected if isinstance(item, BrokenTar)]
-    what = "broken tar is" if len(broken) == 1 else "broken tars are"
-    return [f"{len(broken):,} {what} {broken[0].what}: {_some(broken)}"] if broken else []
+    kinds: dict[str, list[Rejected]] = {}
+    for item in rejected:
+        if isinstance(item, BrokenTar):
+            kinds.setdefault(item.what, []).append(item)
+    return [
+        f"{len(broken):,} broken {'tar is' if len(broken) == 1 else 'tars are'} {what}: "
+        f"{_some(broken)}"
+        for what, broken in kinds.items()
+    ]
+
+
+def present(tars: Sequence[Place], *, skip_broken: bool) -> tuple[list[Place], list[Rejected]]:
+    """Returns the tars that are there, and rejects others on this machine.
+
+    Raises FrameError, before any is read, if some are missing and not to be skipped.
+    """
+    there = {tar: is_remote(tar) or Path(tar).exists() for tar in tars}
+    shown = (printable(str(tar)) for tar in tars if not there[tar])
+    missing: list[Rejected] = [BrokenTar(name, f"{name} is missing.") for name in shown]
+    if not skip_broken:
+        refuse_broken(missing)
+    return [tar for tar in tars if there[tar]], missing
 
 
 def _some(tars: Sequence[Rejected]) -> str:
@@ -142,7 +161,7 @@ def list_clips(
     """
     frames: dict[str, list[TarFrame]] = {}
     rejected: list[Rejected] = []
-    broken: list[Rejected] = []
+    tars, broken = present(tars, skip_broken=skip_broken)
     wrong: FrameError | None = None
     begun = not instead
     pool = ThreadPoolExecutor(REQUESTS)
@@ -188,6 +207,8 @@ def _clips(
             frames, empty = read_images(tar)
         except FrameError as wrong:
             return [], [], wrong
+        if not frames:
+            error = NoClipError(f"{tar} holds no image ({', '.join(IMAGES)}), and no clip: {error}")
         return [(split_of(tar), frames)], empty, None if frames else error
     except FrameError as error:
         return clips, [], error

@@ -198,4 +198,5 @@ def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
     except FileNotFoundError:
         raise FrameError(f"{path} is missing.") from None
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise FrameError(f"{path} is damaged: {str(error).splitlines()[0]}.") from None
+        said = str(error).splitlines()[0].rstrip(".")
+        raise FrameError(f"{path} is damaged: {said}.") from None

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.errors import FrameError
 from pipeline.frames.given import is_folder, is_tar
 from pipeline.frames.scan import files_below
-from pipeline.frames.tars import SPLITS, PartlyUsedTar, Rejected, refuse_broken
+from pipeline.frames.tars import SPLITS, PartlyUsedTar, Rejected, present, refuse_broken
 from pipeline.progress import progress
 from pipeline.storage.bucket import Bucket
 from pipeline.storage.files import printable
@@ -72,7 +72,8 @@ def find_videos(
         files, rejected = _below(folder, out)
     else:
         tars = _tars_below(folder) if folder else places
-        files, rejected = [_File(tar, PurePosixPath(tar).name, None) for tar in tars], []
+        tars, rejected = present(tars, skip_broken=skip_broken)
+        files = [_File(tar, PurePosixPath(tar).name, None) for tar in tars]
     local = [file.place for file in files if isinstance(file.place, Path)]
     stamps: dict[Place, object] = dict(zip(local, look(local), strict=True))
     shards = Shards(config, out / SCRATCH)

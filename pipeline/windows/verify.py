@@ -21,7 +21,7 @@ LOOKED_AT = 64
 """Frames that a process decodes in one go."""
 MAX_WORKERS = 8
 SHOWN = 3
-"""Damaged frames that one line names."""
+"""Damaged frames that one line names; of more it names the first."""
 
 
 def verify_frames(
@@ -87,14 +87,14 @@ def damaged_frames(
 def refuse_damaged(damaged: Sequence[str], advice: str, fabric: Fabric | None = None) -> bool:
     """Raises FrameError in the first process if frames are damaged; the others return False.
 
-    It names the first few, and before that all.
+    It names a few; of more the first, and before that all.
     """
     if not damaged or (fabric and not fabric.is_global_zero):
         return not damaged
+    shown, more = " ".join(damaged), ""
     if len(damaged) > SHOWN:
         for line in damaged:
             print(f"damaged: {line}", file=sys.stderr)
-    shown = " ".join(damaged[:SHOWN])
-    more = f" And {len(damaged) - SHOWN:,} more: all are listed above." if damaged[SHOWN:] else ""
+        shown, more = damaged[0], " All are listed above."
     count = "a frame" if len(damaged) == 1 else f"{len(damaged):,} frames"
     raise FrameError(f"{count} cannot be used: {shown}{more} {advice}")

@@ -96,7 +96,7 @@ def test_what_is_no_label_is_said_and_the_ids_are_kept(tmp_path: Path) -> None:
             "ids.tar: listed.json is not the JSON of a sample: found a list",
             "ids.tar: bytes.cls is no text in UTF-8; it says no label",
             "ids.tar: lines has no label in 'a\\nb'",
-            "3 more are no labels",
+            "4 more are no labels",
         ),
         strict=True,
     ):

@@ -436,6 +436,10 @@ def test_damaged_tables_are_named(tmp_path: Path) -> None:
     path.write_bytes(whole[:-9] + whole[-8:])
     result = extract(root, tmp_path / "frames")
     assert result.exit_code == 1 and "file-000.parquet is damaged" in result.output
+    path.write_bytes(whole[:500])
+    result = extract(root, tmp_path / "frames")
+    assert result.exit_code == 1 and "file-000.parquet is damaged" in result.output
+    assert not result.output.rstrip().endswith("..")
     rows = pq.read_table(pa.BufferReader(whole)).drop_columns(["length"])
     pq.write_table(rows, path)
     result = extract(root, tmp_path / "frames")

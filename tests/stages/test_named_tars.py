@@ -222,7 +222,6 @@ def test_what_is_no_broken_tar_is_not_skipped(flow: Flow, shards: Path) -> None:
     ("word", "message"),
     [
         ("shards/gone.tar", "shards/gone.tar does not exist."),
-        ("shards/{train-0,train-7}.tar", "shards/train-7.tar does not exist."),
         ("params.yaml", "params.yaml is neither a folder nor a .tar; give the folder it lies in."),
         ("nowhere", "nowhere does not exist."),
         ("", "an empty name is given."),
@@ -269,6 +268,20 @@ def test_a_pattern_is_longer_than_a_name_may_be(
     deep = "{" * 2000 + "}" * 2000
     with pytest.raises(OSError, match="too long"):
         expand([deep])
+
+
+def test_a_tar_of_a_pattern_that_is_missing_is_left_out_when_asked(
+    flow: Flow, shards: Path
+) -> None:
+    gone, place = shards / "train-7.tar", shards / "{train-0,train-7,test-2}.tar"
+    line = refused(flow, place)
+    assert line == f"Error: {gone} is missing. To go on without it, give --skip-broken."
+    said = tokenize(flow, place, "made", "--skip-broken")
+    assert f"1 broken tar is left out: {gone}\n" in said
+    tokenize(flow, shards / "{train-0,test-2}.tar", "without")
+    assert content(flow.root / "made") == content(flow.root / "without")
+    line = refused(flow, shards / "{x,y}.tar", "--skip-broken", code=2)
+    assert f"{shards}/x.tar does not exist" in line
 
 
 def test_tars_of_a_bucket_are_named_by_a_pattern(flow: Flow, shards: Path, bucket: Bucket) -> None:

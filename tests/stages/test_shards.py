@@ -215,6 +215,19 @@ def test_texts_that_are_cut_off_are_said(tmp_path: Path) -> None:
     assert {(len(row["caption"]), len(row["label"])) for row in rows} == {(10_000, 10_000)}
 
 
+def test_texts_of_another_kind_are_said(tmp_path: Path) -> None:
+    other = b'{"caption": {"a": 1}, "text": "fish", "label": 1.5}'
+    write_shard(tmp_path / "a.tar", {"__key__": "one", "mkv": film(), "json": other})
+    write_shard(tmp_path / "b.tar", {"__key__": "one", "mkv": film(), "json": b'{"text": [1]}'})
+    result = extract([tmp_path / "{a,b}.tar"], tmp_path / "frames")
+    assert result.exit_code == 0, result.output
+    for tar, why in (("a", "label is a float"), ("b", "caption is a list")):
+        line = f"{tar}.tar: one.json: its {why}, no text or whole number; its video is kept\n"
+        assert line in result.output
+    rows = pq.read_table(tmp_path / "frames/videos.parquet").to_pylist()
+    assert {(row["caption"], row["label"]) for row in rows} == {("fish", None), (None, None)}
+
+
 def test_texts_that_are_no_text_are_rejected_alone(tmp_path: Path) -> None:
     half = b'{"caption": "a \\ud800 b", "label": "\\udfff"}'
     write_shard(tmp_path / "a.tar", {"__key__": "one", "mkv": film(), "json": half})
@@ -228,6 +241,12 @@ def test_texts_that_are_no_text_are_rejected_alone(tmp_path: Path) -> None:
 def test_films_in_shards_are_not_taken_for_clips_of_frames(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", {"__key__": "1", "mkv": film(), "json": b'{"caption": "c"}'})
     with pytest.raises(FrameError, match=r"1\.mkv is a video: run `mebt extract --videos`"):
+        scan_frames(tmp_path)
+
+
+def test_images_of_a_kind_that_is_not_read_are_said(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", {"__key__": "1", "0.gif": image(0), "1.gif": image(1)})
+    with pytest.raises(FrameError, match=r"a\.tar holds no image \(\.png, \.jpg, .*, and no clip"):
         scan_frames(tmp_path)
 
 
@@ -349,6 +368,22 @@ def test_a_broken_shard_is_named_and_may_be_skipped(
         "train/00000-000000001",
         "train/00001-000000001",
     }
+
+
+def test_a_missing_shard_is_named_before_others_are_read_and_may_be_skipped(
+    tmp_path: Path,
+) -> None:
+    write_shard(tmp_path / "a.tar", {"__key__": "one", "mkv": film()})
+    (tmp_path / "b.tar").write_bytes(b"no tar" * 200)
+    result = extract([tmp_path / "{a..d}.tar"], tmp_path / "frames")
+    assert result.exit_code == 1
+    gone = f"{tmp_path}/c.tar", f"{tmp_path}/d.tar"
+    said = f"{gone[0]} is missing. Broken, too: {gone[1]}. To go on without them, give"
+    assert result.output.startswith(f"Error: {said}")
+    result = extract([tmp_path / "{a..d}.tar"], tmp_path / "frames", "--skip-broken")
+    assert result.exit_code == 0, result.output
+    assert f"2 broken tars are left out: {gone[0]}, {gone[1]}\n" in result.output
+    assert "1 broken tar is used up to the damage: b.tar\n" in result.output
 
 
 def test_all_broken_shards_are_named_at_once(tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ ROWS: dict[str, dict[str, str]] = {
     "4x8x8, FSQ 8·8·8": {},
     "changes weighed (`change_weight: 1`)": {"fit_tokenizer.change_weight": "1"},
     "weights averaged (`ema_decay: 0.99`)": {"fit_tokenizer.ema_decay": "0.99"},
-    "`local`": {"tokenizer.local": "true"},
     "`causal`, 17 frames": {"tokenizer.causal": "true", "tokenize.frames": "17"},
     "512 learned codes": LEARNED,
     "4x4x4, FSQ 8·8·8": SMALL,
@@ -96,7 +95,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, required=True, help="folder for what is made")
     parser.add_argument("--frames", type=Path, help="frame folder; else the demo's footage")
     parser.add_argument("--params", type=Path, default=ROOT / "demo/params.yaml")
-    parser.add_argument("--steps", type=int, default=800, help="of each training")
+    parser.add_argument("--steps", type=int, default=400, help="of each training")
     parser.add_argument("--only", choices=ROWS, help="this row alone, printed only")
     parser.add_argument("--out", type=Path, default=ROOT, help="folder of the repository")
     options = parser.parse_args()

@@ -29,16 +29,18 @@ BASE = {
     "tokenize.hop": "16",
 }
 """Of every row, over the values of the demo: FSQ 8·8·8, 4x8x8 pixels a token."""
+MEASURED = {"tokenize.hop": "64"}
+"""Windows that are measured: the beginning of each clip."""
 LEARNED = {"tokenizer.levels": "[]", "tokenizer.embedding_dim": "8"}
 SMALL = {"tokenizer.downsample": "[4, 4, 4]"}
 ROWS: dict[str, dict[str, str]] = {
     "4x8x8, FSQ 8·8·8": {},
-    "changes weighed (`change_weight: 1`)": {"fit_tokenizer.change_weight": "1"},
-    "weights averaged (`ema_decay: 0.99`)": {"fit_tokenizer.ema_decay": "0.99"},
-    "`causal`, 17 frames": {"tokenizer.causal": "true", "tokenize.frames": "17"},
     "512 learned codes": LEARNED,
     "4x4x4, FSQ 8·8·8": SMALL,
     "4x4x4, 512 learned codes": {**SMALL, **LEARNED},
+    "`causal`, 17 frames": {"tokenizer.causal": "true", "tokenize.frames": "17"},
+    "changes weighed (`change_weight: 1`)": {"fit_tokenizer.change_weight": "1"},
+    "weights averaged (`ema_decay: 0.99`)": {"fit_tokenizer.ema_decay": "0.99"},
 }
 """What differs from the first row."""
 FIGURES = {
@@ -56,16 +58,16 @@ FIGURES = {
 
 def try_once(frames: Path, out: Path, sets: dict[str, str], params: Path) -> dict[str, float]:
     """Trains a tokenizer, makes its tokens, and measures what it keeps."""
-    given = ["--params", str(params)]
-    given += [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
     run, tokens, report = out / "run", out / "tokens", out / "metrics.json"
     tokenizer = ["--tokenizer", str(run / TOKENIZER_FILE), "--frames", str(frames)]
-    for words in (
-        ["fit-tokenizer", "--frames", str(frames), "--out", str(run)],
-        ["tokenize", *tokenizer, "--out", str(tokens)],
-        ["evaluate", *tokenizer, "--tokens", str(tokens), "--out", str(report)],
+    for words, besides in (
+        (["fit-tokenizer", "--frames", str(frames), "--out", str(run)], {}),
+        (["tokenize", *tokenizer, "--out", str(tokens)], MEASURED),
+        (["evaluate", *tokenizer, "--tokens", str(tokens), "--out", str(report)], MEASURED),
     ):
-        cli([*words, *given], standalone_mode=False)
+        pairs = (f"{key}={value}" for key, value in {**sets, **besides}.items())
+        given = [word for pair in pairs for word in ("--set", pair)]
+        cli([*words, "--params", str(params), *given], standalone_mode=False)
     log = [json.loads(line) for line in (run / LOG).read_text("utf-8").splitlines()]
     seconds = median(line["seconds_per_step"] for line in log if line.get("seconds_per_step"))
     metrics = json.loads(report.read_text("utf-8"))["metrics"]
@@ -95,7 +97,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, required=True, help="folder for what is made")
     parser.add_argument("--frames", type=Path, help="frame folder; else the demo's footage")
     parser.add_argument("--params", type=Path, default=ROOT / "demo/params.yaml")
-    parser.add_argument("--steps", type=int, default=400, help="of each training")
+    parser.add_argument("--steps", type=int, default=1200, help="of each training")
     parser.add_argument("--only", choices=ROWS, help="this row alone, printed only")
     parser.add_argument("--out", type=Path, default=ROOT, help="folder of the repository")
     options = parser.parse_args()
@@ -107,10 +109,11 @@ def main() -> None:
             folder = options.keep / f"row-{number}"
             rows[label] = try_once(frames, folder, {**BASE, **steps, **values}, options.params)
             print(label, rows[label], flush=True)
-    if not options.only:
-        results = {"steps": options.steps, "rows": rows}
-        (options.out / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        replace_between(options.out / PAGE, BEGIN, END, table(rows))
+        if not options.only:  # After each, as all of them take long.
+            found = {"steps": options.steps, "rows": rows}
+            text = json.dumps(found, indent=1) + "\n"
+            (options.out / RESULTS).write_text(text, encoding="utf-8")
+            replace_between(options.out / PAGE, BEGIN, END, table(rows))
 
 
 if __name__ == "__main__":

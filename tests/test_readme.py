@@ -74,6 +74,7 @@ ELSEWHERE = {
     **{"make demo": "ten minutes", "make test": "runs this test", "make test-slow": "minutes"},
     **{"make faults": "ten minutes", "make bench": "hours; its parts are in test_benchmarks"},
     **{"python -m benchmarks.drift": "hours; on tiny data in test_drift"},
+    **{"python -m benchmarks.tokenizers": "hours; on tiny data in test_tokenizer_table"},
     **{"python -m benchmarks": "the same", "python -m benchmarks.batches": "the same"},
     **{"python -m benchmarks.readers": "minutes; on tiny data in test_benchmarks"},
     **{"python -m benchmarks.seams": "its table is in test_editing"},

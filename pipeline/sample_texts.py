@@ -65,10 +65,11 @@ def _texts_of(
     found, others = {}, []
     for name in asked:
         values = [record[key] for key in NAMES[name] if record.get(key) is not None]
-        texts = [str(value).strip() for value in values if isinstance(value, str | int)]
-        if texts:
-            found[name] = texts[0]
+        texts = [str(value).strip() for value in values if type(value) in (str, int)]
+        if any(texts):
+            found[name] = next(filter(None, texts))
             found[name].encode()  # JSON may hold halves of characters, which no table can.
-        elif values:
-            others.append(f"its {name} is a {type(values[0]).__name__}, no text or whole number")
+        elif len(texts) < len(values):
+            other = next(type(value) for value in values if type(value) not in (str, int))
+            others.append(f"its {name} is a {other.__name__}, no text or whole number")
     return found, others

@@ -6,9 +6,12 @@ from typing import Any
 
 from pipeline.config import build
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.evaluation.copying import SHARES
+from pipeline.evaluation.copying import CLOSEST, SHARES
 from pipeline.evaluation.numbers import Evaluation
 from pipeline.storage.files import printable, read_json
+
+MAX_METRIC = 1e12
+"""No number of ours comes near."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class _Distances:
     def __post_init__(self) -> None:
         if not self.samples or not self.real:
             raise ConfigError("there are none.")
+        if not all(0 <= distance <= 1 for distance in (*self.samples, *self.real)):
+            raise ConfigError("they must be in 0 … 1.")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class _Copying:
     def __post_init__(self) -> None:
         if self.flagged is not None and not self.near_copies:
             raise ConfigError("'near_copies' is missing.")
+        if len(self.pairs) > CLOSEST:
+            raise ConfigError(f"there are {len(self.pairs):,} pairs, more than {CLOSEST}.")
 
 
 def read_evaluation(path: Path, error: type[PipelineError]) -> dict[str, Any]:
@@ -60,6 +67,8 @@ def read_evaluation(path: Path, error: type[PipelineError]) -> dict[str, Any]:
         for part in ("metrics", "protocol"):
             if part not in found:
                 raise ConfigError(f"evaluation: {part!r} is missing.")
+        if any(abs(value) > MAX_METRIC for value in checked.metrics.values()):
+            raise ConfigError(f"evaluation: a metric is larger than {MAX_METRIC:g}.")
         if not isinstance(checked.protocol.get("identities", {}), dict):
             raise ConfigError("evaluation: protocol.identities: expected dict.")
         if checked.copying:

@@ -88,13 +88,16 @@ def _names(word: str) -> list[str]:
         count = _count_names(word)
         if count <= MAX_TARS:
             return list(braceexpand(word))
-    except (ValueError, RecursionError):  # Braces that are never closed: a name like any other.
+    except (ValueError, RecursionError):  # Braces that do not match: a name like any other.
         return [word]
     raise FrameError(f"{word} names more than {MAX_TARS:,} tars.")
 
 
 def _count_names(pattern: str) -> int:
-    """Counts the names of a pattern without making them: `braceexpand` holds most at once."""
+    """Counts the names of a pattern without making them: `braceexpand` holds most at once.
+
+    Raises ValueError if braces do not match.
+    """
     open_braces = [(0, 1)]  # Of each the names of the parts before this one, and of this one.
     for match in BRACES.finditer(pattern):
         done, count = open_braces[-1]
@@ -106,11 +109,15 @@ def _count_names(pattern: str) -> int:
         elif match[0] == "{":
             open_braces.append((0, 1))
             continue
-        elif match[0] == "}" and len(open_braces) > 1:
+        elif match[0] == "}":
             open_braces.pop()
+            if not open_braces:
+                raise ValueError("a brace is closed that none opened")
             names, (done, count) = done + count, open_braces[-1]
             count *= names
         open_braces[-1] = (done, count)
+    if open_braces[1:]:
+        raise ValueError("a brace is never closed")
     return open_braces[0][1]
 
 

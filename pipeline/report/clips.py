@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from pipeline.errors import PipelineError
 from pipeline.evaluation.copying import decoded_pair
 from pipeline.evaluation.sets import one_window_each, real_halves, window_places
 from pipeline.store.reader import TokenStore
@@ -74,6 +75,15 @@ def nearest_pairs(
     pairs = []
     for nearest in copying.get("pairs", []):
         number, row = nearest["sample"], nearest["row"]
+        if not (
+            0 <= number < samples.num_windows(samples.splits[0])
+            and 0 <= row < store.num_windows("train")
+            and abs(nearest["shift"]) < store.grid[0]
+        ):
+            raise PipelineError(
+                f"sample {number}, row {row} and shift {nearest['shift']} of the nearest pairs in "
+                "the metrics are not of these samples and tokens; evaluate them again."
+            )
         sample = samples.read(samples.splits[0], number, number + 1)
         places = window_places(store, samples)
         (window,) = one_window_each(sample, store.grid[0], number, places)

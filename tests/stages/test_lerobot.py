@@ -263,6 +263,16 @@ def test_numbers_may_be_unknown(tmp_path: Path, nested: bool) -> None:
     assert found[2:4] == [[None, 2.0], [2.0, 3.0]]
 
 
+def test_few_frames_may_be_a_frame_early_or_late(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    change_table(
+        root / "data/chunk-000/file-000.parquet",
+        timestamp=lambda row, time: time + 0.9 / FPS if row == LENGTHS[0] - 1 else time,
+    )
+    assert extract(root, tmp_path / "frames").exit_code == 0
+    assert reasons(tmp_path / "frames").keys() == NO_PICTURES
+
+
 def test_frames_of_another_rate_than_said_are_rejected(tmp_path: Path) -> None:
     result = extract(write_set(tmp_path / "fast", fps=2 * FPS), tmp_path / "none")
     assert result.exit_code == 1 and "no clip is usable of 8 files" in result.output

@@ -257,6 +257,11 @@ def test_too_many_tars_are_refused_before_their_names_are_made(
         expand([word])
 
 
+@pytest.mark.parametrize("name", ["x}{{0..9}", "x{0..9}}", "x{{0..9}"])
+def test_braces_that_do_not_match_are_a_name(name: str) -> None:
+    assert expand([f"s3://bucket/{name}.tar"]) == [f"s3://bucket/{name}.tar"]
+
+
 def test_a_pattern_is_longer_than_a_name_may_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

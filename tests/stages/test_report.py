@@ -157,6 +157,8 @@ def test_numbers_of_something_else_are_refused(project, tmp_path, what):
 
 
 COPYING = {"flagged": False, "distances": {"samples": [0.5], "real": [1]}, "pairs": []}
+COUNTED = {**COPYING, "near_copies": {"samples": 0, "real": 0}}
+PAIR = {"sample": 5, "row": 3, "shift": 1, "distance": 0.25, "video": "v", "first_frame": 9}
 
 
 @pytest.mark.parametrize(
@@ -173,6 +175,9 @@ COPYING = {"flagged": False, "distances": {"samples": [0.5], "real": [1]}, "pair
         ({"copying": {**COPYING, "flagged": None}}, "why copying was not judged is missing"),
         ({"copying": {**COPYING, "pairs": [{"row": 1}]}}, "pairs[0]: 'sample' is missing"),
         ({"copying": {**COPYING, "distances": {"samples": [], "real": []}}}, "there are none"),
+        ({"copying": {**COPYING, "distances": {"samples": [2], "real": [1]}}}, "must be in 0 … 1"),
+        ({"copying": {**COUNTED, "pairs": [PAIR] * 7}}, "there are 7 pairs, more than 6"),
+        ({"metrics": {"psnr": 1e300}}, "a metric is larger than 1e+12"),
     ],
 )
 def test_numbers_that_evaluate_does_not_write_are_one_clear_line(project, tmp_path, change, said):
@@ -210,6 +215,15 @@ def test_new_videos_stand_beside_the_training_windows_that_they_are_nearest_to(p
     np.testing.assert_array_equal(shown[0].training, decode(project.tokens, "train", 3)[:2])
     np.testing.assert_array_equal(shown[1].sample, decode(project.samples, "samples", 2)[:2])
     np.testing.assert_array_equal(shown[1].training, decode(project.tokens, "train", 4)[2:])
+
+
+@pytest.mark.parametrize("wrong", [{"sample": 10**9}, {"row": -1}, {"row": 10**12}, {"shift": 2}])
+def test_pairs_of_other_samples_and_tokens_are_refused(project, tmp_path, wrong):
+    given = {name: project.paths()[name] for name in ("samples", "tokenizer")}
+    copying = {**COUNTED, "pairs": [{**PAIR, **wrong}]}
+    write_json(tmp_path / "metrics.json", {"metrics": {}, "protocol": {}, "copying": copying})
+    with pytest.raises(PipelineError, match="of the nearest pairs in the metrics are not of these"):
+        collect(project.root / "tokens", metrics=tmp_path / "metrics.json", **given)
 
 
 def test_a_log_loses_only_a_line_that_a_kill_cut_off(project, tmp_path):

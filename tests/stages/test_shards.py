@@ -228,6 +228,16 @@ def test_texts_of_another_kind_are_said(tmp_path: Path) -> None:
     assert {(row["caption"], row["label"]) for row in rows} == {("fish", None), (None, None)}
 
 
+def test_an_empty_text_hides_none_beside_it(tmp_path: Path) -> None:
+    empty = b'{"caption": " ", "text": "fish", "label": ""}'
+    sample = {"__key__": "one", "mkv": film(), "json": empty, "cls": b"3"}
+    write_shard(tmp_path / "a.tar", sample)
+    result = extract([tmp_path / "a.tar"], tmp_path / "frames")
+    assert result.exit_code == 0, result.output
+    rows = pq.read_table(tmp_path / "frames/videos.parquet").to_pylist()
+    assert {(row["caption"], row["label"]) for row in rows} == {("fish", "3")}
+
+
 def test_texts_that_are_no_text_are_rejected_alone(tmp_path: Path) -> None:
     half = b'{"caption": "a \\ud800 b", "label": "\\udfff"}'
     write_shard(tmp_path / "a.tar", {"__key__": "one", "mkv": film(), "json": half})

@@ -1,13 +1,15 @@
 """What is known of clips beside their frames: texts of each video, numbers of each frame."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.errors import FrameError
 from pipeline.storage.files import remove, replacing, write_bytes
 from pipeline.storage.sealed import to_parquet
 from pipeline.video.clips import Source
@@ -22,7 +24,8 @@ def write_beside(out: Path, sources: Sequence[Source], records: Sequence[Record]
     """Writes both tables, as far as there is anything to say.
 
     Rows of `states.parquet` are video, frame (the number in its name), time in seconds of the whole
-    video, and a list of numbers under each name.
+    video, and a list of numbers under each name. Raises FrameError if some videos have more of a
+    name than others.
     """
     pairs = list(zip(sources, records, strict=True))
     for name, there in (
@@ -40,7 +43,7 @@ def write_beside(out: Path, sources: Sequence[Source], records: Sequence[Record]
             table = pa.Table.from_pylist(rows, schema=VIDEOS_SCHEMA)
             write_bytes(out / VIDEOS, to_parquet(table))
         else:
-            tables = (part for source, record in pairs for part in _states(source, record))
+            tables = _alike(part for source, record in pairs for part in _states(source, record))
             first = next(tables)
             with (
                 replacing(out / STATES) as temporary,
@@ -49,6 +52,23 @@ def write_beside(out: Path, sources: Sequence[Source], records: Sequence[Record]
                 writer.write_table(first)
                 for table in tables:
                     writer.write_table(table)
+
+
+def _alike(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yields the tables. Raises FrameError if lists of a name are longer in one than in another."""
+    seen: dict[str, tuple[int, str]] = {}
+    for table in tables:
+        video = table["video"][0].as_py()
+        for name in table.column_names[3:]:
+            if (width := pc.max(pc.list_value_length(table[name])).as_py()) is None:
+                continue
+            first, where = seen.setdefault(name, (width, video))
+            if width != first:
+                raise FrameError(
+                    f"{video} has {width} numbers of {name} a frame, but {where} has {first}; take "
+                    "one of them out."
+                )
+        yield table
 
 
 def _video(clip: Record) -> str:

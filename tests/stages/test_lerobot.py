@@ -245,6 +245,16 @@ def test_infinite_and_ragged_numbers_reject_their_episodes(tmp_path: Path) -> No
     assert len(said) == 4 + len(NO_PICTURES)
 
 
+def test_episodes_of_more_numbers_than_others_are_named(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    change_table(root / "data/chunk-000/file-001.parquet", action=lambda row, x: [*x, 0.0])
+    result = extract(root, tmp_path / "frames", "--camera", "top")
+    assert result.exit_code == 1
+    said = "train/episode-000002-top has 3 numbers of action a frame, but train/episode-000000-top"
+    assert f"Error: {said} has 2; take one of them out." in result.output
+    assert not (tmp_path / "frames/states.parquet").exists()
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_numbers_may_be_unknown(tmp_path: Path, nested: bool) -> None:
     root = write_set(tmp_path / "set")

@@ -98,22 +98,19 @@ def main() -> None:
     parser.add_argument("--frames", type=Path, help="frame folder; else the demo's footage")
     parser.add_argument("--params", type=Path, default=ROOT / "demo/params.yaml")
     parser.add_argument("--steps", type=int, default=1200, help="of each training")
-    parser.add_argument("--only", choices=ROWS, help="this row alone, printed only")
     parser.add_argument("--out", type=Path, default=ROOT, help="folder of the repository")
     options = parser.parse_args()
     frames = options.frames or extract_footage(options.keep)
     steps = {"fit_tokenizer.max_steps": str(options.steps)}
     rows: dict[str, Any] = {}
     for number, (label, values) in enumerate(ROWS.items()):
-        if options.only in (None, label):
-            folder = options.keep / f"row-{number}"
-            rows[label] = try_once(frames, folder, {**BASE, **steps, **values}, options.params)
-            print(label, rows[label], flush=True)
-        if not options.only:  # After each, as all of them take long.
-            found = {"steps": options.steps, "rows": rows}
-            text = json.dumps(found, indent=1) + "\n"
-            (options.out / RESULTS).write_text(text, encoding="utf-8")
-            replace_between(options.out / PAGE, BEGIN, END, table(rows))
+        folder = options.keep / f"row-{number}"
+        rows[label] = try_once(frames, folder, {**BASE, **steps, **values}, options.params)
+        print(label, rows[label], flush=True)
+        # After each, as all of them take long.
+        text = json.dumps({"steps": options.steps, "rows": rows}, indent=1) + "\n"
+        (options.out / RESULTS).write_text(text, encoding="utf-8")
+        replace_between(options.out / PAGE, BEGIN, END, table(rows))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pipeline.params.survey import Seen, look_at_folder
 from pipeline.storage.files import keep_apart, write_json
 from pipeline.storage.places import Place
 from pipeline.video.filters import check_filters
-from stages.forecast import Values, check_footage, check_tokens
+from stages.forecast import Values, check_footage, check_tokens, look_at_footage
 from stages.frame_options import FRAMES
 from stages.options import (
     FILE,
@@ -111,23 +111,19 @@ def command(
     values = Values.of(sections, where)
     check_filters(values.extract.filters)
     trials = Trials(torch.device(device).type)
-
-    def suited(choice: Choice) -> Values:
-        nonlocal sections
-        if is_chosen:
-            sections = with_overrides(choice.values, overrides)
-        return Values.of(sections, where)
-
     if tokens:
         found, choice = check_tokens(tokens, values, trials)
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            found, choice = check_footage(
-                *(places, frames, tokenizer, values, trials, Path(scratch)),
-                suited=suited,
+            footage, choice = look_at_footage(
+                *(places, frames, values, trials, Path(scratch)),
                 cameras=cameras,
                 skip_broken=skip_broken,
             )
+            if is_chosen and choice and frames:  # What `init` would choose for videos is known.
+                sections = with_overrides(choice.values, overrides)
+                values = Values.of(sections, where)
+            found = check_footage(footage, choice, frames, tokenizer, values, trials, Path(scratch))
     now = complete(sections, where=where)
     record = {
         **found,

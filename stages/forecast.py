@@ -1,6 +1,6 @@
 """What a flow would find in footage or tokens, and take: what `mebt check` says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -63,30 +63,45 @@ class Values:
         return Values(**found)
 
 
-def check_footage(
+def look_at_footage(
     videos: Sequence[Place],
+    frames: Frames | None,
+    values: Values,
+    trials: Trials,
+    scratch: Path,
+    *,
+    cameras: Sequence[str] = (),
+    skip_broken: bool = False,
+) -> tuple[Footage, Choice | None]:
+    """Looks at videos or frames; returns what there is, and the values that would suit.
+
+    Raises PipelineError if nothing is of use.
+    """
+    if frames is None:
+        footage = look_at_videos(
+            *(videos, values.extract, scratch / "look"), cameras=cameras, skip_broken=skip_broken
+        )
+    else:
+        as_stored = values.tokenize.as_stored
+        rate = values.tokenize.fps or recorded_rate(folder_of(frames))
+        footage = look_at_images(frames, as_stored=as_stored, rate=rate, skip_broken=skip_broken)
+    return footage, _fitted(footage, frames is not None, trials.not_measured)
+
+
+def check_footage(
+    footage: Footage,
+    choice: Choice | None,
     frames: Frames | None,
     tokenizer: Path | None,
     values: Values,
     trials: Trials,
     scratch: Path,
-    *,
-    suited: Callable[[Choice], Values],
-    cameras: Sequence[str] = (),
-    skip_broken: bool = False,
-) -> tuple[dict[str, Any], Choice | None]:
-    """Looks at videos or frames, and forecasts windows, bytes and times of what follows.
+) -> dict[str, Any]:
+    """Forecasts windows, bytes and times of what follows; returns the record.
 
-    What is extracted of videos for that goes into the folder `scratch`. `suited` says by which
-    values to go when it is known what suits frames. Returns the record, and the values that would
-    suit. Raises PipelineError if nothing is of use.
+    What is extracted of videos for that goes into the folder `scratch`. The choice of values is
+    brought to the shape of the footage, and to what the tokenizer needs.
     """
-    footage = _look(
-        *(videos, frames, values, scratch / "look"), cameras=cameras, skip_broken=skip_broken
-    )
-    choice = _fitted(footage, frames is not None, trials.not_measured)
-    if choice and frames is not None:
-        values = suited(choice)
     windows = values.tokenize
     footage.notes += enlarged(
         footage.seen, windows.size, values.extract if frames is None else None
@@ -125,25 +140,7 @@ def check_footage(
         keep_shape(choice, footage.seen, **now)
     if choice and tokenizer:
         _keep_to(choice, model.config, windows)
-    return record, choice
-
-
-def _look(
-    videos: Sequence[Place],
-    frames: Frames | None,
-    values: Values,
-    scratch: Path,
-    *,
-    cameras: Sequence[str],
-    skip_broken: bool,
-) -> Footage:
-    if frames is None:
-        return look_at_videos(
-            *(videos, values.extract, scratch), cameras=cameras, skip_broken=skip_broken
-        )
-    as_stored = values.tokenize.as_stored
-    rate = values.tokenize.fps or recorded_rate(folder_of(frames))
-    return look_at_images(frames, as_stored=as_stored, rate=rate, skip_broken=skip_broken)
+    return record
 
 
 def check_tokens(

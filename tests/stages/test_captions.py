@@ -141,7 +141,8 @@ def test_tars_keep_captions_as_texts_that_others_read(flow: Flow, shards: Path) 
     ok("export", root, "--format", "webdataset", "--out", tars)
     rows = {f"train-{row['row']:09d}": row for row in TokenStore(root).plan().to_pylist()}
     with tarfile.open(tars / "train-00000.tar") as tar:
-        texts = {n: tar.extractfile(n).read() for n in tar.getnames() if n.endswith(".txt")}  # type: ignore[union-attr]
+        files = {n: tar.extractfile(n) for n in tar.getnames() if n.endswith(".txt")}
+        texts = {name: file.read() for name, file in files.items() if file}
     expected = {f"{key}.txt": row["caption"] for key, row in rows.items() if row["caption"]}
     assert {name: data.decode() for name, data in texts.items()} == expected
     ok("import", tars, "--out", flow.root / "back")

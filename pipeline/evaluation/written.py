@@ -61,7 +61,7 @@ class _Copying:
 
 def read_evaluation(path: Path, error: type[PipelineError]) -> dict[str, Any]:
     """Reads a metrics.json, for a card or a report to show. Raises `error` if it is none."""
-    found = read_json(path, error, "evaluation")
+    found = read_json(path, error, "finished evaluation")
     try:
         checked = build(Evaluation, found, where="evaluation")
         for part in ("metrics", "protocol"):

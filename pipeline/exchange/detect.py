@@ -17,6 +17,7 @@ from pipeline.exchange.folders import (
 from pipeline.exchange.ids import Ids, ImportConfig
 from pipeline.exchange.one_x import METADATA, open_one_x
 from pipeline.storage.files import contents, printable
+from pipeline.store.layout import INFO
 
 SPLITS = ("train", "test")
 TAR_MAGIC = b"ustar", 257
@@ -45,6 +46,8 @@ def open_ids(place: Path, config: ImportConfig) -> Ids:
         return open_tars(place, tars, config)
     if arrays:
         return open_folder(place, config)
+    if (place / INFO).exists():
+        raise PipelineError(f"{place} is a token store already, which needs no import.")
     raise PipelineError(
         f"{place} holds no ids: no .npy, .safetensors or .tar, no {METADATA} of 1X's layouts, and "
         "no store.json of `mebt tokens export --format webdataset`."

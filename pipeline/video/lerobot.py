@@ -143,8 +143,11 @@ def read_states(
         if mine["frame_index"].to_pylist() != list(range(length)):
             raise FrameError(f"{path} does not number the frames of episode {episode} 0, 1, 2 ….")
         times = pc.cast(mine["timestamp"], pa.float64())
+        seconds = times.to_numpy()
+        if not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
+            raise FrameError(f"{path} does not time the frames of episode {episode} in order.")
         if length > 1:
-            first, last = times.to_numpy()[[0, -1]].tolist()
+            first, last = seconds[[0, -1]].tolist()
             timed = (length - 1) / (last - first) if last > first else 0.0
             _check_rate(f"{path} times the frames of episode {episode}", timed, rate, length)
         where = f"{path}: of episode {episode}"

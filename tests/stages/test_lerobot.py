@@ -302,6 +302,19 @@ def test_frames_of_another_rate_than_said_are_rejected(tmp_path: Path) -> None:
     assert "from second 0 to 0.8 at 20 a second, but" in said["episode-000002-wrist"]
 
 
+@pytest.mark.parametrize("time", [float("nan"), None, 0.0, float("inf")])
+def test_frames_of_no_time_are_rejected(tmp_path: Path, time: float | None) -> None:
+    root = write_set(tmp_path / "set")
+    change_table(
+        root / "data/chunk-000/file-000.parquet",
+        timestamp=lambda row, before: time if row == 3 else before,
+    )
+    assert extract(root, tmp_path / "frames", "--camera", "top").exit_code == 0
+    said = reasons(tmp_path / "frames")
+    assert said.keys() == {*NO_PICTURES, "episode-000000-top"}
+    assert "does not time the frames of episode 0 in order." in said["episode-000000-top"]
+
+
 def test_a_rate_that_was_mended_is_read_anew(tmp_path: Path) -> None:
     root = write_set(tmp_path / "set", fps=2 * FPS)
     assert extract(root, tmp_path / "frames").exit_code == 1

@@ -274,7 +274,7 @@ def test_nothing_in_a_card_ends_its_block_or_becomes_markup() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", "not the JSON of a evaluation"),
+        ("[]", "not the JSON of a finished evaluation"),
         ('{"metrics": {"a": "b"}, "protocol": {}}', "not what `mebt evaluate` writes"),
     ],
 )

@@ -167,6 +167,10 @@ def test_imports_are_told_what_they_lack(made: Flow, ids: Path, tmp_path: Path) 
         result = tokens("import", made.root / "tokens", *more, *words)
         assert result.exit_code == 1
         assert "tokens is a token store already, not tars of one: give it to" in result.output
+    np.save(tmp_path / "ids.npy", np.zeros((1, 2, 2, 2), np.int64))
+    given = (tmp_path / "ids.npy", "--test", made.root / "tokens", "--codebook-size", 9)
+    result = tokens("import", *given, "--out", tmp_path / "s")
+    assert "tokens is a token store already, which needs no import" in result.output
     (tars / "test-00000.tar").unlink()
     assert "test-00000.tar is missing" in tokens("import", tars, *words).output
     assert not (tmp_path / "s").exists()

@@ -155,4 +155,5 @@ def _differences(files: Storage, info: StoreInfo, wanted: str) -> list[str]:
     if store.fingerprint == wanted:
         return []
     theirs, ours = ({**as_dict(about), "fps": None} for about in (store.info, info))
-    return list_differences(theirs, ours) or ["another plan of windows (videos, labels, captions, hop or seed)"]
+    other_plan = "another plan of windows (videos, labels, captions, hop or seed)"
+    return list_differences(theirs, ours) or [other_plan]

@@ -12,6 +12,8 @@ UNKNOWN = 8.0
 """What videos play at whose rate nobody knows."""
 MAX_FPS = 1_000_000
 """A rate of frames that is not believed any more."""
+DIFFERENT = 1.02
+"""Rates further apart than this factor are two: 29.97 and 30 are one."""
 SLOWEST, FASTEST = 0.1, 1000.0
 """What videos may play at."""
 

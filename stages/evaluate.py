@@ -19,12 +19,12 @@ from pipeline.evaluation.numbers import Evaluation, Missing
 from pipeline.evaluation.pictures import FrameDistances, Pictures
 from pipeline.evaluation.sets import choose_windows
 from pipeline.frames.given import Frames, places_of
-from pipeline.frames.scan import scan_frames
 from pipeline.pixels import decode_tokens
 from pipeline.storage.files import keep_apart, sha256_file, write_json
 from pipeline.storage.places import Place
 from pipeline.store.reader import TokenStore
 from pipeline.store.same_tokens import TokensOf, check_same_tokens, check_tokenizer
+from pipeline.video.films import find_frames
 from pipeline.windows.of_tokens import window_reader
 from stages.conditions import StoreConditions, listed
 from stages.fitting import open_distances
@@ -152,7 +152,7 @@ def _open_pictures(
     with user_errors():
         model = load_tokenizer(given.tokenizer, device)
     check_tokenizer(store, given.tokenizer, identity(model))
-    found = scan_frames(given.frames, skip_broken=True)
+    found = find_frames(given.frames, skip_broken=True)
     return Pictures(
         read=window_reader(found, given.frames, store).pixels,
         decode=partial(decode_tokens, model),

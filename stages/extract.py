@@ -10,9 +10,8 @@ from pipeline.config import load_section
 from pipeline.errors import FrameError
 from pipeline.frames.given import expand
 from pipeline.frames.tars import describe_broken
-from pipeline.rates import RECORD
+from pipeline.rates import DIFFERENT, RECORD
 from pipeline.storage.files import keep_apart
-from pipeline.video.clock import DIFFERENT
 from pipeline.video.extract import (
     Extracted,
     Format,

@@ -13,13 +13,13 @@ from pipeline.errors import ConfigError, FrameError
 from pipeline.frame_list import source_of
 from pipeline.frames.given import Frames, places_of
 from pipeline.frames.listing import list_frames
-from pipeline.frames.scan import scan_frames
 from pipeline.precision import precision_of
 from pipeline.storage.files import keep_apart, sha256_file
 from pipeline.training.checkpoint import CHECKPOINTS, last_step
 from pipeline.training.folder import open_run, recorded
 from pipeline.training.log import Besides
 from pipeline.training.loop import run_loop
+from pipeline.video.films import find_frames
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 from pipeline.windows.source import WindowSource
 from pipeline.windows.verify import name_damaged, verify_frames
@@ -81,7 +81,7 @@ def fit_tokenizer(
     """
     config = replace(config, precision=precision_of(fabric))
     check_window(shape, windows, "sections tokenizer and tokenize")
-    found = scan_frames(frames, skip_broken=skip_broken)
+    found = find_frames(frames, skip_broken=skip_broken)
     videos = found.videos
     plan = plan_windows(videos, windows)
     if not plan.num_windows("train"):

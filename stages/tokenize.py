@@ -1,5 +1,6 @@
 """frames -> a token store, with the frozen tokenizer."""
 
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from pipeline.config import load_section
 from pipeline.frame_list import source_of
 from pipeline.frames.given import Frames, folder_of, places_of
 from pipeline.frames.listing import list_frames
-from pipeline.frames.scan import FrameFolder, scan_frames
+from pipeline.frames.scan import FrameFolder
 from pipeline.frames.tars import Rejected
 from pipeline.metrics import CodebookUse, codebook_use
 from pipeline.pixels import decode_tokens
@@ -24,7 +25,8 @@ from pipeline.storage.places import Place
 from pipeline.store.claims import claim_shards
 from pipeline.store.layout import CAPTION, LABEL, StoreInfo
 from pipeline.store.reader import TokenStore
-from pipeline.windows.encode import encode_shards, encoder_of
+from pipeline.video.films import find_frames
+from pipeline.windows.encode import decoded_anew, encode_shards, encoder_of
 from pipeline.windows.given import StatesFrom, TextsFrom, conditioned
 from pipeline.windows.of_tokens import reconstruction_psnr
 from pipeline.windows.plan import Plan, TokenizeConfig, WindowReader, plan_windows
@@ -96,15 +98,17 @@ def tokenize(
     alone returns what was made.
     """
     model = open_tokenizer(tokenizer, config, str(fabric.device))
-    found = scan_frames(frames, skip_broken=skip_broken)
+    found = find_frames(frames, skip_broken=skip_broken)
     plan = plan_windows(found.videos, config)
     if verify and not verify_frames(found.videos, plan, config, fabric):
         return None
     source = list_frames(found.videos, frames)
-    rate = config.fps or recorded_rate(folder_of(frames))
+    rate = config.fps or recorded_rate(folder_of(frames)) or found.rate
     info = _store_info(model, plan, source_of(source), config, rate)
     texts = {LABEL: labels, CAPTION: captions}
     info, given = conditioned(info, plan.table, found.videos, frames, texts=texts, states=states)
+    if fabric.is_global_zero and (said := decoded_anew(found.videos, config.size)):
+        print(said, file=sys.stderr, flush=True)
     with claim_shards(
         *(out, info, given.plan),
         fabric=fabric,

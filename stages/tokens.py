@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.errors import TokenStoreError, user_errors
 from pipeline.frames.given import Frames
 from pipeline.frames.listing import list_frames
-from pipeline.frames.scan import Video, scan_frames
+from pipeline.frames.scan import Video
 from pipeline.metrics import codebook_use
 from pipeline.progress import progress
 from pipeline.size import sides
@@ -21,6 +21,7 @@ from pipeline.store.reader import TokenStore
 from pipeline.store.same_tokens import check_tokenizer
 from pipeline.store.states import STATES, STATES_HASH, States
 from pipeline.store.writer import create_store
+from pipeline.video.films import find_frames
 from pipeline.windows.encode import encode_shards, encoder_of
 from pipeline.windows.given import StatesFrom, TextsFrom, conditioned_again
 from pipeline.windows.of_tokens import check_source
@@ -161,7 +162,7 @@ def repair(
     with user_errors():
         model = load_tokenizer(tokenizer, device)
     check_tokenizer(opened, tokenizer, identity(model))
-    found = scan_frames(frames, skip_broken=True)
+    found = find_frames(frames, skip_broken=True)
     check_source(opened, found, frames)
     videos = found.videos
     files = open_storage(store)

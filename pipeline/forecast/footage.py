@@ -11,14 +11,15 @@ from typing import TypeVar
 from pipeline.errors import FrameError
 from pipeline.forecast.looks import Looks, chosen, look_at_frames, look_at_video, small
 from pipeline.frames.given import Frames
-from pipeline.frames.scan import Video, describe_frames, scan_frames
+from pipeline.frames.scan import Video, describe_frames
 from pipeline.frames.tars import Rejected, reject
 from pipeline.params.survey import Seen, look
 from pipeline.progress import progress
 from pipeline.storage.places import Place
 from pipeline.video.clips import Source, plan_clips
+from pipeline.video.films import find_frames
 from pipeline.video.footage import About
-from pipeline.video.reader import count_frames
+from pipeline.video.packets import count_frames
 from pipeline.video.sources import find_videos
 from pipeline.video.tiles import ExtractConfig
 
@@ -110,10 +111,12 @@ def look_at_images(
 ) -> Footage:
     """Finds the videos of a frame folder or of tars, as `tokenize` does.
 
-    `rate` is their frames a second, if that is known. Raises FrameError if there is none.
+    `rate` is their frames a second, if that is known; else what films say. Raises FrameError if
+    there is none.
     """
-    scanned = scan_frames(frames, skip_broken=skip_broken)
+    scanned = find_frames(frames, skip_broken=skip_broken)
     footage = Footage(scanned.videos, rejected=list(scanned.rejected))
+    rate = rate or scanned.rate or 0.0
 
     def look(video: Video) -> tuple[Looks, tuple[int, int]]:
         return look_at_frames(video.frames, as_stored=as_stored)
@@ -123,7 +126,7 @@ def look_at_images(
             footage.rejected.append(reject(video.name, f"{found} tokenize will stop at it."))
             continue
         footage.looks[f"{video.split}: {video.name}"], (width, height) = found
-        footage.seen.append(Seen(Path(video.name), width, height, rate or 0.0, len(video.frames)))
+        footage.seen.append(Seen(Path(video.name), width, height, rate, len(video.frames)))
     footage.notes = describe_frames(scanned.videos, as_stored=as_stored)
     return footage
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import FrameError
+from pipeline.frames.films import FilmFrame
 from pipeline.frames.images import FrameFile, read_frames
 from pipeline.size import Size
 
@@ -17,10 +18,15 @@ OF_ONE_FILE = (errno.EIO, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, 
 def decode(
     frames: Sequence[FrameFile], *, size: Size, as_stored: bool
 ) -> NDArray[np.uint8] | list[str]:
-    """Reads frames of a video as `read_frames` does, or says of each bad one what is wrong."""
+    """Reads frames of a video as `read_frames` does, or says of each bad one what is wrong.
+
+    Of a film it says so once.
+    """
     pixels = _decode(frames, size, as_stored)
     if not isinstance(pixels, str):
         return pixels
+    if isinstance(frames[0], FilmFrame):
+        return [pixels]
     damaged: list[str] = []
     whole: list[FrameFile] = []
     for frame in frames:

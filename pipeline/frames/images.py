@@ -1,5 +1,6 @@
 """Images, as files or in tars -> RGB pixels of one size. Worker processes import it: no torch."""
 
+import itertools
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from pipeline.errors import FrameError
+from pipeline.frames.films import FilmFrame, film_images
 from pipeline.frames.tars import TarFrame
 from pipeline.size import Size, centre, sides
 from pipeline.storage.tars import Member, read_members
@@ -19,7 +21,7 @@ from pipeline.storage.tars import Member, read_members
 Frame = NDArray[np.uint8]
 """Pixels [H, W, 3]."""
 FrameFile = str | TarFrame
-"""An image: a path, or a place inside a tar."""
+"""An image: a path, or a place inside a tar; or a frame of a film there."""
 TOGETHER = 1 << 24
 """Most bytes of neighbouring images that are read together, unless one has more."""
 BACKGROUND = (0, 0, 0)
@@ -190,10 +192,31 @@ def read_frames(
 def read_images(paths: Sequence[FrameFile], *, as_stored: bool = False) -> Iterator[Image.Image]:
     """Yields images of 8-bit RGB, each turned as its EXIF orientation says, unless `as_stored`.
 
-    Raises FrameError, naming the file, if one is missing, unreadable, or not shown with the size of
-    the first.
+    Neighbouring frames of a film are to be in order: see `film_images`. Raises FrameError, naming
+    the file, if one is missing, unreadable, or not shown with the size of the first.
     """
     first: tuple[int, int] | None = None
+    for path, shown in zip(paths, _shown_images(paths, as_stored=as_stored), strict=True):
+        first = first or shown.size
+        if shown.size != first:
+            raise FrameError(
+                f"{path} is {shown.size[0]}x{shown.size[1]} pixels, but {paths[0]} of the same "
+                f"video is {first[0]}x{first[1]}; all frames must have one size."
+            )
+        yield shown
+
+
+def _shown_images(paths: Sequence[FrameFile], *, as_stored: bool) -> Iterator[Image.Image]:
+    films = itertools.groupby(paths, lambda path: isinstance(path, FilmFrame) and path.film)
+    for film, run in films:
+        if film:
+            frames = [path for path in run if isinstance(path, FilmFrame)]
+            yield from film_images(frames, as_stored=as_stored)
+        else:
+            yield from _decoded(list(run), as_stored=as_stored)
+
+
+def _decoded(paths: Sequence[FrameFile], *, as_stored: bool) -> Iterator[Image.Image]:
     files = _read_files(paths)
     for path in paths:
         try:
@@ -210,12 +233,6 @@ def read_images(paths: Sequence[FrameFile], *, as_stored: bool = False) -> Itera
             if error.errno is not None:
                 raise
             raise FrameError(f"{path} is not a readable image: {error}.") from None
-        first = first or shown.size
-        if shown.size != first:
-            raise FrameError(
-                f"{path} is {shown.size[0]}x{shown.size[1]} pixels, but {paths[0]} of the same "
-                f"video is {first[0]}x{first[1]}; all frames must have one size."
-            )
         yield shown
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.errors import FrameError
 from pipeline.frame_list import SHOWN, SOURCE_SCHEMA, FrameRecord, source_of
+from pipeline.frames.films import FilmFrame
 from pipeline.frames.given import Frames
 from pipeline.frames.images import FrameFile
 from pipeline.frames.scan import Video
@@ -21,6 +22,7 @@ RAW = (".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 def list_frames(videos: Sequence[Video], root: Frames) -> pa.Table:
     """Lists the frames of videos with their sizes in bytes, and a hash of the bytes of `RAW` ones.
 
+    Of a frame of a film both are the film's, which may be as large whatever it shows.
     Cheap and the same on every machine; a compressed frame repainted to the very same number of
     bytes is not noticed. Raises FrameError, naming the first few, if listed frames are missing.
     """
@@ -42,6 +44,8 @@ def list_frames(videos: Sequence[Video], root: Frames) -> pa.Table:
 
 
 def _record(frame: FrameFile) -> FrameRecord:
+    if isinstance(frame, FilmFrame):
+        return frame.path.name, frame.member.size, frame.film.sha256
     if isinstance(frame, TarFrame):
         name, size = frame.path.name, frame.member.size
     else:

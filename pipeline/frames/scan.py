@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import FrameError
+from pipeline.frames.films import FilmFrame, LookAtFilm, describe_films, films_rate, open_films
 from pipeline.frames.given import Frames, Tars, is_tar
 from pipeline.frames.images import FrameFile, look_at_first
 from pipeline.frames.numbering import cut_runs
@@ -58,6 +59,11 @@ class FrameFolder:
     rejected: list[Rejected]
     num_files: int
 
+    @property
+    def rate(self) -> float | None:
+        """Frames a second of films; None if there is anything else, or not one rate."""
+        return films_rate([video.frames[0] for video in self.videos])
+
     def notes(self, *, as_stored: bool) -> list[str]:
         """Says which tars are broken, and what else one might not expect and is no error."""
         return describe_broken(self.rejected) + describe_frames(self.videos, as_stored=as_stored)
@@ -66,14 +72,14 @@ class FrameFolder:
 def group_frames(
     files: Iterable[Path | TarFrame], *, split: str, root: Path
 ) -> tuple[list[Video], list[Rejected]]:
-    """Groups images into videos by folder and by name up to the final number.
+    """Groups images into videos by folder and by name up to the final number; films are their own.
 
     Frames are ordered by number, padded or not. A missing number starts a new piece of the video,
     named `video#2` and so on: no window may jump over a gap. Numbers may grow in steps: see
     `pipeline.frames.numbering`.
     """
     rejected: list[Rejected] = []
-    groups: dict[tuple[Path, str], list[tuple[int, FrameFile]]] = {}
+    groups: dict[tuple[Path, str, str], list[tuple[int, FrameFile]]] = {}
     for file in files:
         path = Path(_file_name(str(file.path))) if isinstance(file, TarFrame) else file
         match = re.fullmatch(r"(.*?)(\d+)", path.stem, re.ASCII | re.DOTALL)
@@ -83,10 +89,11 @@ def group_frames(
             rejected.append(reject(file, "not named [VIDEO_ID]_[FRAME_NUM].ext"))
         else:
             frame = file if isinstance(file, TarFrame) else str(file)
-            groups.setdefault((path.parent, match[1]), []).append((int(match[2]), frame))
+            film = f"{file.member.tar} {file.member.offset}" if isinstance(file, FilmFrame) else ""
+            groups.setdefault((path.parent, match[1], film), []).append((int(match[2]), frame))
     videos = []
     taken: set[str] = set()
-    for (folder, prefix), members in sorted(groups.items()):
+    for (folder, prefix, _), members in sorted(groups.items()):
         inside = folder.relative_to(root) if folder.is_relative_to(root) else folder
         try:
             names = Path(_text(inside)), _text(prefix)
@@ -233,13 +240,15 @@ def _by_split(
     return files, rejected
 
 
-def scan_frames(root: Frames, *, skip_broken: bool = False) -> FrameFolder:
+def scan_frames(
+    root: Frames, *, skip_broken: bool = False, look: LookAtFilm | None = None
+) -> FrameFolder:
     """Finds the videos of a frame folder, of named tars, or of those below a prefix of a bucket.
 
     With `train.txt` or `test.txt`, one path a line (absolute, or relative to the list), only what
     they name is read. Otherwise, if there are `.tar` files, the clips in these, as
-    `pipeline.frames.tars` writes them, or the images in tars of others; images beside them are
-    rejected. Otherwise each folder of
+    `pipeline.frames.tars` writes them, or the images in tars of others, and their films, if there
+    is something to `look` at these; images beside them are rejected. Otherwise each folder of
     images is a video, in the split of the top folder it lies in (`train/`, `test/`), or in `train`
     if there are no such folders; images beside them are rejected. Tars of which none begins with a
     clip, such as the one that images were unpacked from, are rejected and the images read.
@@ -251,18 +260,18 @@ def scan_frames(root: Frames, *, skip_broken: bool = False) -> FrameFolder:
     beside it, holds anything that it should not; and StorageError if a bucket cannot be read.
     """
     if isinstance(root, Tars):
-        return _grouped(*list_clips(root.tars, instead=False, skip_broken=skip_broken), root)
+        return _grouped(*list_clips(root.tars, instead=False, skip_broken=skip_broken), root, look)
     if isinstance(root, str):
-        return _grouped(*_found(list(_objects_below(root)), root, skip_broken), root)
+        return _grouped(*_found(list(_objects_below(root)), root, skip_broken), root, look)
     if not root.is_dir():
         raise FrameError(f"{root} is not a folder of frames.")
     lists = [split for split in SPLITS if (root / f"{split}.txt").is_file()]
     if not lists:
         below = list(files_below(root, suffixes=(*IMAGES, SUFFIX)))
-        return _grouped(*_found(below, root, skip_broken), root)
+        return _grouped(*_found(below, root, skip_broken), root, look)
     listed = {split: _listed(root, split) for split in lists}
     files = {split: paths for split, (paths, _) in listed.items()}
-    return _grouped(files, [item for _, refused in listed.values() for item in refused], root)
+    return _grouped(files, [item for _, refused in listed.values() for item in refused], root, look)
 
 
 def _found(
@@ -286,15 +295,19 @@ def _suffix(path: Place) -> str:
 
 
 def _grouped(
-    files: Mapping[str, Sequence[Path | TarFrame]], rejected: list[Rejected], root: Frames
+    files: Mapping[str, Sequence[Path | TarFrame]],
+    rejected: list[Rejected],
+    root: Frames,
+    look: LookAtFilm | None,
 ) -> FrameFolder:
     num_files = len(rejected) + sum(map(len, files.values()))
     videos: list[Video] = []
     for split in filter(files.get, SPLITS):
         inside = Path() if isinstance(root, Tars) else Path(root)
-        made, foreign = group_frames(files[split], split=split, root=inside)
+        opened, refused = open_films(files[split], look) if look else (files[split], [])
+        made, foreign = group_frames(opened, split=split, root=inside)
         videos += made
-        rejected += foreign
+        rejected += refused + foreign
     if not videos:
         why = f"; for example {rejected[0].name}: {rejected[0].reason}" if rejected else ""
         raise FrameError(
@@ -306,7 +319,7 @@ def _grouped(
 
 
 def describe_frames(videos: Sequence[Video], *, as_stored: bool) -> list[str]:
-    """Says what one might not expect of frames and is no error; see `look_at_first`."""
+    """Says what one might not expect of frames and is no error, by the first of each video."""
     numbered: dict[str, list[str]] = {}
     for video in videos:
         if video.numbering:
@@ -317,4 +330,6 @@ def describe_frames(videos: Sequence[Video], *, as_stored: bool) -> list[str]:
     ]
     if len(said) > MAX_SAID:
         said[MAX_SAID:] = [f"{len(said) - MAX_SAID} more videos are numbered in other ways"]
-    return said + look_at_first([video.frames[0] for video in videos], as_stored=as_stored)
+    said += describe_films([(v.name, v.frames[0]) for v in videos], as_stored=as_stored)
+    firsts = [video.frames[0] for video in videos if not isinstance(video.frames[0], FilmFrame)]
+    return said + look_at_first(firsts, as_stored=as_stored)

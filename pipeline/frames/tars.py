@@ -3,7 +3,7 @@
 A sample of ours is `KEY.json`, that is {"split": …, "frames": [names in a frame folder]}, and one
 `KEY.00000.png` and so on for each frame. Keys are a split and numbers, unique over all tars of one
 set: names of videos may hold dots. In tars of others a sample is the numbered images of a video,
-`KEY.00000.jpg`, or one image, `VIDEO_00000.jpg`.
+`KEY.00000.jpg`, or one image, `VIDEO_00000.jpg`; or a film, `KEY.mp4`.
 """
 
 import re
@@ -26,8 +26,20 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".p
 SPLITS = ("train", "test")
 NAME = re.compile(r"([\w-]+)\.([\w.]+)", re.ASCII)
 """Our names of members: a key and an extension."""
-FILMS = (".mp4", ".webm", ".mkv", ".mov", ".avi")
-"""What videos in tars of others usually are."""
+FILMS = (
+    ".mp4",
+    ".avi",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".gif",
+)
+"""What videos are often called: those in tars, and folders of such names, are told by it."""
 NUMBERED = re.compile(r"(?:.*\D)?(\d+)(\.\w+)", re.ASCII)
 """An extension of one image of several: a number, and the image's own."""
 
@@ -119,6 +131,10 @@ class TarFrame:
         return f"{self.member} ({printable(str(self.path)[:200])})"
 
 
+class FilmFile(TarFrame):
+    """A whole film inside a tar: see `pipeline.frames.films`."""
+
+
 Clip = tuple[str, Sequence[str]]
 """The split, and the frames as paths in a folder."""
 
@@ -155,9 +171,9 @@ def list_clips(
 ) -> tuple[dict[str, list[TarFrame]], list[Rejected]]:
     """Lists the frames of the clips in `tars`, by split; rejects broken tars and those without any.
 
-    Of broken ones nothing is listed. Raises FrameError if one holds anything else, or if some are
-    broken and not to be skipped, unless none of all begins with a clip and there is something to
-    read `instead`.
+    Films of others are listed as they are: see `pipeline.frames.films`. Of broken tars nothing is
+    listed. Raises FrameError if one holds anything else, or if some are broken and not to be
+    skipped, unless none of all begins with a clip and there is something to read `instead`.
     """
     frames: dict[str, list[TarFrame]] = {}
     rejected: list[Rejected] = []
@@ -194,7 +210,7 @@ def _clips(
 ) -> tuple[list[tuple[str, list[TarFrame]]], list[Rejected], FrameError | None]:
     """Returns split and frames of the clips of a tar, up to what is wrong with it.
 
-    And of a tar that `others` have made its images, and samples without any.
+    And of a tar that `others` have made its images and films, and samples without any.
     """
     clips = []
     try:
@@ -204,11 +220,13 @@ def _clips(
         if clips or not others:
             return clips, [], error
         try:
-            frames, empty = read_images(tar)
+            frames, empty = read_others(tar)
         except FrameError as wrong:
             return [], [], wrong
         if not frames:
-            error = NoClipError(f"{tar} holds no image ({', '.join(IMAGES)}), and no clip: {error}")
+            kinds = f"image ({', '.join(IMAGES)}) or video ({', '.join(FILMS)})"
+            why = f"{empty[0].name} {empty[0].reason}." if empty else error
+            error = NoClipError(f"{tar} holds no {kinds} of use, and no clip: {why}")
         return [(split_of(tar), frames)], empty, None if frames else error
     except FrameError as error:
         return clips, [], error
@@ -222,6 +240,8 @@ def read_clips(tar: Place) -> Iterator[tuple[str, list[TarFrame]]]:
     NoClipError if its samples are not ours.
     """
     for _, sample in read_samples(tar, FrameError):
+        if films := films_of(sample):
+            raise NoClipError(f"{sample[films[0]]} is a video, so this is no clip of images.")
         about = sample.pop("json", None)
         if about is None:
             first = next(iter(sample.values()))
@@ -229,11 +249,7 @@ def read_clips(tar: Place) -> Iterator[tuple[str, list[TarFrame]]]:
         record = parse_json(about.read_text(FrameError), about, FrameError, "clip")
         split, names = record.get("split"), record.get("frames")
         if not {"split", "frames"} & record.keys():
-            films = [x for x in sample.values() if PurePosixPath(x.name).suffix in FILMS]
-            advice = f"; {films[0]} is a video: run `mebt extract --videos` first" if films else ""
-            raise NoClipError(
-                f"{about} names neither a split nor frames, so this is no clip{advice}."
-            )
+            raise NoClipError(f"{about} names neither a split nor frames, so this is no clip.")
         for member in sample.values():
             if not NAME.fullmatch(member.name):
                 raise FrameError(f"{member} is no name of a frame (0001.00001.png); refused.")
@@ -250,22 +266,40 @@ def read_clips(tar: Place) -> Iterator[tuple[str, list[TarFrame]]]:
         yield split, frames
 
 
-def read_images(tar: Place) -> tuple[list[TarFrame], list[Rejected]]:
-    """Returns the images of a tar that others have made, and samples without any.
+def read_others(tar: Place) -> tuple[list[TarFrame], list[Rejected]]:
+    """Returns the images and films of a tar that others have made, and what of it is not used.
 
-    Each is named as if it lay in a folder: several of one sample in one of their own. Raises
+    Each is named as if it lay in a folder: several images of one sample in one of their own. Raises
     FrameError for what no sample can hold.
     """
-    frames, empty = [], []
+    frames: list[TarFrame] = []
+    empty: list[Rejected] = []
     keyless: list[Member] = []
     for key, sample in read_samples(tar, FrameError, keyless=keyless):
         if "json" in sample and _is_clip(sample["json"]):
             raise FrameError(f"{sample['json']} is of a clip, but not all before it is; refused.")
-        found = frames_of(key, sample)
-        frames += found
-        if not found:
-            empty.append(reject(f"{tar}: {key}", "a sample without an image"))
-    return frames, empty + reject_keyless(keyless, IMAGES)
+        images, films = frames_of(key, sample), films_of(sample)
+        if why := why_not_all(len(films), len(images)):
+            empty.append(reject(f"{tar}: {key}", why))
+        if len(films) == 1:
+            frames.append(FilmFile(sample[films[0]], PurePosixPath(f"{key}.{films[0]}")))
+        elif not films:
+            frames += images
+    return frames, empty + reject_keyless(keyless, (*FILMS, *IMAGES))
+
+
+def films_of(sample: Mapping[str, Member]) -> list[str]:
+    """Returns the extensions of the videos of one sample."""
+    return [ext for ext in sample if f".{ext}" in FILMS]
+
+
+def why_not_all(num_films: int, num_images: int) -> str:
+    """Says what of a sample of others is not used, if anything is not: one picture is a cover."""
+    if num_films > 1:
+        return f"holds {num_films} videos"
+    if num_films and num_images > 1:
+        return f"holds {num_images} images beside its video, which alone is kept"
+    return "" if num_films or num_images else "holds neither a video nor an image"
 
 
 def reject_keyless(members: Sequence[Member], extensions: Sequence[str]) -> list[Rejected]:

@@ -9,9 +9,10 @@ import av
 
 from pipeline.errors import FrameError
 from pipeline.frames.scan import files_below
+from pipeline.frames.tars import FILMS
 from pipeline.storage.files import printable
 from pipeline.video.episodes import is_lerobot, list_episodes, no_cameras
-from pipeline.video.footage import SUFFIXES, Footage, open_video
+from pipeline.video.footage import Footage, open_video
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def look_at_folder(folder: Path, cameras: Sequence[str] = ()) -> tuple[list[Seen
     elif cameras:
         raise no_cameras(folder)
     else:
-        files = files_below(folder, suffixes=SUFFIXES, skip=[])
+        files = files_below(folder, suffixes=FILMS, skip=[])
         seen = {path: None if reason else look(path) for path, reason in files}
         footage = [video for video in seen.values() if video]
         others = [printable(str(path.relative_to(folder))) for path in seen if not seen[path]]

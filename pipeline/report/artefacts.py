@@ -10,13 +10,14 @@ from typing import Any
 from pipeline.errors import FrameError, PipelineError
 from pipeline.frames.given import Frames, folder_of
 from pipeline.frames.listing import source_fingerprint
-from pipeline.frames.scan import FrameFolder, scan_frames
+from pipeline.frames.scan import FrameFolder
 from pipeline.frames.tars import Rejected
 from pipeline.rates import RECORD
 from pipeline.size import sides
 from pipeline.storage.files import parse_json
 from pipeline.storage.places import Place, open_file
 from pipeline.store.reader import TokenStore
+from pipeline.video.films import find_frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ class Footage:
 
 def read_footage(frames: Frames) -> Footage:
     """Lists frames. Raises FrameError if the record beside them is not what extract writes."""
-    found = scan_frames(frames, skip_broken=True)
+    found = find_frames(frames, skip_broken=True)
     return Footage(frames, found, _read_extracted(folder_of(frames)))
 
 

@@ -16,8 +16,6 @@ RESTART_SECONDS = 1.0
 """A step back in time by more than this is a new beginning; less is disorder."""
 JUMP_SECONDS = 10.0
 """A step forward by more is a new clock, where a container's clock may start anew: as FFmpeg."""
-DIFFERENT = 1.02
-"""Rates further apart than this factor are two: 29.97 and 30 are one."""
 UNEVEN = 0.05
 """A gap between frames that differs by more, as a share of the usual one, is uneven."""
 UNEVEN_SHARE = 0.01

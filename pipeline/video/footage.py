@@ -18,20 +18,6 @@ from av.stream import Disposition
 from pipeline.errors import FrameError
 from pipeline.storage.files import printable
 
-SUFFIXES = (
-    ".mp4",
-    ".avi",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".wmv",
-    ".flv",
-    ".gif",
-)
-"""What videos are often called; only folders of such names are told by it."""
 TIMED_FORMATS = ("flv", "matroska", "mov")
 """Containers whose header tells their length; FFmpeg guesses that of others from what is there."""
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")

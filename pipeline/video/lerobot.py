@@ -16,8 +16,8 @@ from pipeline.config import fingerprint
 from pipeline.errors import FrameError
 from pipeline.frames.images import Frame
 from pipeline.frames.tars import Rejected
+from pipeline.rates import DIFFERENT
 from pipeline.video.clips import Source
-from pipeline.video.clock import DIFFERENT
 from pipeline.video.episodes import INFO, TABLE, list_episodes, read_table
 from pipeline.video.footage import About
 from pipeline.video.reader import read_stretch

@@ -17,7 +17,6 @@ from pipeline.frames.images import Frame
 from pipeline.video.clock import Clock, Pace, at_rate
 from pipeline.video.filters import TICK, described, filter_errors, graph, pulled
 from pipeline.video.footage import (
-    TIMED_FORMATS,
     UNKNOWN_LENGTH,
     About,
     Footage,
@@ -33,8 +32,6 @@ NEARLY_SQUARE = 0.01
 """Pixels this close to square are left alone: to resize them would blur more than it mends."""
 RIGHT_ANGLE = 0.99
 """Cosine of the largest angle, 8 degrees, that a display matrix may be off a quarter turn."""
-PICTURE_EACH = ("h264", "hevc", "vp9", "libvpx-vp9", "libdav1d", "av1", "mpeg4", "mjpeg", "prores")
-"""Decoders that make one picture of each packet, in containers that hold no others."""
 HDR: dict[int, str] = {ColorTrc.SMPTE2084: "HDR (PQ)", ColorTrc.ARIB_STD_B67: "HDR (HLG)"}
 WIDE: dict[int, str] = {
     ColorPrimaries.BT2020: "the colours of BT.2020",
@@ -92,7 +89,7 @@ def read_video(
             about.notes["repeated"] = (
                 f"has uneven times: {num_repeated} frames are shown again, to keep its speed"
             )
-        _tell_times(clock, pace, fps, about)
+        tell_times(clock, pace, fps, about)
 
 
 def read_stretch(
@@ -143,7 +140,7 @@ def _paced(
         yield time, frame
 
 
-def _tell_times(clock: Clock, pace: Pace, fps: float | None, about: About) -> None:
+def tell_times(clock: Clock, pace: Pace, fps: float | None, about: About) -> None:
     """Says at the end of a video what was wrong with its times, and how fast it is."""
     num_frames = pace.gaps.total() + 1
     for what, count in clock.mended.items():
@@ -163,7 +160,7 @@ def _decode(footage: Footage, threads: int, about: About) -> Iterator[av.VideoFr
     size: tuple[int, int] | None = None
     end, num_frames, broken = 0.0, 0, False
     for packet in footage.container.demux():  # Sound as well: it may run on after the picture.
-        end = max(end, _end(packet))
+        end = max(end, end_of(packet))
         if packet.stream.index != footage.stream.index:
             continue
         try:
@@ -183,12 +180,12 @@ def _decode(footage: Footage, threads: int, about: About) -> Iterator[av.VideoFr
                 )
             num_frames += 1
             yield frame
-    _check_end(footage, num_frames, end, about)
+    check_end(footage, num_frames, end, about)
     if broken:
         raise FrameError(f"{path} is damaged at frame {num_frames}.")
 
 
-def _check_end(footage: Footage, num_frames: int, end: float, about: About) -> None:
+def check_end(footage: Footage, num_frames: int, end: float, about: About) -> None:
     """Raises FrameError if a video ended, after so many seconds, before its header says."""
     declared = footage.declared_seconds()
     slack = max(MISSING_FRAMES / footage.rate, MISSING_SECONDS)
@@ -201,39 +198,7 @@ def _check_end(footage: Footage, num_frames: int, end: float, about: About) -> N
         )
 
 
-def count_frames(
-    path: Path, *, fps: float | None = None, filters: Sequence[str] = (), as_stored: bool = False
-) -> int | None:
-    """Counts the frames that `read_video` would yield by packets alone; None: only decoding tells.
-
-    So it is where each packet is a picture, and none goes through filters. What is damaged inside a
-    packet is not seen. Raises FrameError, naming the file, when it is no video or breaks off.
-    """
-    with open_video(path) as footage, reading_errors(path):
-        names = footage.container.format.name.split(",")
-        if filters or footage.stream.codec_context.name not in PICTURE_EACH:
-            return None
-        if not any(name in TIMED_FORMATS for name in names) or footage.may_restart:
-            return None
-        times: list[float | None] = []
-        end, tick = 0.0, float(footage.stream.time_base or 0)
-        for packet in footage.container.demux():
-            end = max(end, _end(packet))
-            if packet.stream.index != footage.stream.index or not packet.size:
-                continue
-            if packet.is_corrupt or not (times or packet.is_keyframe):
-                return None
-            if not packet.is_discard:
-                times.append(None if packet.pts is None else packet.pts * tick)
-        _check_end(footage, len(times), end, About())
-        if fps is None or None in times:
-            return len(times) if fps is None else None
-        clock = Clock(footage.rate, tick)
-        shown = ((clock.mend(time), None) for time in sorted(t for t in times if t is not None))
-        return sum(1 for _ in at_rate(shown, fps=fps, rate=footage.rate))
-
-
-def _end(packet: "av.Packet[Any]") -> float:
+def end_of(packet: "av.Packet[Any]") -> float:
     """Returns when a packet ends, in seconds; 0 for one without a time."""
     times = [time for time in (packet.pts, packet.dts) if time is not None]
     if not times or packet.time_base is None:

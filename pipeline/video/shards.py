@@ -4,9 +4,7 @@ So video2dataset and the Hugging Face hub publish them: `KEY.mp4` beside `KEY.js
 `KEY.cls`. Or `KEY.00000.jpg` and so on; or one image a sample, the video and its number in the key.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,18 +16,25 @@ from pipeline.config import fingerprint
 from pipeline.errors import FrameError
 from pipeline.frames.images import Frame, read_images
 from pipeline.frames.scan import Video, group_frames
-from pipeline.frames.tars import IMAGES, Rejected, TarFrame, frames_of, reject, reject_keyless
+from pipeline.frames.tars import (
+    FILMS,
+    IMAGES,
+    Rejected,
+    TarFrame,
+    films_of,
+    frames_of,
+    reject,
+    reject_keyless,
+    why_not_all,
+)
 from pipeline.sample_texts import add_text, read_texts
-from pipeline.storage.files import make_folder, printable
-from pipeline.storage.places import Place, is_remote, read_parts
+from pipeline.storage.files import printable
+from pipeline.storage.places import Place, is_remote
 from pipeline.storage.tars import TEXTS, Member, read_samples
 from pipeline.video.clips import Source
-from pipeline.video.footage import SUFFIXES, About
-from pipeline.video.reader import read_video
+from pipeline.video.films import lent, read_film
+from pipeline.video.footage import About
 from pipeline.video.tiles import ExtractConfig
-
-AT_ONCE = 1 << 22
-"""Bytes of a video that are copied in one go."""
 
 
 @dataclass
@@ -60,21 +65,18 @@ class Shards:
         for key, sample in read_samples(tar, FrameError, keyless=self.keyless):
             source = f"{tar}: {printable(key)}"
             texts = {"source": source, **self._short_texts(sample, source)}
-            videos = [kind for kind in sample if f".{kind}" in SUFFIXES]
-            frames = frames_of(key, sample)
+            videos, frames = films_of(sample), frames_of(key, sample)
+            if why := why_not_all(len(videos), len(frames)):
+                self.rejected.append(reject(source, why))
             if len(videos) == 1:
                 member = sample[videos[0]]
                 content = fingerprint([stamp, member.offset, member.size])
-                read = partial(self._read_member, member, videos[0])
-                lend = partial(self._lent, member, videos[0])
+                place = (member, f".{videos[0]}", self.scratch)
+                read = partial(read_film, *place, **self.config.reading)
+                lend = partial(lent, *place)
                 self.videos.append(Source(f"{name}/{key}", content, read, split, texts, lend=lend))
-                if frames[1:]:
-                    why = f"holds {len(frames)} images beside its video, which alone is kept"
-                    self.rejected.append(reject(source, why))
-            elif videos:
-                self.rejected.append(reject(source, f"holds {len(videos)} videos"))
-            elif not frames:
-                self.rejected.append(reject(source, "holds neither a video nor an image"))
+            elif videos or not frames:
+                continue
             elif self.config.fps or self.config.filters:
                 why = "images, which have no times: extract.fps and extract.filters need videos"
                 self.rejected.append(reject(source, why))
@@ -95,7 +97,7 @@ class Shards:
 
     def sources(self) -> Iterator[Source]:
         """Yields all videos, those made of images last; all that is rejected is known then."""
-        self.rejected += reject_keyless(self.keyless, (*SUFFIXES, *IMAGES, *TEXTS))
+        self.rejected += reject_keyless(self.keyless, (*FILMS, *IMAGES, *TEXTS))
         yield from self.videos
         for split, frames in self.images.items():
             grouped, rejected = group_frames(frames, split=split or "", root=Path())
@@ -108,27 +110,6 @@ class Shards:
                 read = partial(read_as_video, members, video.numbering, as_stored=as_stored)
                 texts = self.texts.get(str(members[0].path), {})
                 yield Source(video.name, content, read, split, texts)
-
-    def _read_member(
-        self, member: Member, kind: str, *, about: About, threads: int
-    ) -> Iterator[Frame]:
-        """Decodes a video of a tar; messages name the tar."""
-        with self._lent(member, kind) as path:
-            yield from read_video(path, threads=threads, about=about, **self.config.reading)
-
-    @contextmanager
-    def _lent(self, member: Member, kind: str) -> Iterator[Path]:
-        """Copies a video of a tar to a file of its own; messages of FrameError name the tar."""
-        make_folder(self.scratch)
-        with tempfile.NamedTemporaryFile(dir=self.scratch, suffix=f".{kind}") as file:
-            for start in range(0, member.size, AT_ONCE):
-                length = min(AT_ONCE, member.size - start)
-                file.write(*read_parts(member.tar, [(member.offset + start, length)]))
-            file.flush()
-            try:
-                yield Path(file.name)
-            except FrameError as error:
-                raise FrameError(str(error).replace(file.name, str(member))) from None
 
 
 def read_as_video(

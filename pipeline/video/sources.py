@@ -15,14 +15,14 @@ from typing import Any
 from pipeline.errors import FrameError
 from pipeline.frames.given import is_folder, is_tar
 from pipeline.frames.scan import files_below
-from pipeline.frames.tars import SPLITS, PartlyUsedTar, Rejected, present, refuse_broken
+from pipeline.frames.tars import FILMS, SPLITS, PartlyUsedTar, Rejected, present, refuse_broken
 from pipeline.progress import progress
 from pipeline.storage.bucket import Bucket
 from pipeline.storage.files import printable
 from pipeline.storage.places import Place, object_stamp, open_storage
 from pipeline.video.clips import Source
 from pipeline.video.episodes import is_lerobot, no_cameras
-from pipeline.video.footage import SUFFIXES, open_video
+from pipeline.video.footage import open_video
 from pipeline.video.lerobot import find_episodes
 from pipeline.video.reader import read_video
 from pipeline.video.shards import Shards
@@ -153,7 +153,7 @@ def _below(folder: Path, out: Path) -> tuple[list[_File], list[Rejected]]:
     given = all((folder / split).is_dir() for split in SPLITS)
     rejected: list[Rejected] = []
     files: list[_File] = []
-    for path, reason in files_below(folder, suffixes=SUFFIXES, skip=[out]):
+    for path, reason in files_below(folder, suffixes=FILMS, skip=[out]):
         relative = path.relative_to(folder)
         if given and relative.parts[0] not in SPLITS:
             reason = reason or f"outside of {' and '.join(f'{split}/' for split in SPLITS)}"

@@ -7,9 +7,9 @@ import numpy as np
 from pipeline.frame_list import source_of
 from pipeline.frames.given import Frames, folder_of
 from pipeline.frames.listing import list_frames
-from pipeline.frames.scan import scan_frames
 from pipeline.rates import playing_rate, recorded_rate
 from pipeline.store.reader import spread_rows
+from pipeline.video.films import find_frames
 from pipeline.windows.plan import TokenizeConfig, WindowReader, plan_windows
 
 
@@ -35,12 +35,12 @@ def windows_apart(
 
     Raises FrameError if there is no window, or a frame is listed but missing.
     """
-    found = scan_frames(frames, skip_broken=skip_broken)
+    found = find_frames(frames, skip_broken=skip_broken)
     videos = found.videos
     plan = plan_windows(videos, replace(config, hop=config.span)).table
     chosen = plan.take(np.asarray(spread_rows(len(plan), limit), np.int64))
     columns = (chosen[key].to_pylist() for key in ("split", "video", "first_frame"))
-    rate = config.fps or recorded_rate(folder_of(frames))
+    rate = config.fps or recorded_rate(folder_of(frames)) or found.rate
     fps, said = playing_rate(None, None if rate is None else rate / config.stride)
     notes = found.notes(as_stored=config.as_stored)
     if said:

@@ -20,6 +20,7 @@ from pipeline.background import background_writer
 from pipeline.device import send
 from pipeline.errors import PipelineError
 from pipeline.frames.damage import decode as decode_frames
+from pipeline.frames.films import EXTRACT, FilmFrame
 from pipeline.frames.images import FrameFile
 from pipeline.frames.scan import Video
 from pipeline.frames.workers import decoders
@@ -35,6 +36,8 @@ Encode = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
 
 PIECE_BYTES = 1 << 26
 """Most that is decoded in one go, unless one window needs more: 1,300 frames of 128x128 pixels."""
+TIMES_OVER = 8
+"""How often a film is decoded, at most, without a word."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 """What torch says, beside MemoryError, when there is none left on a GPU or a CPU."""
 
@@ -64,6 +67,26 @@ def cut_pieces(plan: pa.Table, videos: Sequence[Video], info: StoreInfo) -> Iter
             frames = known[split, name].frames
             yield Piece([frames[n] for n in numbers], windows.reshape(needed.shape))
             starts = starts[count:]
+
+
+def decoded_anew(videos: Sequence[Video], size: Size) -> str | None:
+    """Says which films take long: each piece of one is decoded from its begin, unlike of images."""
+    at_once = PIECE_BYTES // (3 * math.prod(sides(size)))
+    long = [
+        video
+        for video in videos
+        if isinstance(video.frames[0], FilmFrame)
+        and len(video.frames) > (2 * TIMES_OVER - 1) * at_once
+    ]
+    if not long:
+        return None
+    longest = max(long, key=lambda video: len(video.frames))
+    times = (math.ceil(len(longest.frames) / at_once) + 1) // 2
+    others = f" and {len(long) - 1} more videos" if long[1:] else ""
+    return (
+        f"{longest.name}{others}: each {at_once:,} frames are decoded from the begin of their film,"
+        f" of its {len(longest.frames):,} that is about {times} times over; {EXTRACT}, once"
+    )
 
 
 def decode_ahead(

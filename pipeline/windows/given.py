@@ -104,7 +104,7 @@ def _file(frames: Frames, name: str, given: Path | str) -> tuple[Place, bytes]:
             return storage.place(name), storage.read(name)
     raise PipelineError(
         f"{frames} has no {name}, which `mebt extract` leaves where it finds any, and nothing lies "
-        "beside images in tars. Give a file."
+        "beside images or videos in tars. Give a file."
     )
 
 

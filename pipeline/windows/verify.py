@@ -4,13 +4,15 @@ import itertools
 import os
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from lightning_fabric import Fabric
 
 from pipeline.errors import FrameError
 from pipeline.frames.damage import look
+from pipeline.frames.films import FilmFrame
+from pipeline.frames.images import FrameFile
 from pipeline.frames.scan import Video
 from pipeline.frames.workers import decoders
 from pipeline.progress import progress
@@ -60,12 +62,7 @@ def damaged_frames(
     videos: Sequence[Video], config: TokenizeConfig, *, part: int = 0, parts: int = 1
 ) -> list[str]:
     """Decodes all frames of videos, or one of several parts; says what is wrong, a line each."""
-    pieces = [
-        # With the first, whose size all others must have.
-        (video.frames[:1] if first else ()) + video.frames[first : first + LOOKED_AT]
-        for video in videos
-        for first in range(0, len(video.frames), LOOKED_AT)
-    ][part::parts]
+    pieces = [piece for video in videos for piece in _pieces(video)][part::parts]
     # Nothing else is at work now; few frames are sooner done than a process is started.
     workers = min(len(pieces) // 4, MAX_WORKERS, max(1, (os.cpu_count() or 1) // parts))
     check = partial(look, size=config.size, as_stored=config.as_stored)
@@ -84,11 +81,22 @@ def damaged_frames(
     return list(dict.fromkeys(found))
 
 
+def _pieces(video: Video) -> Iterator[Sequence[FrameFile]]:
+    """Yields the frames of a video, some at a time; of a film the last, which is behind all."""
+    if isinstance(video.frames[0], FilmFrame):
+        yield video.frames[-1:]
+        return
+    for first in range(0, len(video.frames), LOOKED_AT):
+        # With the first, whose size all others must have.
+        yield (video.frames[:1] if first else ()) + video.frames[first : first + LOOKED_AT]
+
+
 def refuse_damaged(damaged: Sequence[str], advice: str, fabric: Fabric | None = None) -> bool:
     """Raises FrameError in the first process if frames are damaged; the others return False.
 
-    It names a few; of more the first, and before that all.
+    It names a few, each once; of more the first, and before that all.
     """
+    damaged = list(dict.fromkeys(damaged))
     if not damaged or (fabric and not fabric.is_global_zero):
         return not damaged
     shown, more = " ".join(damaged), ""

@@ -14,7 +14,8 @@ from pipeline.forecast.windows import count_windows, frames_read, windows_at_hop
 from pipeline.frames.scan import Video, scan_frames
 from pipeline.storage.sealed import to_parquet
 from pipeline.video.extract import extract
-from pipeline.video.reader import count_frames, read_video
+from pipeline.video.packets import count_frames
+from pipeline.video.reader import read_video
 from pipeline.video.sources import find_videos
 from pipeline.video.synthetic import moving_shapes
 from pipeline.video.tiles import ExtractConfig

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pipeline.errors import FrameError
 from pipeline.frames.tars import FilmFile, Rejected, TarFrame, reject
 from pipeline.rates import DIFFERENT
+from pipeline.storage.files import printable
 from pipeline.storage.tars import Member
 
 MAX_FRAMES = 1 << 20
@@ -149,7 +150,7 @@ def describe_films(firsts: Sequence[tuple[str, object]], *, as_stored: bool) -> 
     for name, film in films:
         for kind, text in film.notes.items():
             if not as_stored or kind not in NOT_AS_STORED:
-                notes.setdefault(kind, []).append(f"{name}: {text}")
+                notes.setdefault(kind, []).append(f"{printable(name)}: {text}")
     said = []
     for first, *more in notes.values():
         others = f" (and {len(more)} more videos alike)" if more else ""

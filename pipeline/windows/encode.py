@@ -26,6 +26,7 @@ from pipeline.frames.scan import Video
 from pipeline.frames.workers import decoders
 from pipeline.pixels import to_model
 from pipeline.size import Size, sides
+from pipeline.storage.files import printable
 from pipeline.store.given import StatesOf, no_states
 from pipeline.store.layout import StoreInfo
 from pipeline.store.update import Known
@@ -84,8 +85,8 @@ def decoded_anew(videos: Sequence[Video], size: Size) -> str | None:
     times = (math.ceil(len(longest.frames) / at_once) + 1) // 2
     others = f" and {len(long) - 1} more videos" if long[1:] else ""
     return (
-        f"{longest.name}{others}: each {at_once:,} frames are decoded from the begin of their film,"
-        f" of its {len(longest.frames):,} that is about {times} times over; {EXTRACT}, once"
+        f"{printable(longest.name)}{others}: each {at_once:,} frames are decoded from the begin of "
+        f"their film, of its {len(longest.frames):,} about {times} times over; {EXTRACT}, once"
     )
 
 

@@ -206,9 +206,9 @@ def test_a_clip_of_ours_that_lies_is_broken_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_what_is_no_broken_tar_is_not_skipped(flow: Flow, shards: Path) -> None:
-    write_shard(shards / "films.tar", {"__key__": "a", "mp4": b"film", "json": b"{}"})
-    assert "run `mebt extract --videos` first" in refused(flow, shards, "--skip-broken")
-    (shards / "films.tar").unlink()
+    write_shard(shards / "texts.tar", {"__key__": "a", "txt": b"fish", "json": b"{}"})
+    assert "texts.tar holds no image" in refused(flow, shards, "--skip-broken")
+    (shards / "texts.tar").unlink()
     for tar in shards.glob("*.tar"):
         break_off(tar)
     others = f"{shards / 'train-0.tar'}, {shards / 'train-1.tar'}"

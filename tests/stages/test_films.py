@@ -1,0 +1,332 @@
+"""Films in tars of others: read by whoever reads frames, as `extract` would make frames of them."""
+
+import io
+import json
+import tarfile
+import wave
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import av
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pipeline.frames.damage import decode
+from pipeline.frames.films import Film, FilmFrame
+from pipeline.frames.given import named_frames
+from pipeline.frames.images import read_frames, read_images
+from pipeline.frames.scan import Video
+from pipeline.storage.bucket import Bucket
+from pipeline.storage.tars import Member
+from pipeline.store.reader import TokenStore
+from pipeline.video.films import find_frames
+from pipeline.windows import encode
+from stages.__main__ import cli
+from tests.helpers.film import number_of, picture, write_film
+from tests.helpers.small import Flow, content
+from tests.stages.test_named_tars import refused, tokenize
+from tests.stages.test_shards import image, write_shard
+
+KINDS = {
+    "mp4": ("libx264", "mp4", {"bf": "2", "g": "6"}),
+    "webm": ("libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8"}),
+    "mkv": ("ffv1", "matroska", {}),
+    "avi": ("mpeg4", "avi", {}),
+}
+"""Of the last two only decoding tells how many frames there are."""
+
+
+@pytest.fixture(autouse=True)
+def no_more_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None but those that are asked for: they take a while to start."""
+    monkeypatch.setattr("stages.tokenize.spare_cores", lambda *_: 0)
+
+
+def film(kind: str = "mp4", first: int = 0, frames: int = 20, **more: object) -> bytes:
+    codec, container, options = KINDS[kind]
+    file = io.BytesIO()
+    pictures = (picture(first + number, 48, 32) for number in range(frames))
+    write_film(file, pictures, codec, format=container, options=options, **more)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def damaged(data: bytes, number: int) -> bytes:
+    """Takes what a packet of a film says; it is as long as before."""
+    with av.open(io.BytesIO(data)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][number]
+        assert packet.pos is not None
+        start, stop = packet.pos, packet.pos + packet.size
+    return data[:start] + bytes(stop - start) + data[stop:]
+
+
+def tokens(store: Path) -> dict[str, bytes]:
+    """Returns the tokens of all windows of each video, by its last word."""
+    opened = TokenStore(store)
+    found: dict[str, bytes] = {}
+    for split in opened.splits:
+        plan = opened.plan(split).to_pylist()
+        for row, ids in zip(plan, opened.read(split), strict=True):
+            name = row["video"].rpartition("-")[2]
+            found[name] = found.get(name, b"") + np.asarray(ids).tobytes()
+    return found
+
+
+@pytest.mark.parametrize("as_stored", [False, True])
+def test_tokens_are_those_of_the_frames_that_extract_makes(flow: Flow, as_stored: bool) -> None:
+    def wide(stream: av.VideoStream) -> None:
+        stream.sample_aspect_ratio = 2  # type: ignore[assignment]
+
+    samples = [{"__key__": kind, kind: film(kind, 10 * n)} for n, kind in enumerate(KINDS)]
+    tar = write_shard(
+        *(flow.root / "0.tar", *samples, {"__key__": "wide", "mp4": film(prepare=wide)})
+    )
+    stored = ("--as-stored",) if as_stored else ()
+    words = ("extract", "--videos", str(tar), "--out", str(flow.root / "extracted"), *stored)
+    values = ("--set", "extract.size=[32,48]", "--set", "extract.test_share=0")
+    result = CliRunner().invoke(cli, [*words, *values])
+    assert result.exit_code == 0, result.output
+    tokenize(flow, flow.root / "extracted", "one", *stored)
+    said = tokenize(flow, tar, "two", *stored, "--workers", "2")
+    assert ("wide: stretched 2 times in width" in said) != as_stored
+    one, two = (tokens(flow.root / name) for name in ("one", "two"))
+    assert one == two and set(one) == {*KINDS, "wide"}
+    assert len(set(one.values())) == 5  # They can be told apart.
+    assert TokenStore(flow.root / "two").info.fps == TokenStore(flow.root / "one").info.fps == 25
+
+
+def test_every_frame_is_found_by_its_number(tmp_path: Path) -> None:
+    write_shard(tmp_path / "test" / "0.tar", {"__key__": "a/b", "MP4": film(first=7)})
+    (video,) = find_frames(tmp_path / "test").videos
+    assert (video.name, video.split, len(video.frames), video.numbering) == ("a/b", "test", 20, "")
+    shown = [number_of(np.asarray(image)) for image in read_images(video.frames)]
+    assert shown == list(range(7, 27))
+    some = [video.frames[number] for number in (0, 0, 5, 19)]
+    assert [number_of(np.asarray(image)) for image in read_images(some)] == [7, 7, 12, 26]
+    assert read_frames(video.frames[2:4], size=(8, 4)).shape == (2, 8, 4, 3)
+
+
+def test_what_lies_beside_films_goes_with_them(flow: Flow) -> None:
+    about = json.dumps({"label": "fish", "caption": "a fish"}).encode()
+    tar = write_shard(
+        flow.root / "0.tar",
+        {"__key__": "a", "json": about, "mp4": film()},
+        {"__key__": "b", "mp4": film(), "cls": b"bird"},
+        {"__key__": "c", "json": b"{", "mp4": film()},
+    )
+    states = flow.root / "states.csv"
+    states.write_text("video,frame,turn\n" + "".join(f"a,{n},{n / 2}\n" for n in range(20)))
+    more = ("--labels", "beside", "--captions", "beside", "--states", str(states))
+    tokenize(flow, tar, "made", *more)
+    store = TokenStore(flow.root / "made")
+    rows = store.plan().to_pylist()
+    assert {(r["video"], r["label"], r["caption"]) for r in rows} == {
+        *(("a", "fish", "a fish"), ("b", "bird", None), ("c", None, None))
+    }
+    table = store.states("train", 0).to_pylist()  # type: ignore[union-attr]
+    of_a = {row["row"]: row["first_frame"] for row in rows if row["video"] == "a"}
+    found = [row for row in table if row["row"] in of_a]
+    assert len(found) == 4 * len(of_a) > 0
+    assert all(row["turn"] == [(of_a[row["row"]] + row["frame"]) / 2] for row in found)
+
+
+def test_what_is_no_film_of_use_is_named_and_the_others_are_read(flow: Flow) -> None:
+    good = film()
+    images = {f"{number}.png": image(number) for number in range(3)}
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as audio:
+        audio.setparams((1, 2, 8000, 0, "NONE", ""))
+        audio.writeframes(bytes(4000))
+    tar = write_shard(
+        flow.root / "0.tar",
+        {"__key__": "good", "mp4": good, **images},
+        {"__key__": "cut", "mp4": good[: len(good) // 2]},
+        {"__key__": "ends", "mkv": film("mkv")[:-3000]},
+        {"__key__": "empty", "mp4": b""},
+        {"__key__": "sound", "mp4": sound.getvalue()},
+        {"__key__": "list", "mp4": b"#EXTM3U\n/etc/passwd\n"},
+        {"__key__": "image", "mp4": image(0)},
+        {"__key__": "two", "mp4": good, "webm": good},
+        {"__key__": "none", "txt": b"none"},
+    )
+    with tarfile.open(tar, "a") as file:
+        for name in (".mp4", "\udcff.mp4"):
+            file.addfile(tarfile.TarInfo(name))
+    rejected = find_frames(named_frames(str(tar))).rejected
+    reasons = {item.name.rpartition(": ")[2]: item.reason for item in rejected}
+    assert all("0.tar: " in reasons[name] for name in ("cut", "empty", "sound", "list", "image"))
+    for name, why in (
+        ("good", "holds 3 images beside its video, which alone is kept"),
+        ("cut", "cannot be decoded: damaged"),
+        ("ends", "breaks off after"),
+        ("empty", "cannot be decoded"),
+        ("sound", "holds no video"),
+        ("list", "cannot be decoded"),
+        ("image", "is an image"),
+        ("two", "holds 2 videos"),
+        ("none", "holds neither a video nor an image"),
+        (".mp4", "there is no key"),
+        ("\\udcff", "its name is not UTF-8"),
+    ):
+        assert why in reasons.pop(name), name
+    assert not reasons
+    said = tokenize(flow, tar, "made")
+    assert {row["video"] for row in TokenStore(flow.root / "made").plan().to_pylist()} == {"good"}
+    assert "rejected 6 more" in said
+
+
+def test_tars_without_a_film_of_use_say_why(flow: Flow) -> None:
+    tar = write_shard(flow.root / "0.tar", {"__key__": "two", "mp4": film(), "webm": film("webm")})
+    assert "0.tar holds no image (.png" in refused(flow, tar)
+    assert "0.tar: two holds 2 videos." in refused(flow, tar)
+    write_shard(tar, {"__key__": "one", "mp4": b"no film"})
+    line = refused(flow, tar)
+    assert "none usable; for example one: " in line and "0.tar: one.mp4 cannot be decoded" in line
+
+
+def test_films_of_one_key_stay_apart(tmp_path: Path) -> None:
+    for name, first, frames in (("a/0", 0, 8), ("a/1", 100, 12), ("b/1", 200, 8)):
+        write_shard(tmp_path / f"{name}.tar", {"__key__": "k", "mp4": film("mp4", first, frames)})
+    numbered = {f"{number:05d}.png": image(number) for number in range(20)}
+    write_shard(tmp_path / "c" / "2.tar", {"__key__": "k", **numbered})
+    found = find_frames(tmp_path)
+    lengths = {video.name: len(video.frames) for video in found.videos}
+    assert not found.rejected and found.rate is None
+    assert lengths == {"k": 20, "k/k": 8, "1/k": 12, "1/k/k": 8}
+    for video in found.videos:
+        shown = [number_of(np.asarray(image)) for image in read_images(video.frames)]
+        assert shown == list(range(shown[0], shown[0] + len(shown)))
+
+
+def test_a_damaged_film_is_named_once_and_mended_later(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "PIECE_BYTES", 3 * 16 * 16 * 8)
+    whole = {"__key__": "whole", "mp4": film("mp4", 40, 24)}
+    victim = {"__key__": "victim", "mp4": film("mp4", 0, 24)}
+    tar = flow.root / "0.tar"
+    write_shard(tar, whole, {**victim, "mp4": damaged(victim["mp4"], 12)})
+    one = ("--set", "tokenize.shard_windows=8", "--set", "tokenize.chunk_windows=8")
+    line = refused(flow, tar, *one)
+    assert line.startswith("Error: a frame cannot be used: ")
+    assert line.count("0.tar: victim.mp4 is damaged at frame") == 1
+    again = refused(flow, tar, *one, "--verify-frames", out="other")
+    assert "0.tar: victim.mp4 is damaged at frame" in again and "Nothing was made" in again
+    left = TokenStore(flow.root / "made", allow_partial=True).missing()
+    assert 0 < len(left) < 3
+    write_shard(tar, whole, victim)
+    said = tokenize(flow, tar, "made", *one)
+    assert "took over" in said and "24 frames differ" in said
+    tokenize(flow, tar, "fresh", *one)
+    assert content(flow.root / "made") == content(flow.root / "fresh")
+
+
+def test_a_film_repainted_to_the_same_bytes_is_another(flow: Flow) -> None:
+    tar = write_shard(flow.root / "0.tar", {"__key__": "a", "mp4": film()})
+    tokenize(flow, tar, "made")
+    data = tar.read_bytes()
+    write_shard(tar, {"__key__": "a", "mp4": damaged(film(), 19)})
+    assert len(tar.read_bytes()) == len(data)
+    assert "20 frames differ" in refused(flow, tar)
+
+
+def test_films_of_a_bucket_and_broken_tars(flow: Flow, bucket: Bucket) -> None:
+    for number in range(2):
+        path = flow.root / "here" / f"{number}.tar"
+        write_shard(path, {"__key__": f"v{number}", "mp4": film("mp4", 20 * number)})
+        bucket.write(f"shards/{number}.tar", path.read_bytes())
+    tokenize(flow, flow.root / "here", "one")
+    tokenize(flow, f"{bucket.root}/shards/{{0..1}}.tar", "two")
+    assert content(flow.root / "one") == content(flow.root / "two")
+    bucket.write("shards/1.tar", path.read_bytes()[:3000])
+    assert "give --skip-broken" in refused(flow, f"{bucket.root}/shards", out="three")
+    tokenize(flow, f"{bucket.root}/shards", "three", "--skip-broken")
+    assert {r["video"] for r in TokenStore(flow.root / "three").plan().to_pylist()} == {"v0"}
+
+
+def test_every_command_that_reads_frames_reads_films(flow: Flow) -> None:
+    shards = flow.root / "shards"
+    for split in ("train", "test"):
+        write_shard(shards / f"{split}.tar", {"__key__": split, "mp4": film()})
+    root, frames = flow.root, ("--frames", str(shards))
+    params = ("--params", str(root / "params.yaml"))
+    tokenize(flow, shards, "tokens", "--overwrite")
+    store = content(root / "tokens")
+    TokenStore(root / "tokens").shard_file("train", 0).unlink()
+    tokenizer = ("--tokenizer", str(root / "tokenizer.safetensors"))
+    at = ("--tokens", str(root / "tokens"))
+    for words in (
+        ("tokens", "repair", str(root / "tokens"), *frames, *tokenizer, "--device", "cpu"),
+        ("fit-tokenizer", *frames, "--out", str(root / "fitted"), *params),
+        ("reconstruct", *frames, *tokenizer, "--out", str(root / "kept"), "--limit", "1", *params),
+        ("report", *frames, *at, *tokenizer, "--out", str(root / "report.html")),
+        ("evaluate", *at, *frames, *tokenizer, *params, "--out", str(root / "metrics.json")),
+        ("check", *frames, *params, *tokenizer, "--json", str(root / "check.json")),
+    ):
+        result = CliRunner().invoke(cli, list(words))
+        assert result.exit_code == 0, f"{words}\n{result.output}{result.exception!r}"
+    assert content(root / "tokens") == store
+    assert "psnr" in json.loads((root / "metrics.json").read_text("utf-8"))["metrics"]
+    about = json.loads((root / "check.json").read_text("utf-8"))["footage"]
+    assert (about["videos"], about["rates"]) == (2, [25.0])
+
+
+def fake(num_frames: int, shown: int, begun: list[int]) -> tuple[FilmFrame, ...]:
+    """Returns the frames of a film that says it has so many frames, and shows others."""
+
+    def read(*, as_stored: bool) -> Iterator[np.ndarray]:
+        begun.append(0)
+        for number in range(shown):
+            begun[-1] += 1
+            yield picture(number, 16, 16)
+
+    made = Film(read, num_frames, "", 25.0, {})
+    member = Member("a.tar", "v.mp4", 0, 0)
+    return tuple(
+        FilmFrame(member, PurePosixPath(f"v/v_{n:05d}.png"), made, n) for n in range(num_frames)
+    )
+
+
+def test_a_film_is_decoded_once_for_neighbours_and_no_further_than_needed() -> None:
+    begun: list[int] = []
+    frames = fake(20, 20, begun)
+    other = fake(4, 4, begun)
+    read_frames([*frames[3:9:2], *other], size=8)
+    assert begun == [8, 4]
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [(7, "v.mp4 ends after 7 of the 9 frames"), (10, "v.mp4 goes on after the 9 frames")],
+)
+def test_a_film_of_another_length_than_it_says_is_damaged(shown: int, said: str) -> None:
+    begun: list[int] = []
+    frames = fake(9, shown, begun)
+    found = decode(frames, size=8, as_stored=False)
+    assert isinstance(found, list) and len(found) == 1 and said in found[0]
+    assert "`mebt extract --videos`" in found[0] and len(begun) == 1
+    assert isinstance(decode(frames[:7], size=8, as_stored=False), np.ndarray)
+
+
+def test_rates_that_differ_are_said_and_not_taken(tmp_path: Path) -> None:
+    for rate in (24, 25):
+        write_shard(tmp_path / f"{rate}.tar", {"__key__": f"v{rate}", "mp4": film(rate=rate)})
+    found = find_frames(tmp_path)
+    assert found.rate is None
+    (note,) = found.notes(as_stored=False)
+    assert note.startswith("videos run at 24 to 25 frames a second: their tokens")
+    (tmp_path / "24.tar").unlink()
+    assert find_frames(tmp_path).rate == 25 and not find_frames(tmp_path).notes(as_stored=False)
+
+
+def test_a_film_that_would_be_decoded_over_and_over_is_said(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "PIECE_BYTES", 3 * 16 * 16 * 2)
+    for frames, times in ((30, None), (31, 8), (60, 15)):
+        video = Video("a", "train", fake(frames, frames, []))
+        said = encode.decoded_anew([video], 16)
+        assert said is None if times is None else f"{frames} about {times} times over" in str(said)
+    tar = write_shard(flow.root / "0.tar", {"__key__": "a", "mp4": film("mp4", 0, 31)})
+    said = tokenize(flow, tar, "made", "--set", "tokenize.hop=16")
+    assert "a: each 2 frames are decoded from the begin of their film, of its 31 about 8 " in said

@@ -55,7 +55,9 @@ def _chosen(videos: Sequence[Place], cameras: Sequence[str]) -> Choice:
     help="Folder of videos or of tars, a tar, a pattern of tars, as for `mebt extract`.",
 )
 @cameras_option
-@click.option("--frames", type=FRAMES, help="Frame folder, or tars of frames, as for `tokenize`.")
+@click.option(
+    "--frames", type=FRAMES, help="Frame folder, or tars of frames or videos, as for `tokenize`."
+)
 @skip_broken_option
 @click.option("--tokens", type=PLACE, help="Token store.")
 @click.option(

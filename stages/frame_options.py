@@ -31,7 +31,7 @@ def frames_options(command: Command) -> Command:
         "--frames",
         type=FRAMES,
         required=True,
-        help="Frame folder; or tars of frames: a folder of them, one, a pattern such as "
+        help="Frame folder; or tars of frames or videos: a folder of them, one, a pattern such as "
         "'shards/{000..041}.tar', or s3://bucket/prefix. Of tars that --skip-broken leaves out "
         "nothing is used: mended later, they are new videos.",
     )(skip_broken_option(command))

@@ -215,6 +215,9 @@ def command(
     command goes on with the shards that are missing, on any number of processes. A batch that does
     not fit the memory is halved. Values: section `tokenize` of the params file.
 
+    Videos in tars of others need no `extract`: all their frames are read as they are. Another rate,
+    filters, tiles and a held-out end need it.
+
     Damaged frames stop only the shards that hold them, and are named at the end: once they are
     mended, the same command encodes those. A finished store whose frames, labels, captions or
     states change, or that gets further videos, is left alone until --update brings it up to date.

@@ -45,7 +45,7 @@ class TokenizeConfig:
     chunk_windows: int = 64
     """Windows of one compressed chunk inside a shard; divides shard_windows."""
     fps: float | None = None
-    """Frames per second of the frames, 0.1 … 1000; null: what extract.json says, if there is one.
+    """Frames per second of the frames, 0.1 … 1000; null: what extract.json or films in tars say.
     Tokens do not depend on it; videos of them play at it."""
     seed: int = 0
     """Draws the order in which videos go to shards."""

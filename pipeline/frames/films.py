@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pipeline.errors import FrameError
 from pipeline.frames.tars import FilmFile, Rejected, TarFrame, reject
-from pipeline.rates import DIFFERENT
+from pipeline.rates import DIFFERENT, MAX_FPS
 from pipeline.storage.files import printable
 from pipeline.storage.tars import Member
 
@@ -137,7 +137,7 @@ def films_rate(firsts: Sequence[object]) -> float | None:
     None if that is not one rate, not known, or not all are films.
     """
     rates = [first.film.rate for first in firsts if isinstance(first, FilmFrame)]
-    known = [rate for rate in rates if rate]
+    known = [rate for rate in rates if rate and rate < MAX_FPS]
     if len(known) < len(firsts) or not known or max(known) > DIFFERENT * min(known):
         return None
     return median_low(known)

@@ -4,27 +4,24 @@ import io
 import json
 import tarfile
 import wave
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipeline.frames.damage import decode
-from pipeline.frames.films import Film, FilmFrame
 from pipeline.frames.given import named_frames
 from pipeline.frames.images import read_frames, read_images
 from pipeline.frames.scan import Video
 from pipeline.storage.bucket import Bucket
-from pipeline.storage.tars import Member
 from pipeline.store.reader import TokenStore
 from pipeline.video.films import find_frames
 from pipeline.windows import encode
 from stages.__main__ import cli
 from tests.helpers.film import number_of, picture, write_film
 from tests.helpers.small import Flow, content
+from tests.pipeline.frames.test_films import fake
 from tests.stages.test_named_tars import refused, tokenize
 from tests.stages.test_shards import image, write_shard
 
@@ -271,41 +268,16 @@ def test_every_command_that_reads_frames_reads_films(flow: Flow) -> None:
     assert (about["videos"], about["rates"]) == (2, [25.0])
 
 
-def fake(num_frames: int, shown: int, begun: list[int]) -> tuple[FilmFrame, ...]:
-    """Returns the frames of a film that says it has so many frames, and shows others."""
-
-    def read(*, as_stored: bool) -> Iterator[np.ndarray]:
-        begun.append(0)
-        for number in range(shown):
-            begun[-1] += 1
-            yield picture(number, 16, 16)
-
-    made = Film(read, num_frames, "", 25.0, {})
-    member = Member("a.tar", "v.mp4", 0, 0)
-    return tuple(
-        FilmFrame(member, PurePosixPath(f"v/v_{n:05d}.png"), made, n) for n in range(num_frames)
-    )
-
-
-def test_a_film_is_decoded_once_for_neighbours_and_no_further_than_needed() -> None:
-    begun: list[int] = []
-    frames = fake(20, 20, begun)
-    other = fake(4, 4, begun)
-    read_frames([*frames[3:9:2], *other], size=8)
-    assert begun == [8, 4]
-
-
-@pytest.mark.parametrize(
-    ("shown", "said"),
-    [(7, "v.mp4 ends after 7 of the 9 frames"), (10, "v.mp4 goes on after the 9 frames")],
-)
-def test_a_film_of_another_length_than_it_says_is_damaged(shown: int, said: str) -> None:
-    begun: list[int] = []
-    frames = fake(9, shown, begun)
-    found = decode(frames, size=8, as_stored=False)
-    assert isinstance(found, list) and len(found) == 1 and said in found[0]
-    assert "`mebt extract --videos`" in found[0] and len(begun) == 1
-    assert isinstance(decode(frames[:7], size=8, as_stored=False), np.ndarray)
+def test_more_frames_than_can_be_listed_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.frames.films.MAX_FRAMES", 12)
+    for name, frames in (("short", 12), ("long", 13)):
+        write_shard(tmp_path / f"{name}.tar", {"__key__": name, "mp4": film(frames=frames)})
+    found = find_frames(tmp_path)
+    assert [video.name for video in found.videos] == ["short"]
+    (rejected,) = found.rejected
+    assert rejected.name == "long" and "13 frames are more than 12; `mebt" in rejected.reason
 
 
 def test_rates_that_differ_are_said_and_not_taken(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pipeline.forecast.windows import count_windows, frames_read, windows_at_hop
 from pipeline.frames.scan import Video, scan_frames
 from pipeline.storage.sealed import to_parquet
 from pipeline.video.extract import extract
+from pipeline.video.footage import About
 from pipeline.video.packets import count_frames
 from pipeline.video.reader import read_video
 from pipeline.video.sources import find_videos
@@ -99,11 +100,14 @@ def test_packets_tell_how_many_frames_there_are(
     path = tmp_path / name
     uneven = {"times": lambda n: n + 3 * (n > 5)} if name.endswith("mp4") else {}
     write_film(path, [picture(n) for n in range(20)], codec, rate=rate, pixels=pixels, **uneven)
-    counted = count_frames(path, fps=fps)
+    told, seen = About(), About()
+    counted = count_frames(path, fps=fps, about=told)
     if name in ("c.avi", "f.ts"):  # Neither says when frames are shown.
         assert counted is None
     else:
-        assert counted == sum(1 for _ in read_video(path, fps=fps))
+        assert counted == sum(1 for _ in read_video(path, fps=fps, about=seen))
+        assert (told.rate, told.notes.items() - seen.notes.items()) == (seen.rate, set())
+        assert ("variable rate" in told.notes) == ("variable rate" in seen.notes)
 
 
 def test_a_video_that_breaks_off_is_no_count(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def tokenize(
     if verify and not verify_frames(found.videos, plan, config, fabric):
         return None
     source = list_frames(found.videos, frames)
-    rate = config.fps or recorded_rate(folder_of(frames)) or found.rate
+    rate = config.fps or recorded_rate(folder_of(frames)) or found.rate(at_least=config.span)
     info = _store_info(model, plan, source_of(source), config, rate)
     texts = {LABEL: labels, CAPTION: captions}
     info, given = conditioned(info, plan.table, found.videos, frames, texts=texts, states=states)

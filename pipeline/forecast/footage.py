@@ -116,7 +116,7 @@ def look_at_images(
     """
     scanned = find_frames(frames, skip_broken=skip_broken)
     footage = Footage(scanned.videos, rejected=list(scanned.rejected))
-    rate = rate or scanned.rate or 0.0
+    rate = rate or scanned.rate() or 0.0
 
     def look(video: Video) -> tuple[Looks, tuple[int, int]]:
         return look_at_frames(video.frames, as_stored=as_stored)

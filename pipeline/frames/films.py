@@ -62,12 +62,11 @@ def open_films(
 ) -> tuple[list[Path | TarFrame], list[Rejected]]:
     """Puts the frames of each film of a split in its place; rejects films that are of no use.
 
-    A film is named by its key, or by its tar and its key where another film has that.
+    Each is named by its tar and its key, as by `extract`: so a name does not depend on others.
     """
     films = [file for file in files if isinstance(file, FilmFile)]
     opened: list[Path | TarFrame] = [file for file in files if not isinstance(file, FilmFile)]
     rejected: list[Rejected] = []
-    taken: set[PurePosixPath] = set()
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         looks = pool.map(lambda film: _look(film, look), films)
@@ -77,12 +76,9 @@ def open_films(
             if isinstance(found, Rejected):
                 rejected.append(found)
                 continue
-            key = file.path.with_suffix("")
-            folder = PurePosixPath(PurePosixPath(file.member.tar).stem, key)
-            folder = folder if key in taken else key
-            taken.add(key)
+            folder = _name(file)
             opened += [
-                FilmFrame(file.member, folder / f"{key.name}_{number:05d}.png", found, number)
+                FilmFrame(file.member, folder / f"{folder.name}_{number:05d}.png", found, number)
                 for number in range(found.num_frames)
             ]
     finally:
@@ -90,8 +86,13 @@ def open_films(
     return opened, rejected
 
 
+def _name(file: FilmFile) -> PurePosixPath:
+    key = file.path.with_suffix("").parts
+    return PurePosixPath("-".join((PurePosixPath(file.member.tar).stem, *key)))
+
+
 def _look(file: FilmFile, look: LookAtFilm) -> Film | Rejected:
-    name = file.path.with_suffix("")
+    name = _name(file)
     try:
         str(name).encode()
         film = look(file.member, file.path.suffix)
@@ -116,31 +117,26 @@ def film_images(frames: Sequence[FilmFrame], *, as_stored: bool) -> Iterator[Ima
     listed = f"{film.num_frames:,} frames that it says it has; {EXTRACT}"
     count = 0
     pixels: NDArray[np.uint8] | None = None
-    try:
-        for frame in frames:
-            while count <= frame.number:
-                pixels = next(decoded, None)
-                if pixels is None:
-                    raise FrameError(f"{member} ends after {count:,} of the {listed}.")
-                count += 1
-            assert pixels is not None
-            yield Image.fromarray(pixels)
-        if count == film.num_frames and next(decoded, None) is not None:
-            raise FrameError(f"{member} goes on after the {listed}.")
-    except FileNotFoundError:
-        raise FrameError(f"{member} is missing.") from None
+    for frame in frames:
+        while count <= frame.number:
+            pixels = next(decoded, None)
+            if pixels is None:
+                raise FrameError(f"{member} ends after {count:,} of the {listed}.")
+            count += 1
+        assert pixels is not None
+        yield Image.fromarray(pixels)
+    if count == film.num_frames and next(decoded, None) is not None:
+        raise FrameError(f"{member} goes on after the {listed}.")
 
 
 def films_rate(firsts: Sequence[object]) -> float | None:
-    """Returns the frames a second of videos, by the first frame of each.
+    """Returns the frames a second of the middle one of videos, by the first frame of each.
 
-    None if that is not one rate, not known, or not all are films.
+    None if that is not known of all, as they are no films.
     """
     rates = [first.film.rate for first in firsts if isinstance(first, FilmFrame)]
     known = [rate for rate in rates if rate and rate < MAX_FPS]
-    if len(known) < len(firsts) or not known or max(known) > DIFFERENT * min(known):
-        return None
-    return median_low(known)
+    return median_low(known) if known and len(known) == len(firsts) else None
 
 
 def describe_films(firsts: Sequence[tuple[str, object]], *, as_stored: bool) -> list[str]:
@@ -158,7 +154,7 @@ def describe_films(firsts: Sequence[tuple[str, object]], *, as_stored: bool) -> 
     rates = [film.rate for _, film in films if film.rate]
     if rates and max(rates) > DIFFERENT * min(rates):
         said.append(
-            f"videos run at {min(rates):.5g} to {max(rates):.5g} frames a second: their tokens "
-            "play at none of these, but at tokenize.fps"
+            f"videos run at {min(rates):.5g} to {max(rates):.5g} frames a second, and the same "
+            "motion looks faster in some; extract.fps gives all of them one rate"
         )
     return said

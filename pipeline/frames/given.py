@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -64,7 +65,8 @@ def expand(words: Sequence[str]) -> list[Place]:
 
     A pattern is as of a shell, `shards/{000..041}.tar`; what is there by that name is no pattern.
     Some tars of a pattern may be missing: whoever reads them says so, or skips them as broken.
-    Raises FrameError, naming it, for what is not there, and for a folder beside anything else.
+    Raises FrameError, naming it, for what is not there or named twice, and for a folder beside
+    anything else.
     """
     places: list[Place] = []
     for word in words:
@@ -72,6 +74,8 @@ def expand(words: Sequence[str]) -> list[Place]:
         if not any(is_remote(place) or Path(place).exists() for place in named):
             raise FrameError(f"{named[0]} does not exist.")
         places += named
+    if twice := [place for place, count in Counter(places).items() if count > 1]:
+        raise FrameError(f"{twice[0]} is named twice.")
     for place in places:
         if is_folder(place) and len(places) > 1:
             raise FrameError(f"{place} is a folder; give one folder, or tars, but not both.")

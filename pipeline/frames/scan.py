@@ -59,10 +59,9 @@ class FrameFolder:
     rejected: list[Rejected]
     num_files: int
 
-    @property
-    def rate(self) -> float | None:
-        """Frames a second of films; None if there is anything else, or not one rate."""
-        return films_rate([video.frames[0] for video in self.videos])
+    def rate(self, *, at_least: int = 1) -> float | None:
+        """Returns the frames a second of films of `at_least` so many; None if there is else."""
+        return films_rate([v.frames[0] for v in self.videos if len(v.frames) >= at_least])
 
     def notes(self, *, as_stored: bool) -> list[str]:
         """Says which tars are broken, and what else one might not expect and is no error."""

@@ -3,13 +3,13 @@
 import hashlib
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import FrameError
+from pipeline.errors import FrameError, StorageError
 from pipeline.frames.films import Film
 from pipeline.frames.given import Frames
 from pipeline.frames.images import Frame
@@ -30,19 +30,38 @@ def lent(member: Member, suffix: str, scratch: Path | None = None) -> Iterator[P
     """Copies a video of a tar to a file of its own: FFmpeg reads files.
 
     It lies in the folder `scratch`, or else where the system keeps what is temporary. Messages of
-    FrameError name the tar.
+    FrameError name the tar. Raises StorageError, naming the folder, if there is no room for it.
     """
-    if scratch is not None:
-        make_folder(scratch)
-    with tempfile.NamedTemporaryFile(dir=scratch, suffix=suffix) as file:
-        for start in range(0, member.size, AT_ONCE):
-            length = min(AT_ONCE, member.size - start)
-            file.write(*read_parts(member.tar, [(member.offset + start, length)]))
-        file.flush()
+    folder, advice = scratch, ""
+    with ExitStack() as stack:
+        try:
+            if folder is None:
+                advice = " Set TMPDIR to another folder."
+                folder = Path(tempfile.gettempdir())
+            make_folder(folder)
+            file = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, suffix=suffix))
+            for part in _parts(member):
+                file.write(part)
+            file.flush()
+        except OSError as error:
+            where = f" to {folder}" if folder else ""
+            raise StorageError(
+                f"no copy of {member} can be written{where}: {error.strerror}.{advice}"
+            ) from None
         try:
             yield Path(file.name)
         except FrameError as error:
             raise FrameError(str(error).replace(file.name, str(member))) from None
+
+
+def _parts(member: Member) -> Iterator[bytes]:
+    """Yields the bytes of a member of a tar. Raises FrameError, naming it, if that is not there."""
+    for start in range(0, member.size, AT_ONCE):
+        place = member.offset + start, min(AT_ONCE, member.size - start)
+        try:
+            yield from read_parts(member.tar, [place])
+        except OSError as error:
+            raise FrameError(f"{member} cannot be read: {error.strerror}.") from None
 
 
 def read_film(

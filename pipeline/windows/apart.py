@@ -40,7 +40,7 @@ def windows_apart(
     plan = plan_windows(videos, replace(config, hop=config.span)).table
     chosen = plan.take(np.asarray(spread_rows(len(plan), limit), np.int64))
     columns = (chosen[key].to_pylist() for key in ("split", "video", "first_frame"))
-    rate = config.fps or recorded_rate(folder_of(frames)) or found.rate
+    rate = config.fps or recorded_rate(folder_of(frames)) or found.rate(at_least=config.span)
     fps, said = playing_rate(None, None if rate is None else rate / config.stride)
     notes = found.notes(as_stored=config.as_stored)
     if said:

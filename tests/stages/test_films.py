@@ -1,5 +1,6 @@
 """Films in tars of others: read by whoever reads frames, as `extract` would make frames of them."""
 
+import errno
 import io
 import json
 import tarfile
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from pipeline.errors import FrameError
 from pipeline.frames.given import named_frames
 from pipeline.frames.images import read_frames, read_images
 from pipeline.frames.scan import Video
@@ -85,7 +87,7 @@ def test_tokens_are_those_of_the_frames_that_extract_makes(flow: Flow, as_stored
     assert result.exit_code == 0, result.output
     tokenize(flow, flow.root / "extracted", "one", *stored)
     said = tokenize(flow, tar, "two", *stored, "--workers", "2")
-    assert ("wide: stretched 2 times in width" in said) != as_stored
+    assert ("0-wide: stretched 2 times in width" in said) != as_stored
     one, two = (tokens(flow.root / name) for name in ("one", "two"))
     assert one == two and set(one) == {*KINDS, "wide"}
     assert len(set(one.values())) == 5  # They can be told apart.
@@ -95,7 +97,8 @@ def test_tokens_are_those_of_the_frames_that_extract_makes(flow: Flow, as_stored
 def test_every_frame_is_found_by_its_number(tmp_path: Path) -> None:
     write_shard(tmp_path / "test" / "0.tar", {"__key__": "a/b", "MP4": film(first=7)})
     (video,) = find_frames(tmp_path / "test").videos
-    assert (video.name, video.split, len(video.frames), video.numbering) == ("a/b", "test", 20, "")
+    assert (video.name, video.split) == ("0-a-b", "test")
+    assert (len(video.frames), video.numbering) == (20, "")
     shown = [number_of(np.asarray(image)) for image in read_images(video.frames)]
     assert shown == list(range(7, 27))
     some = [video.frames[number] for number in (0, 0, 5, 19)]
@@ -112,16 +115,16 @@ def test_what_lies_beside_films_goes_with_them(flow: Flow) -> None:
         {"__key__": "c", "json": b"{", "mp4": film()},
     )
     states = flow.root / "states.csv"
-    states.write_text("video,frame,turn\n" + "".join(f"a,{n},{n / 2}\n" for n in range(20)))
+    states.write_text("video,frame,turn\n" + "".join(f"0-a,{n},{n / 2}\n" for n in range(20)))
     more = ("--labels", "beside", "--captions", "beside", "--states", str(states))
     tokenize(flow, tar, "made", *more)
     store = TokenStore(flow.root / "made")
     rows = store.plan().to_pylist()
     assert {(r["video"], r["label"], r["caption"]) for r in rows} == {
-        *(("a", "fish", "a fish"), ("b", "bird", None), ("c", None, None))
+        *(("0-a", "fish", "a fish"), ("0-b", "bird", None), ("0-c", None, None))
     }
     table = store.states("train", 0).to_pylist()  # type: ignore[union-attr]
-    of_a = {row["row"]: row["first_frame"] for row in rows if row["video"] == "a"}
+    of_a = {row["row"]: row["first_frame"] for row in rows if row["video"] == "0-a"}
     found = [row for row in table if row["row"] in of_a]
     assert len(found) == 4 * len(of_a) > 0
     assert all(row["turn"] == [(of_a[row["row"]] + row["frame"]) / 2] for row in found)
@@ -150,7 +153,7 @@ def test_what_is_no_film_of_use_is_named_and_the_others_are_read(flow: Flow) -> 
         for name in (".mp4", "\udcff.mp4"):
             file.addfile(tarfile.TarInfo(name))
     rejected = find_frames(named_frames(str(tar))).rejected
-    reasons = {item.name.rpartition(": ")[2]: item.reason for item in rejected}
+    reasons = {item.name.rpartition(": ")[2].removeprefix("0-"): item.reason for item in rejected}
     assert all("0.tar: " in reasons[name] for name in ("cut", "empty", "sound", "list", "image"))
     for name, why in (
         ("good", "holds 3 images beside its video, which alone is kept"),
@@ -168,7 +171,7 @@ def test_what_is_no_film_of_use_is_named_and_the_others_are_read(flow: Flow) -> 
         assert why in reasons.pop(name), name
     assert not reasons
     said = tokenize(flow, tar, "made")
-    assert {row["video"] for row in TokenStore(flow.root / "made").plan().to_pylist()} == {"good"}
+    assert {row["video"] for row in TokenStore(flow.root / "made").plan().to_pylist()} == {"0-good"}
     assert "rejected 6 more" in said
 
 
@@ -178,7 +181,7 @@ def test_tars_without_a_film_of_use_say_why(flow: Flow) -> None:
     assert "0.tar: two holds 2 videos." in refused(flow, tar)
     write_shard(tar, {"__key__": "one", "mp4": b"no film"})
     line = refused(flow, tar)
-    assert "none usable; for example one: " in line and "0.tar: one.mp4 cannot be decoded" in line
+    assert "none usable; for example 0-one: " in line and "0.tar: one.mp4 cannot be decoded" in line
 
 
 def test_films_of_one_key_stay_apart(tmp_path: Path) -> None:
@@ -188,8 +191,8 @@ def test_films_of_one_key_stay_apart(tmp_path: Path) -> None:
     write_shard(tmp_path / "c" / "2.tar", {"__key__": "k", **numbered})
     found = find_frames(tmp_path)
     lengths = {video.name: len(video.frames) for video in found.videos}
-    assert not found.rejected and found.rate is None
-    assert lengths == {"k": 20, "k/k": 8, "1/k": 12, "1/k/k": 8}
+    assert not found.rejected and found.rate() is None
+    assert lengths == {"k": 20, "0-k": 8, "1-k": 12, "1-k/1-k": 8}
     for video in found.videos:
         shown = [number_of(np.asarray(image)) for image in read_images(video.frames)]
         assert shown == list(range(shown[0], shown[0] + len(shown)))
@@ -238,7 +241,7 @@ def test_films_of_a_bucket_and_broken_tars(flow: Flow, bucket: Bucket) -> None:
     bucket.write("shards/1.tar", path.read_bytes()[:3000])
     assert "give --skip-broken" in refused(flow, f"{bucket.root}/shards", out="three")
     tokenize(flow, f"{bucket.root}/shards", "three", "--skip-broken")
-    assert {r["video"] for r in TokenStore(flow.root / "three").plan().to_pylist()} == {"v0"}
+    assert {r["video"] for r in TokenStore(flow.root / "three").plan().to_pylist()} == {"0-v0"}
 
 
 def test_every_command_that_reads_frames_reads_films(flow: Flow) -> None:
@@ -275,20 +278,58 @@ def test_more_frames_than_can_be_listed_are_rejected(
     for name, frames in (("short", 12), ("long", 13)):
         write_shard(tmp_path / f"{name}.tar", {"__key__": name, "mp4": film(frames=frames)})
     found = find_frames(tmp_path)
-    assert [video.name for video in found.videos] == ["short"]
+    assert [video.name for video in found.videos] == ["short-short"]
     (rejected,) = found.rejected
-    assert rejected.name == "long" and "13 frames are more than 12; `mebt" in rejected.reason
+    assert rejected.name == "long-long" and "13 frames are more than 12; `mebt" in rejected.reason
 
 
-def test_rates_that_differ_are_said_and_not_taken(tmp_path: Path) -> None:
-    for rate in (24, 25):
-        write_shard(tmp_path / f"{rate}.tar", {"__key__": f"v{rate}", "mp4": film(rate=rate)})
+def test_rates_that_differ_are_said_and_the_middle_one_is_taken(tmp_path: Path) -> None:
+    for rate, frames in ((24, 20), (25, 20), (50, 3)):
+        made = film(rate=rate, frames=frames)
+        write_shard(tmp_path / f"{rate}.tar", {"__key__": f"v{rate}", "mp4": made})
     found = find_frames(tmp_path)
-    assert found.rate is None
+    assert found.rate() == 25 and found.rate(at_least=20) == 24
     (note,) = found.notes(as_stored=False)
-    assert note.startswith("videos run at 24 to 25 frames a second: their tokens")
-    (tmp_path / "24.tar").unlink()
-    assert find_frames(tmp_path).rate == 25 and not find_frames(tmp_path).notes(as_stored=False)
+    assert note.startswith("videos run at 24 to 50 frames a second, and the same")
+    for rate in (24, 50):
+        (tmp_path / f"{rate}.tar").unlink()
+    assert find_frames(tmp_path).rate() == 25 and not find_frames(tmp_path).notes(as_stored=False)
+
+
+def test_names_do_not_depend_on_films_that_are_not_read(flow: Flow) -> None:
+    for number in range(2):
+        write_shard(flow.root / "s" / f"{number}.tar", {"__key__": "k", "mp4": film()})
+    first = flow.root / "s" / "0.tar"
+    first.write_bytes(first.read_bytes()[:1500])
+    labels = flow.root / "labels.csv"
+    labels.write_text("video,label\n0-k,first\n1-k,second\n")
+    tokenize(flow, flow.root / "s", "made", "--skip-broken", "--labels", str(labels))
+    (found,) = {(r["video"], r["label"]) for r in TokenStore(flow.root / "made").plan().to_pylist()}
+    assert found == ("1-k", "second")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_no_room_for_a_copy_is_not_a_fault_of_the_film(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    tar = write_shard(flow.root / "0.tar", {"__key__": "a", "mp4": film()})
+    name = "NamedTemporaryFile" if there else "gettempdir"
+    monkeypatch.setattr(f"pipeline.video.films.tempfile.{name}", full)
+    line = refused(flow, tar)
+    assert "0.tar: a.mp4 can be written" in line and "No space left on device. Set TMPDIR" in line
+
+
+def test_a_tar_that_vanishes_is_named(tmp_path: Path) -> None:
+    tar = write_shard(tmp_path / "0.tar", {"__key__": "a", "mp4": film()})
+    (video,) = find_frames(tar.parent).videos
+    with pytest.raises(FrameError, match=r"0\.tar is named twice\."):
+        named_frames(f"{tmp_path}/{{0,0}}.tar")
+    tar.unlink()
+    with pytest.raises(FrameError, match=r"0\.tar: a\.mp4 cannot be read: No such file"):
+        list(read_images(video.frames[:2]))
 
 
 def test_a_film_that_would_be_decoded_over_and_over_is_said(
@@ -301,4 +342,4 @@ def test_a_film_that_would_be_decoded_over_and_over_is_said(
         assert said is None if times is None else f"{frames} about {times} times over" in str(said)
     tar = write_shard(flow.root / "0.tar", {"__key__": "a", "mp4": film("mp4", 0, 31)})
     said = tokenize(flow, tar, "made", "--set", "tokenize.hop=16")
-    assert "a: each 2 frames are decoded from the begin of their film, of its 31 about 8 " in said
+    assert "0-a: each 2 frames are decoded from the begin of their film, of its 31 about 8 " in said

@@ -268,7 +268,7 @@ def test_a_pattern_is_longer_than_a_name_may_be(
     monkeypatch.chdir(tmp_path)
     for name in "ab":
         Path(f"{name}.tar").touch()
-    word = f"{{{'a,' * 200}b}}.tar"
+    word = f"{{{','.join(map(str, range(200)))},a,b}}.tar"
     assert expand([word])[-2:] == [Path("a.tar"), Path("b.tar")]
     deep = "{" * 2000 + "}" * 2000
     with pytest.raises(OSError, match="too long"):

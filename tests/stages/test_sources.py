@@ -48,8 +48,8 @@ def test_videos_of_others_are_extracted_tokenized_and_learned(source, tmp_path: 
     learn_and_sample(flow)
 
 
-@pytest.mark.parametrize("source", [of_numbered_images, of_single_images])
-def test_images_of_others_are_tokenized_and_learned(source, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", [of_videos, of_numbered_images, of_single_images])
+def test_tars_of_others_are_tokenized_and_learned(source, tmp_path: Path) -> None:
     source(tmp_path / "frames")
     learn_and_sample(Flow(tmp_path))
 

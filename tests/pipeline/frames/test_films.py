@@ -55,15 +55,13 @@ def test_a_film_of_another_length_than_it_says_is_damaged(shown: int, said: str)
     ("rates", "one"),
     [
         ((25.0, 25.2, 25.1), 25.1),
-        ((24.0, 25.0), None),
+        ((24.0, 25.0, 30.0, 60.0), 25.0),
         ((25.0, None), None),
         ((2e6,), None),
         ((), None),
     ],
 )
-def test_films_have_one_rate_if_all_have(
-    rates: tuple[float | None, ...], one: float | None
-) -> None:
+def test_films_have_a_rate_if_all_have(rates: tuple[float | None, ...], one: float | None) -> None:
     (frame,) = fake(1, 1, [])
     firsts = [replace(frame, film=replace(frame.film, rate=rate)) for rate in rates]
     assert films_rate(firsts) == one

@@ -54,7 +54,7 @@ def half_masked_step(config: MeBTConfig) -> int:
 
 def orders(config: MeBTConfig, batch: int) -> Tensor:
     """Draws the order of positions of each window of a batch, as `mebt train` does."""
-    return draw_order(range(batch), config.grid, step_seed=lambda row: row)
+    return draw_order(range(batch), config.num_tokens, step_seed=lambda row: row)
 
 
 def training_loss(model: MeBT, micro: Micro, step: int) -> Tensor:

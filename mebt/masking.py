@@ -22,9 +22,6 @@ SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """Mask ratio as a function of progress, from 1 at 0 to 0 at 1."""
 
-MAX_FRAME_NOISE = 100.0
-"""Of what chooses which tokens to mask; beyond, whole frames are masked as surely."""
-
 LengthPriorName = Literal["longest", "uniform", "gaussian"]
 PRIOR_WIDTH = 2.0
 """Standard deviation of the Gaussian length prior, in time scales, as published."""
@@ -133,27 +130,11 @@ def draw_split(
 
 
 def draw_order(
-    rows: range,
-    grid: tuple[int, int, int],
-    *,
-    step_seed: Callable[[int], int],
-    frame_noise: float = 0.0,
+    rows: range, num_tokens: int, *, step_seed: Callable[[int], int]
 ) -> Int[Tensor, "B N"]:
-    """Draws a permutation for each of these rows of the global batch, each from its own seed.
-
-    With `frame_noise` half of the rows are such that each token is masked by itself. In the others
-    the tokens of a latent frame share noise, whose strength is drawn from 0 … `frame_noise` for
-    each row: at 0 nothing is shared, far above 1 frame after frame is masked whole.
-    """
+    """Draws a permutation for each of these rows of the global batch, each from its own seed."""
     orders = []
     for row in rows:
         generator = Generator().manual_seed(step_seed(row))
-        if not frame_noise:
-            orders.append(torch.randperm(math.prod(grid), generator=generator))
-            continue
-        strength = frame_noise * max(0.0, 2 * float(torch.rand((), generator=generator)) - 1)
-        shared = torch.empty(grid[0], 1, 1).exponential_(generator=generator).log()
-        noise = torch.empty(grid).exponential_(generator=generator).log() + strength * shared
-        # What is first is context: as in a sampler's step, which masks the lowest.
-        orders.append(noise.flatten().argsort(descending=True))
+        orders.append(torch.randperm(num_tokens, generator=generator))
     return torch.stack(orders)

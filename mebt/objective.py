@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from mebt.conditions import Conditions
 from mebt.config import MeBTConfig
 from mebt.loss import held_out_loss, masked_token_loss
-from mebt.masking import MAX_FRAME_NOISE, SCHEDULES, LengthPriorName, draw_split
+from mebt.masking import SCHEDULES, LengthPriorName, draw_split
 
 HELD_OUT_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 """Shares of hidden tokens at which held-out windows are measured."""
@@ -48,10 +48,6 @@ class ObjectiveConfig:
     empty_share: float = 0.02
     """Share of the steps in which everything is masked, as where a sample begins; else that would
     be as rare as any other number of tokens. Published: 0."""
-    frame_noise: float = 0.0
-    """Masks latent frames nearly whole, as `sample.frame_noise` does: in half of the windows the
-    tokens of a frame share noise that chooses what is masked, of a strength drawn for each window
-    from 0 to this. At 0 each token is masked or not by itself. Published: 0."""
     average_loss: float = 1.0
     """1: mean over masked tokens; 0: a batch weighs as much as is masked in it."""
     label_smoothing: float = 0.0
@@ -74,10 +70,6 @@ class ObjectiveConfig:
         for name in ("average_loss", "label_smoothing", "empty_share", "context_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
-        if not 0 <= self.frame_noise <= MAX_FRAME_NOISE:
-            raise ValueError(
-                f"frame_noise must be in 0 … {MAX_FRAME_NOISE:g}, got {self.frame_noise}."
-            )
         if self.budget is not None and self.budget < 1:
             raise ValueError(f"budget must be at least 1, got {self.budget}.")
         if self.time_scale <= 0:

@@ -12,7 +12,6 @@ from torch import Generator, Tensor
 from mebt.conditions import Conditions
 from mebt.draft_revise import Canvas, Noise, Predict, RowNoise, bootstrap, draft, remask, revise
 from mebt.guidance import steer
-from mebt.masking import MAX_FRAME_NOISE
 
 MAX = {
     "num_samples": 1 << 20,
@@ -23,6 +22,7 @@ MAX = {
 }
 """Beyond these a value is a slip, and sampling would run out of memory or never end."""
 MAX_GUIDANCE = 1000.0
+MAX_FRAME_NOISE = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,9 +166,8 @@ def _batches(
     numbers = range(rank * share, (rank + 1) * share)
     order = draw_order(
         numbers,
-        model.grid,
+        model.num_tokens,
         step_seed=lambda row: step_seed(config.seed, step, ORDER_DRAW - row),
-        frame_noise=config.frame_noise,
     )
     draws = (step_seed(config.seed, step, NOISE_DRAW - row) for row in numbers)
     noisy = with_noise(mine, config.context_noise, model.codebook_size, draws)

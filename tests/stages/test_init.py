@@ -46,7 +46,7 @@ def trained(model: MeBT, optimizer: torch.optim.Optimizer, tokens: Path, start: 
     for step in range(start, GOAL):
         batch = stream.tokens(step)
         seeds = {row: step_seed(0, step, ORDER_DRAW - row) for row in range(size)}
-        order = draw_order(range(size), model.config.grid, step_seed=seeds.__getitem__)
+        order = draw_order(range(size), batch.shape[1], step_seed=seeds.__getitem__)
         split = draw_split(
             order,
             grid=model.config.grid,

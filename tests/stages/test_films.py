@@ -78,7 +78,7 @@ def test_tokens_are_those_of_the_frames_that_extract_makes(flow: Flow, as_stored
 
     samples = [{"__key__": kind, kind: film(kind, 10 * n)} for n, kind in enumerate(KINDS)]
     tar = write_shard(
-        *(flow.root / "0.tar", *samples, {"__key__": "wide", "mp4": film(prepare=wide)})
+        *(flow.root / "0.tar", *samples, {"__key__": "wide", "mp4": film(first=50, prepare=wide)})
     )
     stored = ("--as-stored",) if as_stored else ()
     words = ("extract", "--videos", str(tar), "--out", str(flow.root / "extracted"), *stored)

@@ -48,7 +48,9 @@ def test_every_row_is_a_tokenizer(values: dict[str, str]) -> None:
     assert shape.codebook_size == 512
 
 
-def test_the_page_has_room_for_the_table() -> None:
+def test_the_page_has_the_table_of_today() -> None:
+    found = json.loads((ROOT / tokenizers.RESULTS).read_text(encoding="utf-8"))
+    assert list(found["rows"]) == list(tokenizers.ROWS)
     page = (ROOT / tokenizers.PAGE).read_text(encoding="utf-8")
-    assert page.count(tokenizers.BEGIN) == page.count(tokenizers.END) == 1
-    assert page.index(tokenizers.BEGIN) < page.index(tokenizers.END)
+    assert f"{tokenizers.BEGIN}{tokenizers.table(found['rows'])}{tokenizers.END}" in page
+    assert f"{found['steps']:,} steps, on the demo's footage" in page

@@ -148,7 +148,7 @@ def read_states(
             raise FrameError(f"{path} does not time the frames of episode {episode} in order.")
         if length > 1:
             first, last = seconds[[0, -1]].tolist()
-            timed = (length - 1) / (last - first) if last > first else 0.0
+            timed = (length - 1) / (last - first)
             _check_rate(f"{path} times the frames of episode {episode}", timed, rate, length)
         where = f"{path}: of episode {episode}"
         columns = [times, *(_lists(f"{where}, {name}", mine[name]) for name in names)]

@@ -78,7 +78,7 @@ def damaged_frames(
             found += looked.result()
             waiting.extend(itertools.islice(begun, 1))
             advance(len(piece))
-    return list(dict.fromkeys(found))
+    return found
 
 
 def _pieces(video: Video) -> Iterator[Sequence[FrameFile]]:

@@ -5,7 +5,9 @@ import io
 import json
 import tarfile
 import wave
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -42,11 +44,11 @@ def no_more_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.tokenize.spare_cores", lambda *_: 0)
 
 
-def film(kind: str = "mp4", first: int = 0, frames: int = 20, **more: object) -> bytes:
+def film(kind: str = "mp4", first: int = 0, frames: int = 20, **more: Any) -> bytes:
     codec, container, options = KINDS[kind]
     file = io.BytesIO()
     pictures = (picture(first + number, 48, 32) for number in range(frames))
-    write_film(file, pictures, codec, format=container, options=options, **more)  # type: ignore[arg-type]
+    write_film(file, pictures, codec, format=container, options=options, **more)
     return file.getvalue()
 
 
@@ -74,7 +76,7 @@ def tokens(store: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("as_stored", [False, True])
 def test_tokens_are_those_of_the_frames_that_extract_makes(flow: Flow, as_stored: bool) -> None:
     def wide(stream: av.VideoStream) -> None:
-        stream.sample_aspect_ratio = 2  # type: ignore[assignment]
+        stream.sample_aspect_ratio = Fraction(2)
 
     samples = [{"__key__": kind, kind: film(kind, 10 * n)} for n, kind in enumerate(KINDS)]
     tar = write_shard(
@@ -123,9 +125,10 @@ def test_what_lies_beside_films_goes_with_them(flow: Flow) -> None:
     assert {(r["video"], r["label"], r["caption"]) for r in rows} == {
         *(("0-a", "fish", "a fish"), ("0-b", "bird", None), ("0-c", None, None))
     }
-    table = store.states("train", 0).to_pylist()  # type: ignore[union-attr]
+    states_found = store.states("train", 0)
+    assert states_found is not None
     of_a = {row["row"]: row["first_frame"] for row in rows if row["video"] == "0-a"}
-    found = [row for row in table if row["row"] in of_a]
+    found = [row for row in states_found.to_pylist() if row["row"] in of_a]
     assert len(found) == 4 * len(of_a) > 0
     assert all(row["turn"] == [(of_a[row["row"]] + row["frame"]) / 2] for row in found)
 

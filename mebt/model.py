@@ -27,7 +27,7 @@ from mebt.positions import places_of, sines, spread_places
 INIT_STD = 0.02
 """Deviation of the first weights, as published."""
 PositionInit = Literal["local", "sines", "normal"]
-SLOW, LOUD, NEAR = 3.0, 2.5, 2.0
+SLOW, LOUD, NEAR = 3.0, 2.5, 1.4
 """Of `local`: the power of frequencies; positions in parts of tokens; by how much queries and keys
 are larger than others."""
 QUIET = 0.3
@@ -108,21 +108,6 @@ class Block(nn.Module):
             nn.Linear(4 * width, width),
             nn.Dropout(config.residual_dropout),
         )
-
-    @torch.no_grad()
-    def hand_on(self) -> None:
-        """Lets the layer add a mean of what is alike to each query, and nothing else.
-
-        Queries and keys are the same, values are read as they went in (Trockman & Kolter 2023,
-        section 3), and the MLP says nothing yet (Zhang et al. 2019, Fixup, section 3).
-        """
-        attention, narrow = self.attention, self.mlp[2]
-        assert isinstance(narrow, nn.Linear)
-        nn.init.normal_(attention.query.weight, std=NEAR / attention.query.in_features**0.5)
-        attention.key.weight.copy_(attention.query.weight)
-        nn.init.orthogonal_(attention.value.weight)
-        attention.out.weight.copy_(attention.value.weight.T)
-        nn.init.zeros_(narrow.weight)
 
     def forward(
         self, query: Float[Tensor, "B Nq D"], *memory: Float[Tensor, "B _ D"]
@@ -214,8 +199,8 @@ class MeBT(nn.Module):
         """Draws fresh weights, as published by default, from torch's global generator.
 
         With `positions` sines, neighbours in time and space begin alike. With local, latents have
-        places of their own besides, and layers begin by handing on what is near: otherwise both
-        ways of a token, into a latent and out again, have to be found before either is of use.
+        places of their own besides, and layers begin by reading what is near: otherwise both ways
+        of a token, into a latent and out again, have to be found before either is of use.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -233,10 +218,10 @@ class MeBT(nn.Module):
             self.position_embedding.copy_(LOUD * std * sines(places_of(grid), width, power=SLOW))
             spread = sines(spread_places(grid, len(self.latents)), width, power=SLOW)
             self.latents.mul_(QUIET).add_(LOUD * std * spread)
-            for block in self.blocks:
-                assert isinstance(block, Block)
-                block.hand_on()
-            self.head.weight.copy_(self.token_embedding.weight)
+            for attention in (module for module in self.modules() if isinstance(module, Attention)):
+                # What is alike looks alike to a query, then (Trockman & Kolter 2023, section 3).
+                nn.init.normal_(attention.query.weight, std=NEAR / width**0.5)
+                attention.key.weight.copy_(attention.query.weight)
 
     def forward(
         self,

@@ -79,8 +79,8 @@ class TrainConfig(ObjectiveConfig, LoopConfig):
     """Deviation of the first weights; null: 1 / sqrt(width). Published: 0.02, for width 1024."""
     position_init: PositionInit = "local"
     """What is near at first: local, sines of the place in time, height and width, with latents that
-    read what is around them and layers that hand it on; sines, of positions alone; or normal draws
-    as published, whose neighbourhoods have to be learned."""
+    read what is around them; sines, of positions alone; or normal draws as published, whose
+    neighbourhoods have to be learned."""
     condition_dropout: float = 0.1
     """Share of windows that are given none of their conditions, so that the model can do without:
     guidance needs that."""

@@ -134,29 +134,6 @@ def test_layers_begin_by_reading_what_is_near() -> None:
     assert means["local"] < 0.7 * means["sines"]
 
 
-def test_layers_begin_by_handing_on_what_they_read() -> None:
-    torch.manual_seed(0)
-    model = make(width=96)
-    model.initialize(96**-0.5, positions="local")
-    for block in model.blocks:
-        query, memory = torch.randn(2, 5, 96), torch.randn(2, 1, 96)
-        with torch.no_grad():
-            torch.testing.assert_close(block(query, memory), query + block.norm(memory))
-
-
-def test_an_untrained_model_guesses_what_it_sees() -> None:
-    torch.manual_seed(0)
-    layers = ("encode", "process", "encode", "decode", "refresh", "decode")
-    fields = {**FIELDS, "width": 128, "num_heads": 4, "num_latents": 32, "grid": (8, 8, 8)}
-    model = MeBT(MeBTConfig(layers=layers, **{**fields, "codebook_size": 64}))
-    model.initialize(128**-0.5, positions="local")
-    tokens = torch.randint(64, (16, 1)).expand(-1, 256)
-    order = torch.stack([torch.randperm(512) for _ in tokens])
-    with torch.no_grad():
-        logits = model(tokens, order[:, :256], order[:, 256:])
-    assert (logits.argmax(-1) == tokens).float().mean() > 0.95
-
-
 def test_fresh_weights_are_as_wide_as_asked_for() -> None:
     model = make(width=96)
     model.initialize(0.5, positions="sines")

@@ -99,6 +99,25 @@ def _paths(side: int, frames: int) -> Iterator[tuple[NDArray[np.int64], ...]]:
         yield bounce(row, down, room, frames), bounce(column, right, room, frames)
 
 
+def wrapping_square() -> World:
+    """A square that leaves at one border and comes back at the other, by up to 2 places a frame."""
+
+    def maps() -> Iterator[NDArray[np.uint8]]:
+        starts, speeds = range(SIZE), range(-2, 3)
+        for side in (2, 3):
+            for row, column, down, right in itertools.product(starts, starts, speeds, speeds):
+                tall = _wrapped(row + down * np.arange(8), side)
+                wide = _wrapped(column + right * np.arange(8), side)
+                yield (tall[:, :, None] & wide[:, None, :]).astype(np.uint8)
+
+    return World(_distinct(maps()), (range(8), range(8, CODES)), moving=(1,))
+
+
+def _wrapped(first: NDArray[np.int64], side: int) -> NDArray[np.bool_]:
+    """Returns which places are taken by what begins at `first` and goes on around [T S]."""
+    return (np.arange(SIZE) - first[:, None]) % SIZE < side
+
+
 def _distinct(maps: Iterator[NDArray[np.uint8]]) -> Maps:
     """Leaves out movements that look the same."""
     found: Maps = np.unique(np.stack(list(maps)), axis=0)
@@ -168,6 +187,7 @@ def _turns(places: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 WORLDS: dict[str, Callable[[], World]] = {
     "one-square": one_square,
+    "wrapping-square": wrapping_square,
     "two-squares": two_squares,
     "hidden-square": hidden_square,
     "two-colours": two_colours,

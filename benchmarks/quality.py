@@ -54,6 +54,8 @@ VALUES: Sections = {
     "sample": {"num_samples": SAMPLES, "batch_size": 32, "precision": "32-true"},
 }
 """Of every world, unless `--set` says otherwise."""
+SHORT, STEPS_OF_LONG = 8, 1200
+"""Frames of the short worlds; steps of training on longer ones, each of which takes longer."""
 PLAIN = {"schedule": "cosine", "temperature": 1.0}
 METHODS: Sections = {
     "default: masked anew in 64 steps": {},
@@ -174,9 +176,12 @@ def show(row: Row) -> None:
         )
 
 
-def chosen(overrides: Sequence[str]) -> Sections:
-    """Returns the values of a try, with those of `--set` over them."""
-    return chosen_of(VALUES, overrides)
+def chosen(name: str, overrides: Sequence[str]) -> Sections:
+    """Returns the values of a try on a world, with those of `--set` over them."""
+    values = VALUES
+    if world(name).grid[0] > SHORT:
+        values = {**VALUES, "train": {**VALUES["train"], "max_steps": STEPS_OF_LONG}}
+    return chosen_of(values, overrides)
 
 
 def chosen_of(values: Sections, overrides: Sequence[str]) -> Sections:
@@ -197,13 +202,12 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for what is made, by world")
     parser.add_argument("--out", type=Path, help=f"where rows go, as JSON; else {RESULTS.name}")
     options = parser.parse_args()
-    sections = chosen(options.set)
     whole = not options.set and not options.world
     rows = []
     for name in [options.world] if options.world else WORLDS:
         for seed in range(options.seeds):
             keep = options.keep and options.keep / name
-            row = try_once(name, seed, sections, METHODS, keep)
+            row = try_once(name, seed, chosen(name, options.set), METHODS, keep)
             rows.append({"set": options.set, **row})
             show(row)
     out = options.out or (RESULTS if whole else None)

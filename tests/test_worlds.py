@@ -82,7 +82,7 @@ def test_things_are_thrown_back_at_the_borders() -> None:
 
 def test_a_try_trains_and_samples_as_the_commands_do() -> None:
     few = ("train.max_steps=2", "train.validate_every=1", "model.width=16", "sample.num_samples=4")
-    sections = chosen(few)
+    sections = chosen("one-square", few)
     assert sections["model"]["num_latents"] == VALUES["model"]["num_latents"]
     name, method = "one-square", "random, 64 steps"
     row = try_once(name, 1, sections, {method: {**METHODS[method], "draft_steps": 2}})
@@ -91,6 +91,15 @@ def test_a_try_trains_and_samples_as_the_commands_do() -> None:
     found = row["samples"][method]
     assert (found["lawful"], found["distance"]) == (0.0, 1.0)
     assert row["steps"] == 2
+
+
+def test_long_worlds_are_learned_in_fewer_steps_unless_told_otherwise() -> None:
+    steps = {name: chosen(name, ())["train"]["max_steps"] for name in NAMES}
+    assert steps == {
+        **dict.fromkeys(("one-square", "wrapping-square", "two-squares"), 4000),
+        **dict.fromkeys(("hidden-square", "two-colours"), 1200),
+    }
+    assert chosen("two-colours", ["train.max_steps=7"])["train"]["max_steps"] == 7
 
 
 MASKS = (10, 30, 50, 70, 90, 100)
@@ -109,3 +118,17 @@ def test_samples_are_judged_by_the_rules() -> None:
     blank = np.zeros((1, *rules.grid), np.int64)
     found = judge(rules, np.concatenate([lawful, blank]))
     assert found == {"lawful": 0.75, "distance": 0.25, "blank": 0.25}
+
+
+def test_what_leaves_at_one_border_comes_back_at_the_other() -> None:
+    rules = world("wrapping-square")
+    first = np.zeros((8, 8), np.int64)
+    first[0:2, 6:8] = 20
+    moves = {
+        speed: np.stack([np.roll(first, (-t, speed * t), axis=(0, 1)) for t in range(8)])
+        for speed in (2, 3)
+    }
+    assert rules.distance(moves[2]) == 0
+    assert rules.distance(moves[3]) > 0.1
+    turned = np.concatenate([moves[2][:4], moves[2][4:0:-1]])
+    assert rules.distance(turned) > 0.1

@@ -43,8 +43,9 @@ HeldOut = tuple[Tensor, Conditions | None]
 class ObjectiveConfig:
     """Which tokens are hidden at each step, and how much each weighs."""
 
-    schedule: str = "linear"
-    """Mask ratio as a function of a progress drawn evenly from 0 … 1."""
+    schedule: str | tuple[str, str] = ("linear", "root")
+    """Mask ratio as a function of a progress drawn evenly from 0 … 1; a pair: in the first and the
+    second half of the steps. With root, more is masked, as often as `remask` asks for it."""
     empty_share: float = 0.02
     """Share of the steps in which everything is masked, as where a sample begins; else that would
     be as rare as any other number of tokens. Published: 0."""
@@ -63,10 +64,11 @@ class ObjectiveConfig:
     """Steps after which gaussian clips grow by a latent frame; published: 30,000 or 100,000."""
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"unknown schedule {self.schedule!r}; choose from {', '.join(SCHEDULES)}."
-            )
+        for schedule in self.schedules:
+            if schedule not in SCHEDULES:
+                raise ValueError(
+                    f"unknown schedule {schedule!r}; choose from {', '.join(SCHEDULES)}."
+                )
         for name in ("average_loss", "label_smoothing", "empty_share", "context_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
@@ -74,6 +76,12 @@ class ObjectiveConfig:
             raise ValueError(f"budget must be at least 1, got {self.budget}.")
         if self.time_scale <= 0:
             raise ValueError(f"time_scale must be above 0, got {self.time_scale}.")
+
+    @property
+    def schedules(self) -> tuple[str, str]:
+        """The schedule of the first half of the steps, and of the second."""
+        pair = self.schedule
+        return pair if isinstance(pair, tuple) else (pair, pair)
 
 
 def with_noise(
@@ -123,11 +131,12 @@ def objective(
     config: ObjectiveConfig,
     step: int,
     generator: Generator,
+    late: bool = False,
 ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
     """Returns the loss of a micro-batch, and what to log of it.
 
     How many tokens are hidden is drawn from `generator`: the same for all micro-batches of a step
-    if each gets one of the same seed.
+    if each gets one of the same seed. `late` says that this is the second half of the steps.
     """
     tokens, order, conditions, seen = micro
     split = draw_split(
@@ -135,7 +144,7 @@ def objective(
         grid=model.grid,
         step=step,
         generator=generator,
-        schedule=config.schedule,
+        schedule=config.schedules[late],
         empty_share=config.empty_share,
         length_prior=config.length_prior,
         time_scale=config.time_scale,

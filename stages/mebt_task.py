@@ -134,8 +134,15 @@ def mebt_task(
     def loss(
         module: nn.Module, micro: Micro, step: int
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        generator = mask_generator(config.seed, step)
-        return objective(module, micro, model=model, config=config, step=step, generator=generator)
+        return objective(
+            module,
+            micro,
+            model=model,
+            config=config,
+            step=step,
+            generator=mask_generator(config.seed, step),
+            late=step >= config.max_steps / 2,
+        )
 
     return Task(
         name="train",

@@ -4,7 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks.exact import ExactModel, least_loss, sample_exactly
 from benchmarks.quality import METHODS, MODEL_CALLS, VALUES, chosen, judge, try_once
 from benchmarks.worlds import CODES, WORLDS, bounce, world
 from mebt import SampleConfig
@@ -132,3 +134,27 @@ def test_what_leaves_at_one_border_comes_back_at_the_other() -> None:
     assert rules.distance(moves[3]) > 0.1
     turned = np.concatenate([moves[2][:4], moves[2][4:0:-1]])
     assert rules.distance(turned) > 0.1
+
+
+@pytest.mark.parametrize("name", ["one-square", "hidden-square"])
+def test_the_exact_model_knows_what_the_rules_tell_and_nothing_else(name: str) -> None:
+    rules = world(name)
+    (video,) = torch.from_numpy(rules.draw(1, seed=2)).flatten(1)
+    positions = torch.arange(len(video))[None]
+    model = ExactModel(rules)
+    last = model(video[None, :-1], positions[:, :-1], positions[:, -1:]).exp()
+    assert last[0, 0, video[-1]] == pytest.approx(1)
+    blind = model(video[None, :0], positions[:, :0], positions).exp()[0]
+    torch.testing.assert_close(blind.sum(1), torch.ones(len(video)))
+    drawn = rules.draw(2000, seed=3).reshape(2000, -1)
+    for place in (0, 27, len(video) - 1):
+        shares = np.bincount(drawn[:, place], minlength=CODES) / 2000
+        np.testing.assert_allclose(blind[place].numpy(), shares, atol=0.035)
+
+
+def test_samples_of_the_exact_model_are_lawful() -> None:
+    rules = world("one-square")
+    found = sample_exactly(rules, calls=64, count=4)
+    assert found == {"lawful": 1.0, "distance": 0.0, "blank": 0.0}
+    assert least_loss(rules, 0.5, count=2) == pytest.approx(0, abs=1e-3)
+    assert 2 < least_loss(rules, 1.0, count=2) < 3

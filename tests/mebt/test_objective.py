@@ -1,9 +1,12 @@
 """What MeBT learns from."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Generator, Tensor
 
+from mebt.masking import num_masked
 from mebt.objective import Micro, ObjectiveConfig, objective, with_noise
 from tests.mebt.test_kv_cache import KINDS, make
 
@@ -41,6 +44,33 @@ def test_the_model_sees_noise_in_the_context_and_predicts_what_was_there() -> No
     ((context, _, _, truth),) = calls
     assert context.unique().tolist() == [4]
     assert truth.unique().tolist() == [3]
+
+
+def test_the_second_half_of_the_steps_has_a_schedule_of_its_own() -> None:
+    model = make(*KINDS["published"])
+    num_targets: list[int] = []
+    model.register_forward_pre_hook(lambda _, given: num_targets.append(given[2].shape[1]))
+    micro = Micro(torch.zeros(1, 30, dtype=torch.int64), torch.arange(30)[None])
+    for late, schedule in itertools.product((False, True), ("root", ("cube", "root"))):
+        objective(
+            model,
+            micro,
+            model=model.config,
+            config=ObjectiveConfig(schedule=schedule, empty_share=0.0),
+            step=0,
+            generator=generator(1),
+            late=late,
+        )
+    progress = float(torch.rand((), generator=generator(1)))
+    root, cube = (num_masked(name, progress, 30) for name in ("root", "cube"))
+    assert root != cube
+    assert num_targets == [root, cube, root, root]
+
+
+@pytest.mark.parametrize("schedule", ["fast", ("linear", "fast")])
+def test_an_unknown_schedule_is_refused(schedule: str | tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="unknown schedule 'fast'; choose from cosine, linear"):
+        ObjectiveConfig(schedule=schedule)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mebt import load_model, model_metadata
 from mebt.loss import summed_cross_entropy
+from mebt.objective import objective
 from pipeline import precision
 from pipeline.config import load_section
 from pipeline.errors import CheckpointError
@@ -201,6 +203,21 @@ def test_accumulated_micro_batches_are_the_same_step(flow: Flow) -> None:
     one, two = last_state(flow.root / "one"), last_state(flow.root / "two")
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-4)
+
+
+def test_the_second_half_of_the_steps_is_masked_by_its_own_schedule(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_steps = []
+
+    def spy(*args: Any, late: bool, **options: Any) -> Any:
+        if late:
+            late_steps.append(options["step"])
+        return objective(*args, late=late, **options)
+
+    monkeypatch.setattr("stages.mebt_task.objective", spy)
+    flow.ok("train", "--set", "train.max_steps=5", out="halves")
+    assert late_steps == [3, 4]
 
 
 def test_layers_may_be_computed_again_from_some_step_on(

@@ -58,7 +58,7 @@ class ExactModel:
         for (codes, plays), role in zip(self.roles, fits, strict=True):
             likely = movement[:, None] * role.softmax(1)
             found[:, codes.start : codes.stop] = plays[:, targets].T @ likely
-        return found.clamp_min(1e-12).log()
+        return found.clamp(1e-12, 1).log()  # Sums of rounded shares may be above 1.
 
 
 def least_loss(rules: World, ratio: float, count: int) -> float:
@@ -68,7 +68,7 @@ def least_loss(rules: World, ratio: float, count: int) -> float:
     split = split_positions(order, num_masked=round(ratio * tokens.shape[1]))
     known, hidden = (tokens.gather(1, at) for at in (split.context, split.targets))
     logits = ExactModel(rules)(known, split.context, split.targets)
-    return -float(logits.gather(2, hidden[..., None]).mean())
+    return abs(float(logits.gather(2, hidden[..., None]).mean()))
 
 
 def sample_exactly(rules: World, calls: int, count: int) -> dict[str, float]:

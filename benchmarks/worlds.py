@@ -99,6 +99,20 @@ def _paths(side: int, frames: int) -> Iterator[tuple[NDArray[np.int64], ...]]:
         yield bounce(row, down, room, frames), bounce(column, right, room, frames)
 
 
+def _distinct(maps: Iterator[NDArray[np.uint8]]) -> Maps:
+    """Leaves out movements that look the same."""
+    found: Maps = np.unique(np.stack(list(maps)), axis=0)
+    return found
+
+
+def one_square() -> World:
+    """A square of side 2 or 3 that moves straight, and is thrown back by the borders."""
+    maps = (
+        _square(*path, side).astype(np.uint8) for side in (2, 3) for path in _paths(side, frames=8)
+    )
+    return World(_distinct(maps), (range(8), range(8, CODES)), moving=(1,))
+
+
 def wrapping_square() -> World:
     """A square that leaves at one border and comes back at the other, by up to 2 places a frame."""
 
@@ -116,20 +130,6 @@ def wrapping_square() -> World:
 def _wrapped(first: NDArray[np.int64], side: int) -> NDArray[np.bool_]:
     """Returns which places are taken by what begins at `first` and goes on around [T S]."""
     return (np.arange(SIZE) - first[:, None]) % SIZE < side
-
-
-def _distinct(maps: Iterator[NDArray[np.uint8]]) -> Maps:
-    """Leaves out movements that look the same."""
-    found: Maps = np.unique(np.stack(list(maps)), axis=0)
-    return found
-
-
-def one_square() -> World:
-    """A square of side 2 or 3 that moves straight, and is thrown back by the borders."""
-    maps = (
-        _square(*path, side).astype(np.uint8) for side in (2, 3) for path in _paths(side, frames=8)
-    )
-    return World(_distinct(maps), (range(8), range(8, CODES)), moving=(1,))
 
 
 def two_squares() -> World:

@@ -216,8 +216,13 @@ def test_the_second_half_of_the_steps_is_masked_by_its_own_schedule(
         return objective(*args, late=late, **options)
 
     monkeypatch.setattr("stages.mebt_task.objective", spy)
-    flow.ok("train", "--set", "train.max_steps=5", out="halves")
+    words = ("train", "--set", "train.max_steps=5")
+    pair = ("--set", "train.schedule=[linear, root]")
+    flow.ok(*words, *pair, out="halves")
     assert late_steps == [3, 4]
+    flow.ok(*words, *pair, out="halves")  # The record of the run knows the pair again.
+    line = flow.refused(*words, "--set", "train.schedule=linear", out="halves")
+    assert "config.schedule = ['linear', 'root'], not 'linear'" in line
 
 
 def test_layers_may_be_computed_again_from_some_step_on(

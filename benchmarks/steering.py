@@ -57,6 +57,7 @@ VALUES: Sections = {
         **{"max_steps": 1500, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 50},
         **{"validate_every": 500, "checkpoint_every": 500, "log_every": 50, "preview_every": 0},
         **{"validation_windows": COUNTS["test"], "precision": "auto", "schedule": "linear"},
+        "stable_share": 0.0,
     },
     "sample": {
         **{"num_samples": 128, "batch_size": 64, "draft_steps": 32},

@@ -61,6 +61,9 @@ class TrainConfig(ObjectiveConfig, LoopConfig):
     """Steps over which the learning rate rises from zero."""
     cosine: bool = True
     """Let the learning rate fall to zero along half a cosine; otherwise it is constant."""
+    stable_share: float = 0.6
+    """Share of the steps after `warmup_steps` at the highest learning rate, before `cosine` lets it
+    fall in the rest. At 0 it falls all along, and less is learned."""
     clip_norm: float | None = 1.0
     """Largest norm of the gradient; null: not clipped."""
     ema_decay: float = 0.99

@@ -224,6 +224,7 @@ def train_section(published: Published) -> dict[str, Any]:
         "learning_rate": published.get("exp.exact_lr", float),
         "warmup_steps": published.get("exp.warmup_steps", int, 0),
         "cosine": published.get("exp.cosine_lr", bool, False),
+        "stable_share": 0.0,
         "clip_norm": None,
         "ema_decay": 0.0,
         "precision": "32-true",

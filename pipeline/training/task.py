@@ -34,6 +34,9 @@ class LoopConfig:
     """Steps over which the learning rate rises from zero."""
     cosine: bool = False
     """Let the learning rate fall to zero along half a cosine; otherwise it is constant."""
+    stable_share: float = 0.0
+    """Share of the steps after `warmup_steps` at the highest learning rate, before `cosine` lets it
+    fall in the rest."""
     clip_norm: float | None = None
     """Largest norm of the gradient; null: not clipped."""
     ema_decay: float = 0.0
@@ -68,6 +71,8 @@ class LoopConfig:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}.")
+        if not 0 <= self.stable_share < 1:
+            raise ValueError(f"stable_share must be in [0, 1), got {self.stable_share}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}.")
         if self.clip_norm is not None and self.clip_norm <= 0:
@@ -109,10 +114,15 @@ class Task:
 
 
 def learning_rate(step: int, config: LoopConfig) -> float:
-    """Warms up linearly, then stays, or falls to zero along half a cosine."""
+    """Warms up linearly, then stays, and may fall to zero along half a cosine.
+
+    Staying before it falls: warm-up-stable-decay (Hu et al. 2024, arXiv 2404.06395, section 4).
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    if not config.cosine:
+    left = config.max_steps - config.warmup_steps
+    stable = config.stable_share * left
+    falls = step - config.warmup_steps - stable
+    if not config.cosine or falls <= 0:
         return config.learning_rate
-    done = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
-    return config.learning_rate / 2 * (1 + math.cos(math.pi * done))
+    return config.learning_rate / 2 * (1 + math.cos(math.pi * falls / (left - stable)))

@@ -120,7 +120,7 @@ def test_what_cannot_be_used_is_one_clear_line(
         ("avg_loss: True", "label_smoothing: 0.1", "train", {"label_smoothing": 0.1}),
         ("budget: 1024", "budget: 100", "train", {"budget": 100}),
         ("exp:", "exp:\n    warmup_steps: 7", "train", {"warmup_steps": 7}),
-        ("exp:", "exp:\n    cosine_lr: True", "train", {"cosine": True}),
+        ("exp:", "exp:\n    cosine_lr: True", "train", {"cosine": True, "stable_share": 0.0}),
         (
             *("exp:", "exp:\n    accumulate_grad_batches: 3", "train"),
             {"accumulate": 3, "batch_size": 96},

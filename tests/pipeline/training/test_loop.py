@@ -55,6 +55,19 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert learning_rate(10**6, LoopConfig(learning_rate=0.5)) == 0.5
 
 
+def test_the_learning_rate_may_stay_before_it_falls() -> None:
+    config = LoopConfig(
+        max_steps=110, warmup_steps=10, cosine=True, stable_share=0.6, learning_rate=1.0
+    )
+    rates = [learning_rate(step, config) for step in range(111)]
+    assert set(rates[9:71]) == {1.0}
+    assert rates[70:] == sorted(set(rates[70:]), reverse=True)
+    assert rates[90] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0)
+    with pytest.raises(ValueError, match="stable_share must be in"):
+        LoopConfig(cosine=True, stable_share=1.0)
+
+
 def test_seeds_of_steps_and_rows_are_all_different() -> None:
     seeds = {
         step_seed(s, step, row) for s in range(3) for step in range(40) for row in range(-5, 40)

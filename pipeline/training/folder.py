@@ -50,7 +50,7 @@ def prepare_run(
 
     def differences() -> list[str]:
         found = _completed(read_json(out / RECORD, CheckpointError, "run"), record)
-        different = _differences(found, record)
+        different = _differences(found, _completed(record, found))
         step = last_step(out / CHECKPOINTS)
         if frames is not None and found.get("source") != record["source"]:
             about = _other_frames(out, found, frames, finished=step >= config.max_steps)
@@ -169,13 +169,15 @@ def _said(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _completed(found: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds to a record what earlier versions left unsaid, where it is asked for."""
-    for part, values in BEFORE.items():
-        if isinstance(found.get(part), dict):
-            asked = wanted.get(part, {})
-            found[part] = {k: v for k, v in values.items() if k in asked} | found[part]
-    return found
+def _completed(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds to a record what it leaves unsaid and another one, which it is compared with, says."""
+    completed = dict(record)
+    for unsaid in (BEFORE, UNSAID):
+        for part, values in unsaid.items():
+            said = other.get(part)
+            if isinstance(completed.get(part), dict) and isinstance(said, dict):
+                completed[part] = {k: v for k, v in values.items() if k in said} | completed[part]
+    return completed
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

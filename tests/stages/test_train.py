@@ -351,7 +351,7 @@ def test_a_run_without_noise_says_none(flow: Flow) -> None:
     record = json.loads((flow.root / "run" / "run.json").read_text())
     assert "context_noise" not in record["config"]  # As in runs of earlier versions.
     line = flow.refused("train", "--set", "train.context_noise=0.1")
-    assert "config.context_noise = None, not 0.1" in line
+    assert "config.context_noise = 0.0, not 0.1" in line
 
 
 def test_a_model_that_cannot_see_is_not_trained(flow: Flow) -> None:

@@ -51,6 +51,22 @@ def test_a_run_of_an_earlier_version_is_of_the_published_block(tmp_path: Path) -
         prepare_run(tmp_path / "old", LoopConfig(), asked, overwrite=False)
 
 
+def test_what_a_record_leaves_unsaid_is_named_with_its_value(tmp_path: Path) -> None:
+    def prepare(out: str, share: float) -> None:
+        config = LoopConfig(cosine=True, stable_share=share)
+        prepare_run(tmp_path / out, config, {}, overwrite=False)
+
+    prepare("old", 0.0)
+    assert "stable_share" not in (tmp_path / "old/run.json").read_text()
+    with pytest.raises(ConfigError, match=r"config\.stable_share = 0\.0, not 0\.6;"):
+        prepare("old", 0.6)
+    prepare("new", 0.6)
+    with pytest.raises(ConfigError, match=r"config\.stable_share = 0\.6, not 0\.0;"):
+        prepare("new", 0.0)
+    prepare("old", 0.0)
+    prepare("new", 0.6)
+
+
 def frames_of(**sizes: int) -> pa.Table:
     rows = [
         {"split": "train", "video": name, "frame": f"{n}.png", "bytes": size + n, "sha256": None}

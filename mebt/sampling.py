@@ -53,8 +53,8 @@ class SampleConfig:
     frame_noise: float = 0.0
     """Of remask: how unevenly a step's share falls on latent frames. At 0 each token is masked or
     not by itself; at 1 some frames are masked nearly whole and others hardly, so that how things
-    move is drawn anew too, not read from what is left of each frame: better for models that know
-    well how things move, worse for others."""
+    move is drawn anew too, not read from what is left of each frame: better for some
+    models, worse for others, so try both."""
     top_k: int | None = None
     """Draft from this many of the likeliest tokens only; null: from all."""
     top_p: float | None = None

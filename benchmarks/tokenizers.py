@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = "benchmarks/tokenizers.json", "docs/tokenizer.md"
 BEGIN, END = "<!-- tokenizers -->\n", "<!-- /tokenizers -->\n"
 BASE = {
+    "tokenizer.decoder_norm": "null",
     "tokenizer.local": "false",
     "fit_tokenizer.change_weight": "0",
     "fit_tokenizer.ema_decay": "0",
@@ -38,6 +39,7 @@ ROWS: dict[str, dict[str, str]] = {
     "512 learned codes": LEARNED,
     "4x4x4, FSQ 8·8·8": SMALL,
     "4x4x4, 512 learned codes": {**SMALL, **LEARNED},
+    "`decoder_norm: layer`": {"tokenizer.decoder_norm": "layer"},
     "`causal`, 17 frames": {"tokenizer.causal": "true", "tokenize.frames": "17"},
     "changes weighed (`change_weight: 1`)": {"fit_tokenizer.change_weight": "1"},
     "weights averaged (`ema_decay: 0.99`)": {"fit_tokenizer.ema_decay": "0.99"},

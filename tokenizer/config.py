@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-Norm = Literal["group", "batch"]
+Norm = Literal["group", "batch", "layer"]
 Padding = Literal["replicate", "zeros", "reflect", "circular"]
 
-LATER = ("levels", "causal", "local")
+LATER = ("levels", "causal", "local", "decoder_norm")
 """Fields that the first tokenizers did not have."""
 
 
@@ -100,7 +100,11 @@ class VQGANConfig:
     downsample: tuple[int, int, int] = (4, 8, 8)
     """Pixels per token along time, height and width; powers of two."""
     norm: Norm = "group"
-    """`group`: 32 groups, `width` a multiple of 16. `batch`: running statistics, any width."""
+    """`group`: 32 groups, `width` a multiple of 16. `batch`: by the batch in training, by running
+    statistics later. `layer`: the channels of each place by themselves."""
+    decoder_norm: Norm | None = None
+    """The same of the decoder; null: as `norm`. With `layer` clips are made of tokens as in
+    training; an encoder with `layer` begins with the same token everywhere, and learns late."""
     padding: Padding = "replicate"
     """Border of the encoder's first and down-sampling layers; all others replicate, and if `causal`
     all do in time."""
@@ -128,14 +132,16 @@ class VQGANConfig:
         for name in ("causal", "local"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}.")
-        for name, known in (("norm", Norm), ("padding", Padding)):
-            if getattr(self, name) not in get_args(known):
+        choices = {"norm": get_args(Norm), "padding": get_args(Padding)}
+        if self.decoder_norm is not None:
+            choices["decoder_norm"] = get_args(Norm)
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
                 raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}; choose from "
-                    f"{', '.join(get_args(known))}."
+                    f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(known)}."
                 )
         check_downsample(self.downsample)
-        if self.norm == "group" and self.width % 16:
+        if "group" in (self.norm, self.decoder_norm) and self.width % 16:
             raise ValueError(
                 f"width must be a multiple of 16 for norm 'group' (32 groups), got {self.width}."
             )
@@ -164,7 +170,8 @@ class VQGANConfig:
     @property
     def about(self) -> str:
         """Its make, in a few words."""
-        return f"width {self.width}, norm {self.norm}, padding {self.padding}"
+        decoder = f" ({self.decoder_norm} in the decoder)" if self.decoder_norm else ""
+        return f"width {self.width}, norm {self.norm}{decoder}, padding {self.padding}"
 
     @property
     def num_stages(self) -> int:

@@ -1,5 +1,7 @@
 """Convolutions that pad as published, and the blocks made of them."""
 
+import dataclasses
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -166,10 +168,20 @@ class FrameNorm(nn.GroupNorm):
         return rearrange(frames, "(b t) c h w -> b c t h w", b=len(x))
 
 
+class PlaceNorm(nn.LayerNorm):
+    """A layer norm of each place's channels, whatever batch, frame or piece it is in."""
+
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
+        """Normalises."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 def make_norm(config: VQGANConfig, channels: int) -> nn.Module:
     """Makes the normalisation layer that `config.norm` names."""
     if config.norm == "group":
         return (FrameNorm if config.causal else nn.GroupNorm)(32, channels, eps=1e-6)
+    if config.norm == "layer":
+        return PlaceNorm(channels, eps=1e-6)
     return nn.BatchNorm3d(channels)  # Over time only in training; then by running statistics.
 
 
@@ -240,6 +252,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
+        config = dataclasses.replace(config, norm=config.decoder_norm or config.norm)
         width = config.width << config.num_stages
         self.norm = make_norm(config, width)
         self.stages = nn.ModuleList()

@@ -87,10 +87,10 @@ def decode_pieces(
     """Yields the clips of token grids, around -0.5 … 0.5, a piece in time after the other.
 
     At most `most` latent frames go through the decoder at once. A causal tokenizer of ours makes
-    the same of them as of the whole, to rounding, and so does one with norm `batch`, whose frames
-    depend on few latent ones to either side. With norm `group`, or a tokenizer of others, frames
-    differ a little from those of the whole. Tokens may be of any type and device. Raises ValueError
-    if `most` leaves no room for new frames, and there are more.
+    the same of them as of the whole, to rounding, and so does one with norm `batch` or `layer`,
+    whose frames depend on few latent ones to either side. With norm `group`, or a tokenizer of
+    others, frames differ a little from those of the whole. Tokens may be of any type and device.
+    Raises ValueError if `most` leaves no room for new frames, and there are more.
     """
     device, config = next(model.parameters()).device, model.config
     past: Past | None = None

@@ -38,6 +38,7 @@ SMALL: Values = {
         "width": 16,
         "downsample": list(DOWNSAMPLE),
         "norm": "batch",
+        "decoder_norm": "layer",
     },
     "fit_tokenizer": {
         "max_steps": 2000,

@@ -19,6 +19,7 @@ KINDS = pytest.mark.parametrize(
         ("group", "zeros", (2, 4, 8)),
         ("batch", "reflect", (8, 2, 4)),
         ("group", "circular", (1, 4, 4)),
+        ("layer", "zeros", (4, 8, 8)),
     ],
 )
 """The first is local besides: what is true of causal tokenizers is true of such."""

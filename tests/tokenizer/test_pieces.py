@@ -50,12 +50,12 @@ def test_frames_depend_on_latent_ones_within_reach_and_no_further(
     assert min(spare) <= 1  # The reach is no more than it need be.
 
 
-@pytest.mark.parametrize("most", [14, 19])
+@pytest.mark.parametrize(("norm", "most"), [("batch", 14), ("batch", 19), ("layer", 19)])
 @DOWNSAMPLES
-def test_pieces_of_a_batch_norm_are_the_frames_of_the_whole(
-    downsample: tuple[int, int, int], most: int
+def test_pieces_without_a_group_norm_are_the_frames_of_the_whole(
+    downsample: tuple[int, int, int], norm: str, most: int
 ) -> None:
-    model = make(downsample=downsample)
+    model = make(downsample=downsample, norm=norm)
     most += 2 * decoder_reach(model.config) - 13
     for latent in (most, most + 1, 2 * most + 3):
         tokens = tokens_of(latent)
@@ -64,7 +64,7 @@ def test_pieces_of_a_batch_norm_are_the_frames_of_the_whole(
         torch.testing.assert_close(torch.cat(parts, 2), model.decode(tokens), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("norm", ["batch", "group", "layer"])
 def test_pieces_of_a_causal_tokenizer_are_the_pixels_of_the_whole(norm: str) -> None:
     model = make(downsample=(4, 4, 4), norm=norm, causal=True)
     tokens = tokens_of(7)

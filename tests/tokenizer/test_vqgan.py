@@ -80,9 +80,27 @@ def test_a_window_does_not_depend_on_its_batch() -> None:
         assert torch.equal(model.encode(video[row : row + 1])[0], together[row])
 
 
+@pytest.mark.parametrize("decoder_norm", [None, "layer"])
+def test_a_decoder_makes_in_training_what_it_makes_later_only_by_layer_norms(
+    decoder_norm: str | None,
+) -> None:
+    torch.manual_seed(0)
+    model = VQGAN(make_config(downsample=(2, 4, 4), decoder_norm=decoder_norm))
+    tokens = torch.randint(K, (2, 2, 2, 2))
+    learned = model.decode(tokens)
+    model.eval()
+    later = torch.cat([model.decode(clip) for clip in tokens.split(1)])
+    assert torch.allclose(later, learned, atol=1e-5) == (decoder_norm == "layer")
+    norms = {type(m).__name__ for m in model.encoder.modules() if "Norm" in type(m).__name__}
+    assert norms == {"BatchNorm3d"}
+
+
 @pytest.mark.parametrize(
     ("norm", "padding"),
-    [("batch", "replicate"), ("group", "zeros"), ("batch", "reflect"), ("batch", "circular")],
+    [
+        *[("batch", "replicate"), ("group", "zeros"), ("batch", "reflect"), ("batch", "circular")],
+        ("layer", "zeros"),
+    ],
 )
 def test_what_is_only_computed_is_computed_faster_and_the_same(norm: str, padding: str) -> None:
     config = VQGANConfig(
@@ -132,7 +150,9 @@ def test_clips_that_do_not_divide_are_refused(size: tuple[int, int, int], messag
         ({"width": 4.0}, "width must be a whole number"),
         ({"width": 1e9}, "width must be a whole number"),
         ({"embedding_dim": True}, "embedding_dim must be a whole number"),
-        ({"norm": "foo"}, "unknown norm 'foo'; choose from group, batch"),
+        ({"decoder_norm": "foo"}, "unknown decoder_norm 'foo'; choose from group, batch, layer"),
+        ({"norm": "batch", "decoder_norm": "group", "width": 8}, "multiple of 16"),
+        ({"norm": "foo"}, "unknown norm 'foo'; choose from group, batch, layer"),
         ({"padding": ["zeros"]}, "unknown padding"),
         ({"in_channels": 1}, "in_channels must be 3"),
     ],

@@ -1,6 +1,7 @@
 """The tokenizer's file: the same bytes, the same identity, nothing hostile believed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,16 @@ def test_a_tokenizer_comes_back(tmp_path: Path, model: VQGAN) -> None:
     assert read_metadata(tmp_path / "a")["steps"] == "5"
     video = torch.rand(1, 3, 4, 8, 8) - 0.5
     assert torch.equal(loaded.encode(video), model.encode(video))
+
+
+def test_a_decoder_with_a_norm_of_its_own_comes_back(tmp_path: Path, model: VQGAN) -> None:
+    other = VQGAN(replace(model.config, decoder_norm="layer")).eval()
+    save_tokenizer(tmp_path / "t", other)
+    loaded = load_tokenizer(tmp_path / "t")
+    assert loaded.config == other.config
+    assert identity(loaded) == identity(other)
+    tokens = torch.randint(9, (1, 2, 4, 4))
+    assert torch.equal(loaded.decode(tokens), other.decode(tokens))
 
 
 def test_what_came_later_changes_no_identity_while_it_is_off(tmp_path: Path, model: VQGAN) -> None:

@@ -101,12 +101,10 @@ def _batches(
     share = config.batch_size // fabric.world_size
     mine = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
     video = train.read(rows[mine.start : mine.stop])
-    clean, frames = (send(x, fabric.device) for x in (video, frames[mine.start : mine.stop]))
-    noisy = clean
-    if config.noise:
-        draws = (_generator(config, step, NOISE_DRAW - row) for row in mine)
-        noisy = send(with_noise(video, draws, config.noise), fabric.device)
-    chunks = (part.chunk(config.accumulate) for part in (noisy, clean, frames))
+    draws = (_generator(config, step, NOISE_DRAW - row) for row in mine)
+    noisy = with_noise(video, draws, config.noise)
+    parts = (send(x, fabric.device) for x in (noisy, video, frames[mine.start : mine.stop]))
+    chunks = (part.chunk(config.accumulate) for part in parts)
     return list(zip(*chunks, strict=True))
 
 

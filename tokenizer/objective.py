@@ -23,6 +23,9 @@ Batch = tuple[Tensor, Tensor, Tensor]
 Objective = Callable[[nn.Module, Batch, int], tuple[Tensor, Mapping[str, Tensor | float]]]
 """(model, batch, step) -> what the step is to reduce, and what to log of it."""
 
+LEAST_NOISE = 0.3
+"""In grey levels: about the deviation, 1 / sqrt(12), of what rounding to whole ones has taken."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
@@ -51,7 +54,7 @@ class ObjectiveConfig:
     noise: float = 0.0
     """Noise added to what is encoded, while the clean video is to be decoded: tokens learn to
     ignore what a sensor adds, and are easier to predict. Each window draws its own standard
-    deviation, in grey levels, from 0 to this."""
+    deviation, in grey levels, from 0 to this, and at least 0.3, which is as little as rounding."""
     restart_threshold: float = 0.1
     """Uses per step (moving average) below which a learned code is replaced; 0: never."""
 
@@ -117,10 +120,15 @@ def measure_reconstruction(
 def with_noise(
     video: Float[Tensor, "B 3 T H W"], generators: Iterable[Generator], noise: float
 ) -> Float[Tensor, "B 3 T H W"]:
-    """Adds noise to each clip, its deviation drawn too: up to `noise` grey levels."""
+    """Adds noise to each clip, its deviation drawn too: up to `noise` grey levels.
+
+    Never less than `LEAST_NOISE`: where all clips of a batch are of one colour, as black frames
+    are, batch norms would divide by nothing, and gradients grow by up to 1e20.
+    """
     noisy = video.clone()
     for clip, generator in zip(noisy, generators, strict=True):
-        deviation = noise / 255 * torch.rand((), generator=generator)
+        deviation = noise * torch.rand((), generator=generator)
+        deviation = deviation.clamp_min(LEAST_NOISE) / 255
         clip += deviation * torch.randn(clip.shape, generator=generator)
     return noisy
 

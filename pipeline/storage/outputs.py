@@ -1,5 +1,6 @@
 """An output that a command makes or goes on with; one of another kind or content is refused."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,5 +77,10 @@ def list_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> lis
         if isinstance(theirs, dict) and isinstance(ours, dict):
             different += [f"{key}.{line}" for line in list_differences(theirs, ours)]
         elif theirs != ours:
-            different.append(f"{key} = {theirs!r}, not {ours!r}")
+            different.append(f"{key} = {_shown(theirs)}, not {_shown(ours)}")
     return different
+
+
+def _shown(value: object) -> str:
+    """Shows a value as `--set` takes it; null is one that a record leaves unsaid, too."""
+    return repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

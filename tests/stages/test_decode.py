@@ -49,7 +49,7 @@ def test_half_precision_makes_nearly_the_same_pixels(flow: Flow) -> None:
     record = json.loads((flow.root / "videos" / "decode.json").read_text())
     assert "precision" not in record["config"]  # So folders of earlier versions go on.
     half = ("--set", "decode.precision=bf16-mixed")
-    assert "was made with config.precision = None, not 'bf16-mixed'" in flow.refused(
+    assert "was made with config.precision = null, not 'bf16-mixed'" in flow.refused(
         "decode", *half
     )
     flow.ok("decode", "--exact", *half, out="half")

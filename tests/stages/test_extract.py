@@ -473,4 +473,4 @@ def test_what_there_is_to_say_of_videos_is_said_once_and_kept(tmp_path: Path) ->
     with Image.open(tmp_path / "out" / "train/a/a_00000.png") as image:
         np.testing.assert_allclose(corners(np.asarray(image)), [GREEN, WHITE, RED, BLUE], atol=25)
     result = CliRunner().invoke(cli, [*words, "--as-stored"])
-    assert "config.as_stored = False, not True" in result.output
+    assert "config.as_stored = false, not true" in result.output

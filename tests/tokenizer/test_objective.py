@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from tokenizer import VQGANConfig, VQGANOutput
+from tokenizer import VQGAN, VQGANConfig, VQGANOutput
 from tokenizer.adversarial import GanLosses
 from tokenizer.objective import ObjectiveConfig, new_model, objective, with_noise
 
@@ -66,6 +66,26 @@ def test_each_clip_of_a_batch_draws_a_noise_of_its_own() -> None:
     assert torch.equal(with_noise(video[2:5], map(generator, range(2, 5)), 4.0), noisy[2:5])
     assert not torch.equal(with_noise(video, map(generator, range(6, 12)), 4.0), noisy)
     assert torch.equal(video, torch.zeros_like(video))
+
+
+@pytest.mark.parametrize("colour", [-0.5, 0.0, 0.43])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_gradients_of_a_batch_of_one_colour_are_those_of_any_other(
+    colour: float, precision: torch.dtype
+) -> None:
+    """Ten batch norms, one after the other, would each make them a few hundred times as large."""
+    torch.manual_seed(0)
+    video = torch.full((2, 3, 8, 32, 32), colour)
+
+    def largest(noisy: Tensor) -> float:
+        model = VQGAN(VQGANConfig(codebook_size=16, embedding_dim=4, width=16, norm="batch"))
+        with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+            made = model(noisy)
+        ((made.reconstruction - video).abs().mean() + made.commitment_loss).backward()
+        return max(float(x.grad.abs().max()) for x in model.parameters() if x.grad is not None)
+
+    assert largest(with_noise(video, map(generator, range(2)), 0.0)) < 3
+    assert largest(video) > 1e5
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ def test_differences_are_named_with_both_values() -> None:
     wanted = {"size": 8, "config": {"rate": 1, "same": [1, 2], "new": True}, "more": None}
     assert list_differences(found, wanted) == [
         "size = 16, not 8",
-        "config.new = None, not True",
-        "gone = 'x', not None",
+        "config.new = null, not true",
+        "gone = 'x', not null",
     ]
     assert list_differences(wanted, wanted) == []
 

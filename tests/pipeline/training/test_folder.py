@@ -26,7 +26,7 @@ def test_what_may_change_in_a_run(tmp_path: Path) -> None:
     prepare(max_steps=300)
     with pytest.raises(ConfigError, match=r"300 steps so far, more than max_steps = 299"):
         prepare(max_steps=299)  # A result of 300 steps would pass for one of 299.
-    with pytest.raises(ConfigError, match=r"config\.cosine = False, not True"):
+    with pytest.raises(ConfigError, match=r"config\.cosine = false, not true"):
         prepare(cosine=True)
     with pytest.raises(ConfigError, match=r"tokens\.store = 'a', not 'b'"):
         prepare(made="b")

@@ -246,7 +246,7 @@ def command(
 
     \b
     Example:
-      mebt play --run models/fish --tokenizer models/fish-64.safetensors --temperature 1 0.3
+      mebt play --run models/fish --tokenizer models/fish-64.safetensors --temperature 1 0.7
       mebt play --run run --tokenizer tokenizer.safetensors --key ArrowLeft=3 --key ArrowRight=1
     """
     keep_freed(MEDIUM)

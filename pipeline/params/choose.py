@@ -51,6 +51,7 @@ SMALL: Values = {
         "checkpoint_every": 100,
         "log_every": 50,
         "motion_weight": 1.0,
+        "change_weight": 1.0,
         "restart_threshold": 0.05,
         "half": True,
     },

@@ -83,4 +83,6 @@ def list_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> lis
 
 def _shown(value: object) -> str:
     """Shows a value as `--set` takes it; null is one that a record leaves unsaid, too."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
     return repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

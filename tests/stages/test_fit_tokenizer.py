@@ -105,7 +105,7 @@ def test_what_it_began_from_is_part_of_the_run(flow: Flow) -> None:
     other = make_tokenizer(flow.root / "other.safetensors", seed=5)
     flow.ok(STAGE, *ONE_STILL_STEP, "--init", str(first), out="run-1")
     ids = [identity(load_tokenizer(path)) for path in (first, other)]
-    for more, now in (("--init", str(other)), f"'{ids[1]}'"), ((), "None"):
+    for more, now in (("--init", str(other)), f"'{ids[1]}'"), ((), "null"):
         line = flow.refused(STAGE, *ONE_STILL_STEP, *more, out="run-1")
         assert f"init = '{ids[0]}', not {now}" in line
 

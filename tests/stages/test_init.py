@@ -115,7 +115,7 @@ def test_an_imported_run_goes_on_as_plain_adamw_does(flow: Flow, published: Any)
         torch.testing.assert_close(state[f"model.{name}"], parameter, atol=1e-6, rtol=1e-5)
     assert model_metadata(flow.root / "new" / "model.safetensors")["step"] == str(GOAL)
     assert "nothing to do" in flow.ok("train", *more, out="new")
-    assert "init = {'step': 4, 'sha256': " in flow.refused("train", *PLAIN, out="new")
+    assert 'init = {"step": 4, "sha256": ' in flow.refused("train", *PLAIN, out="new")
 
 
 def test_the_state_of_another_optimizer_is_refused(flow: Flow) -> None:

@@ -30,7 +30,7 @@ from stages.options import (
     overwrite_option,
     params_options,
 )
-from tokenizer import Tokenizer, decode_pieces, identity, load_tokenizer
+from tokenizer import Tokenizer, decode_pieces, identity, load_tokenizer, tokens_identity
 from tokenizer.pieces import check_pieces, num_frames_of
 
 
@@ -68,7 +68,7 @@ def decode(
     store = TokenStore(tokens)
     with user_errors():
         model = load_tokenizer(tokenizer, device)
-    check_tokenizer(store, tokenizer, identity(model))
+    check_tokenizer(store, tokenizer, tokens_identity(model))
     split = split or store.splits[0]
     count = min(limit or store.num_windows(split), store.num_windows(split))
     fps, said = playing_rate(config.fps, store.info.fps)
@@ -79,7 +79,7 @@ def decode(
         keep_freed(MEDIUM)  # The first piece and the others differ in size: gaps would add a third.
     made_from = {
         "tokens": store.fingerprint,
-        "tokenizer": store.info.tokenizer,
+        "tokenizer": identity(model),
         "split": split,
         "count": count,
         "config": config.recorded(fps, in_pieces=is_long),

@@ -21,7 +21,13 @@ from pipeline.report.artefacts import (
 )
 from pipeline.training.folder import RECORD, read_record
 from pipeline.training.previews import read_previews
-from tokenizer import Tokenizer, identity, load_tokenizer, tokenizer_metadata
+from tokenizer import (
+    Tokenizer,
+    identity,
+    load_tokenizer,
+    tokenizer_metadata,
+    tokens_identity,
+)
 from tokenizer.weights import TOKENIZER_FILE
 
 METRICS, PARAMS = "metrics.json", "params.yaml"
@@ -59,20 +65,21 @@ def describe_files(files: Mapping[str, Path]) -> tuple[list[Artefact], dict[str,
 
     Raises PipelineError if one of them is damaged, or if they do not belong together.
     """
-    found, tokenizer = [], None
+    found, made_tokens = [], None
     record = read_record(files[RECORD]) if RECORD in files else {}
     if path := files.get(TOKENIZER_FILE):
         with user_errors():
-            tokenizer = describe_tokenizer(path, load_tokenizer(path))
-        found.append(tokenizer)
+            decoder = load_tokenizer(path)
+        made_tokens = tokens_identity(decoder)
+        found.append(describe_tokenizer(path, decoder))
     if path := files.get(MODEL_FILE):
         with user_errors():
             load_model(path)
             made_for = model_metadata(path).get("tokenizer") or None
-        if tokenizer and made_for and made_for != tokenizer.identity:
+        if made_tokens and made_for and made_for != made_tokens:
             raise CheckpointError(
                 f"{path} was trained on tokens of tokenizer {made_for}, but "
-                f"{files[TOKENIZER_FILE]} is {tokenizer.identity}. Give the one that made them."
+                f"{files[TOKENIZER_FILE]} is {made_tokens}. Give the one that made them."
             )
         found.append(describe_model(path, len(read_previews(path.parent))))
         if record and record.get("tokens", {}).get("tokenizer") != made_for:

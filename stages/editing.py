@@ -29,7 +29,7 @@ from pipeline.store.window import Window
 from pipeline.windows.encode import encoder_of
 from stages.asked import Asked, AskedConditions, check_asked
 from stages.run_model import open_model
-from tokenizer import Tokenizer, decode_pieces, identity, load_tokenizer
+from tokenizer import Tokenizer, decode_pieces, identity, load_tokenizer, tokens_identity
 from tokenizer.pieces import overlap_of
 
 MOST_BYTES = 1 << 32
@@ -63,7 +63,7 @@ class Editor:
             frozen = load_tokenizer(tokenizer, device)
         codes, grid = model.config.codebook_size, model.config.grid
         theirs = TokensOf(path, metadata.get("tokenizer") or None, codes, grid)
-        ours = TokensOf(tokenizer, identity(frozen), frozen.config.codebook_size, grid)
+        ours = TokensOf(tokenizer, tokens_identity(frozen), frozen.config.codebook_size, grid)
         check_same_tokens(theirs, ours, "Give the tokenizer that made the model's tokens.")
         fixed, _ = settle(precision, None, torch.device(device).type)
         if fixed == "16-mixed" and torch.device(device).type == "cpu":

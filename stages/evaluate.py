@@ -31,7 +31,7 @@ from stages.fitting import open_distances
 from stages.frame_options import FRAMES
 from stages.held_out import means_of
 from stages.options import FILE, FOLDER, OUT, PLACE, device_option, params_options
-from tokenizer import identity, load_tokenizer
+from tokenizer import identity, load_tokenizer, tokens_identity
 
 CACHE = "fvd-cache"
 
@@ -111,7 +111,7 @@ def _identities(
     if given.run is not None:
         known["model"] = weights_identity(given.run / MODEL_FILE)
     if not isinstance(pictures, Missing):
-        known["tokenizer"] = str(store.info.tokenizer)
+        known["tokenizer"] = pictures.tokenizer
         if not isinstance(pictures.lpips, Missing):
             known["lpips"] = sorted(map(sha256_file, given.lpips))
     return known
@@ -151,9 +151,10 @@ def _open_pictures(
         return Missing("no --frames was given")
     with user_errors():
         model = load_tokenizer(given.tokenizer, device)
-    check_tokenizer(store, given.tokenizer, identity(model))
+    check_tokenizer(store, given.tokenizer, tokens_identity(model))
     found = find_frames(given.frames, skip_broken=True)
     return Pictures(
+        tokenizer=identity(model),
         read=window_reader(found, given.frames, store).pixels,
         decode=partial(decode_tokens, model),
         encoder=model.features,

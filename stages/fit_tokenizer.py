@@ -38,6 +38,7 @@ from stages.options import (
 from stages.tokenizer_task import (
     FitTokenizerConfig,
     first_model,
+    kept_tokens,
     open_init,
     open_lpips,
     tokenizer_task,
@@ -96,7 +97,9 @@ def fit_tokenizer(
     result, listed = out / TOKENIZER_FILE, list_frames(videos, frames)
     made_from = _made_from(shape, windows, source_of(listed), begin, lpips)
     task = tokenizer_task(
-        *(train, held_out, shape, config, fabric, perceptual, result), made_from["source"]
+        *(train, held_out, shape, config, fabric, perceptual, result),
+        made_from["source"],
+        kept_tokens(config, begin),
     )
     with open_run(fabric, out, config, made_from, frames=listed, overwrite=overwrite):
         try:
@@ -169,6 +172,7 @@ def command(
     Writes OUT/tokenizer.safetensors, and checkpoints to go on from after a stop. Values: sections
     `tokenizer` (its shape), `fit_tokenizer` (training) and `tokenize` (the window) of the params
     file. --init fine-tunes a tokenizer that there is; section `tokenizer` must be of its shape.
+    With fit_tokenizer.decoder_only=true tokens stay what they are: stores and models of them go on.
     --plots and --logger copy the log, for `dvc plots`, TensorBoard and others.
     Discriminators and LPIPS take part if their weights in `fit_tokenizer` are above 0. A signal
     stops it after the step at hand with exit code 75: run it again to go on. So does a damaged

@@ -41,7 +41,7 @@ from stages.fitting import check_window, open_tokenizer
 from stages.mebt_task import TrainConfig
 from stages.tokenizer_task import FitTokenizerConfig
 from stages.trial import Trials
-from tokenizer import VQGAN, Tokenizer, TokenizerConfig, VQGANConfig, identity
+from tokenizer import VQGAN, Tokenizer, TokenizerConfig, VQGANConfig, tokens_identity
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _store_info(model: Tokenizer, plan: Plan, values: Values, *, known: bool) ->
     windows = values.tokenize
     counts = {split: plan.num_windows(split) for split in ("train", "test")}
     return StoreInfo(
-        tokenizer=identity(model) if known else "0" * 64,
+        tokenizer=tokens_identity(model) if known else "0" * 64,
         codebook_size=model.config.codebook_size,
         grid=model.config.grid(windows.frames, *sides(windows.size)),
         source="0" * 64,

@@ -27,7 +27,7 @@ from pipeline.tuning import MEDIUM, keep_freed
 from stages.keys import Controls, choose_controls
 from stages.options import FILE, FOLDER, NumberRange, device_option
 from stages.run_model import open_model
-from tokenizer import identity, load_tokenizer
+from tokenizer import load_tokenizer, tokens_identity
 
 PAINTED = 8
 """Pixels of a token's side where there is no tokenizer."""
@@ -121,7 +121,7 @@ def _screen(
         )
     with user_errors():
         decoder = load_tokenizer(tokenizer, device)
-    theirs = TokensOf(tokenizer, identity(decoder), decoder.config.codebook_size, grid)
+    theirs = TokensOf(tokenizer, tokens_identity(decoder), decoder.config.codebook_size, grid)
     ours = TokensOf(path, made_by, num_codes, grid)
     advice = "Give the tokenizer of what the model was trained on."
     check_same_tokens(theirs, ours, advice, unknown_fits=True)

@@ -24,7 +24,7 @@ from pipeline.store.reader import TokenStore
 from pipeline.store.same_tokens import check_tokenizer
 from pipeline.training.previews import Tokens
 from pipeline.video.writer import write_sheet
-from tokenizer import identity, load_tokenizer
+from tokenizer import load_tokenizer, tokens_identity
 
 SAMPLES = SampleConfig(
     num_samples=4, draft_steps=16, strategy="random", schedule="cosine", temperature=1.0
@@ -66,7 +66,7 @@ def decoder(path: Path, store: TokenStore, device: torch.device) -> Callable[[Pa
     """
     with user_errors():
         tokenizer = load_tokenizer(path)
-    check_tokenizer(store, path, identity(tokenizer))
+    check_tokenizer(store, path, tokens_identity(tokenizer))
     fps, _ = playing_rate(None, store.info.fps)
 
     def show(picture: Path, tokens: Tokens) -> None:

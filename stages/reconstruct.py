@@ -120,6 +120,7 @@ def _pictures(
     device: str,
 ) -> Pictures:
     return Pictures(
+        tokenizer=identity(model),
         read=reader.pixels,
         decode=partial(decode_tokens, model),
         encoder=model.features,

@@ -49,7 +49,7 @@ from pipeline.windows.of_tokens import window_reader
 from stages.described import describe_model, describe_tokenizer
 from stages.frame_options import FRAMES
 from stages.options import FILE, FOLDER, OUT, PLACE
-from tokenizer import Tokenizer, identity, load_tokenizer
+from tokenizer import Tokenizer, load_tokenizer, tokens_identity
 
 DECODED_AT_ONCE = 4
 
@@ -115,7 +115,7 @@ def _open_samples(path: Place, store: TokenStore) -> TokenStore:
 def _open_tokenizer(path: Path, store: TokenStore) -> Tokenizer:
     with user_errors():
         model = load_tokenizer(path)
-    check_tokenizer(store, path, identity(model))
+    check_tokenizer(store, path, tokens_identity(model))
     return model
 
 

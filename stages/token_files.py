@@ -22,7 +22,7 @@ from pipeline.store.reader import TokenStore
 from pipeline.store.states import STATES
 from stages.conditioned import FromType
 from stages.options import FILE, OUT, PLACE, PLACE_OUT, NumberRange, choose_split, overwrite_option
-from tokenizer import identity, load_tokenizer
+from tokenizer import load_tokenizer, tokens_identity
 
 ANY = click.Path(exists=True, path_type=Path)
 FRAMES = click.IntRange(1, 1 << 24)
@@ -177,7 +177,7 @@ def _maker(path: Path) -> Maker:
     with user_errors():
         model = load_tokenizer(path)
     known = model.config
-    return Maker(identity(model), known.codebook_size, known.downsample, bool(known.causal))
+    return Maker(tokens_identity(model), known.codebook_size, known.downsample, bool(known.causal))
 
 
 def _opened(

@@ -45,7 +45,7 @@ from stages.options import (
     verify_option,
     workers_option,
 )
-from tokenizer import Tokenizer, identity
+from tokenizer import Tokenizer, tokens_identity
 
 CHECKED_WINDOWS = 32
 """Windows that are decoded again at the end, for the PSNR."""
@@ -142,7 +142,7 @@ def _store_info(
     """Says what the tokens are: everything that they depend on, and the size of their windows."""
     splits = [split for split in ("train", "test") if plan.num_windows(split)]
     return StoreInfo(
-        tokenizer=identity(model),
+        tokenizer=tokens_identity(model),
         codebook_size=model.config.codebook_size,
         grid=model.config.grid(config.frames, *sides(config.size)),
         source=source,

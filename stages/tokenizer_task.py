@@ -18,7 +18,7 @@ from pipeline.size import Size, sides
 from pipeline.storage.files import replacing
 from pipeline.training.task import LoopConfig, Task
 from pipeline.windows.source import WindowSource
-from tokenizer import VQGAN, VQGANConfig, load_tokenizer, save_tokenizer
+from tokenizer import VQGAN, VQGANConfig, load_tokenizer, save_tokenizer, tokens_identity
 from tokenizer.adversarial import AdversarialVQGAN
 from tokenizer.objective import (
     Batch,
@@ -30,6 +30,7 @@ from tokenizer.objective import (
     with_noise,
 )
 from tokenizer.perceptual import HOW_TO_GET, LPIPS, SMALLEST, load_lpips
+from tokenizer.vqgan import BEFORE_TOKENS
 from tokenizer.weights import as_half
 
 BETAS, ADVERSARIAL_BETAS = (0.9, 0.95), (0.5, 0.9)
@@ -70,15 +71,19 @@ def tokenizer_task(
     lpips: LPIPS | None,
     result: Path,
     source: str,
+    tokens_of: str | None,
 ) -> Task:
-    """Makes what the loop trains: a VQGAN on windows of frames, whose hash is `source`."""
+    """Makes what the loop trains: a VQGAN on windows of frames, whose hash is `source`.
+
+    `tokens_of` is the identity of the tokenizer whose tokens it is to keep.
+    """
     return Task(
         name="fit-tokenizer",
         batches=lambda step: _batches(train, step, config, fabric),
         names=lambda step: train.names(_draw(train, step, config)[0]),
         loss=objective(config, lpips, lambda step: _generator(config, step, RESTART_DRAW)),
         validate=lambda model: _validate(model, held_out, config),
-        export=partial(_export, result, shape, config, source),
+        export=partial(_export, result, shape, config, source, tokens_of),
         result=result,
         rate_name="windows",
         rate_per_step=config.batch_size,
@@ -125,6 +130,7 @@ def _export(
     shape: VQGANConfig,
     config: FitTokenizerConfig,
     source: str,
+    tokens_of: str | None,
     weights: Mapping[str, Tensor],
     step: int,
 ) -> None:
@@ -133,6 +139,7 @@ def _export(
         whole = VQGAN(shape)
     ours = {n.removeprefix("vqgan."): x for n, x in weights.items() if n.startswith("vqgan.")}
     whole.load_state_dict(ours, assign=True)
+    whole.tokens_of = tokens_of
     with replacing(path) as temporary:
         save_tokenizer(
             temporary, whole, extra={"steps": str(step), "source": source}, half=config.half
@@ -153,7 +160,8 @@ def open_init(path: Path, shape: VQGANConfig) -> VQGAN:
             "encode and decode, but not be trained here; give one of `mebt fit-tokenizer`."
         )
     theirs, ours = as_dict(model.config), as_dict(shape)
-    if different := [key for key in ours if theirs[key] != ours[key]]:
+    # No weight's shape depends on the range.
+    if different := [key for key in ours if theirs[key] != ours[key] and key != "pixel_range"]:
         found, asked = (
             ", ".join(f"{key} {config[key]}" for key in different) for config in (theirs, ours)
         )
@@ -161,6 +169,31 @@ def open_init(path: Path, shape: VQGANConfig) -> VQGAN:
             f"--init {path} has {found}, but section tokenizer asks for {asked}; make them agree."
         )
     return model
+
+
+def kept_tokens(config: FitTokenizerConfig, begin: VQGAN | None) -> str | None:
+    """Returns the identity of the tokenizer whose tokens are kept, if the decoder alone is trained.
+
+    Raises ConfigError if there is none, or if its tokens would not be the same after rounding.
+    """
+    if not config.decoder_only:
+        return None
+    if begin is None:
+        raise ConfigError(
+            "fit_tokenizer.decoder_only trains the decoder of a tokenizer that there is: give it "
+            "as --init."
+        )
+    rounded = as_half(begin).state_dict()
+    if config.half and not all(
+        torch.equal(tensor, rounded[name])
+        for name, tensor in begin.state_dict().items()
+        if name.startswith(BEFORE_TOKENS)
+    ):
+        raise ConfigError(
+            "fit_tokenizer.half would round the encoder too, and tokens would change: set it to "
+            "false, or fit_tokenizer.decoder_only."
+        )
+    return tokens_identity(begin)
 
 
 def open_lpips(

@@ -31,7 +31,7 @@ from stages.conditioned import conditions_options
 from stages.frame_options import FRAMES
 from stages.options import FILE, PLACE, device_option, spare_cores, workers_option
 from stages.token_files import export_command, import_command
-from tokenizer import Tokenizer, identity, load_tokenizer
+from tokenizer import Tokenizer, load_tokenizer, tokens_identity
 
 MAX_NAMES = 20
 """Labels that are shown with their number of windows."""
@@ -161,7 +161,7 @@ def repair(
         )
     with user_errors():
         model = load_tokenizer(tokenizer, device)
-    check_tokenizer(opened, tokenizer, identity(model))
+    check_tokenizer(opened, tokenizer, tokens_identity(model))
     found = find_frames(frames, skip_broken=True)
     check_source(opened, found, frames)
     videos = found.videos

@@ -10,6 +10,7 @@ from tokenizer.weights import (
     load_tokenizer,
     save_tokenizer,
     tokenizer_metadata,
+    tokens_identity,
 )
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "load_tokenizer",
     "save_tokenizer",
     "tokenizer_metadata",
+    "tokens_identity",
 ]

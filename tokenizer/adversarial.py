@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from tokenizer.discriminator import Discriminator
 from tokenizer.losses import (
+    as_cut_off,
     discriminator_loss,
     drawn_frames,
     feature_matching_loss,
@@ -82,10 +83,13 @@ class AdversarialVQGAN(nn.Module):
     ) -> tuple[VQGANOutput, dict[str, GanLosses]]:
         """Reconstructs `video` from `seen`; losses of discriminators that are not `active` are 0.
 
+        What is beyond the limits where the video is cut off is taken for right: see `as_cut_off`.
         `frames` says which frame of each clip the discriminator of frames sees. For the rest, see
         `VQGAN.forward`.
         """
         made = self.vqgan(seen, restart_threshold=restart_threshold, generator=generator)
+        limits = self.vqgan.config.pixel_limits
+        made = made._replace(reconstruction=as_cut_off(made.reconstruction, video, limits))
         gan = {}
         for name, discriminator in self.discriminators.items():
             assert isinstance(discriminator, Discriminator)

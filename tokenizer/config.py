@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 Norm = Literal["group", "batch", "layer"]
 Padding = Literal["replicate", "zeros", "reflect", "circular"]
 
-LATER = ("levels", "causal", "local", "decoder_norm")
+LATER = ("levels", "causal", "local", "decoder_norm", "pixel_range")
 """Fields that the first tokenizers did not have."""
 
 
@@ -20,6 +20,16 @@ def check_downsample(downsample: tuple[int, ...]) -> None:
         raise ValueError(f"downsample must be powers of two up to 256: {downsample}.")
     if max(downsample) == 1:
         raise ValueError("downsample must shrink at least one axis, got (1, 1, 1).")
+
+
+def check_pixel_range(pixel_range: tuple[int, ...]) -> None:
+    """Raises ValueError unless these are the least and the largest grey level, or nothing."""
+    known = all(type(level) is int and 0 <= level <= 255 for level in pixel_range)
+    if pixel_range and not (known and len(pixel_range) == 2 and pixel_range[0] < pixel_range[1]):
+        raise ValueError(
+            "pixel_range must be two grey levels 0 … 255, the lower one first, or []: "
+            f"{list(pixel_range)}."
+        )
 
 
 def check_levels(levels: tuple[int, ...]) -> None:
@@ -119,6 +129,10 @@ class VQGANConfig:
     blocks see one place each. What moves then changes fewer tokens, and what rests has the same
     ones, so MeBT has less to learn; the decoder is as wide as ever."""
 
+    pixel_range: tuple[int, ...] = ()
+    """Grey levels between which all pixels lie, such as [16, 235] of footage that was cut off
+    there: no clip is decoded to others. []: 0 to 255."""
+
     def __post_init__(self) -> None:
         # Types too: a config may come from the header of somebody else's file.
         most = {"codebook_size": 1 << 31, "embedding_dim": 1 << 16, "width": 1 << 16}
@@ -141,6 +155,7 @@ class VQGANConfig:
                     f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(known)}."
                 )
         check_downsample(self.downsample)
+        check_pixel_range(self.pixel_range)
         if "group" in (self.norm, self.decoder_norm) and self.width % 16:
             raise ValueError(
                 f"width must be a multiple of 16 for norm 'group' (32 groups), got {self.width}."
@@ -172,6 +187,12 @@ class VQGANConfig:
         """Its make, in a few words."""
         decoder = f" ({self.decoder_norm} in the decoder)" if self.decoder_norm else ""
         return f"width {self.width}, norm {self.norm}{decoder}, padding {self.padding}"
+
+    @property
+    def pixel_limits(self) -> tuple[float, float]:
+        """The ends of `pixel_range` as the model sees pixels, in -0.5 … 0.5."""
+        low, high = self.pixel_range or (0, 255)
+        return low / 255 - 0.5, high / 255 - 0.5
 
     @property
     def num_stages(self) -> int:

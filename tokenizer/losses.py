@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -33,6 +34,24 @@ def reconstruction_loss(
     if motion_weight:
         difference = difference * motion_weights(video, motion_weight)
     return difference.mean()
+
+
+def as_cut_off(
+    reconstruction: Float[Tensor, "B C T H W"],
+    video: Float[Tensor, "B C T H W"],
+    limits: tuple[float, float],
+) -> Float[Tensor, "B C T H W"]:
+    """Takes reconstructions beyond a limit for right where the video lies at that limit.
+
+    Cut off there, it tells only "at least" or "at most" (censored regression, Tobin 1958), and so
+    will the reconstruction be. It then lies so far beyond, free of charge, that white ground is
+    exactly white; else it would come as near as it can, now above and now below, and flicker.
+    """
+    low, high = limits
+    rounding = 0.25 / 255
+    beyond = (video >= high - rounding) & (reconstruction > video)
+    beyond |= (video <= low + rounding) & (reconstruction < video)
+    return torch.where(beyond, video, reconstruction)
 
 
 def change_loss(

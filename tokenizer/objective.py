@@ -55,6 +55,9 @@ class ObjectiveConfig:
     """Noise added to what is encoded, while the clean video is to be decoded: tokens learn to
     ignore what a sensor adds, and are easier to predict. Each window draws its own standard
     deviation, in grey levels, from 0 to this, and at least 0.3, which is as little as rounding."""
+    decoder_only: bool = False
+    """Train the decoder of --init alone: tokens stay what they are, and with them token stores and
+    models of them."""
     restart_threshold: float = 0.1
     """Uses per step (moving average) below which a learned code is replaced; 0: never."""
 
@@ -140,6 +143,8 @@ def new_model(
     vqgan = VQGAN(shape)
     if weights is not None:
         vqgan.load_state_dict(weights)
+    if config.decoder_only:
+        vqgan.fix_tokens()
     return AdversarialVQGAN(vqgan, config.critics, width=config.discriminator_width)
 
 

@@ -12,6 +12,9 @@ from tokenizer.config import VQGANConfig
 from tokenizer.fsq import FSQ
 from tokenizer.layers import Conv3d, Decoder, Encoder, Past
 
+BEFORE_TOKENS = ("encoder", "to_embedding", "codebook")
+"""Parts that a clip's tokens depend on."""
+
 
 class VQGANOutput(NamedTuple):
     """One training pass: see `VQGAN.forward`."""
@@ -30,6 +33,9 @@ class VQGAN(nn.Module):
     values 0 … codebook_size - 1.
     """
 
+    tokens_of: str | None = None
+    """Identity of the tokenizer whose tokens these are, if the decoder alone has learned more."""
+
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.config = config
@@ -43,6 +49,22 @@ class VQGAN(nn.Module):
         )
         self.from_embedding = Conv3d(config.embedding_dim, deep, (1, 1, 1))
         self.decoder = Decoder(config)
+        self.fixed_tokens = False
+
+    def fix_tokens(self) -> None:
+        """Lets the decoder alone learn from now on: every clip keeps its tokens."""
+        self.fixed_tokens = True
+        for name in BEFORE_TOKENS:
+            self.get_submodule(name).eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "VQGAN":
+        """Turns training on or off; with fixed tokens off for all that makes them."""
+        super().train(mode)
+        if self.fixed_tokens:
+            for name in BEFORE_TOKENS:
+                # Else batch norms and the codebook would follow the clips.
+                self.get_submodule(name).eval()
+        return self
 
     def features(
         self, video: Float[Tensor, "B C T H W"], past: Past | None = None
@@ -72,14 +94,15 @@ class VQGAN(nn.Module):
     def decode(
         self, tokens: Int[Tensor, "B t h w"], past: Past | None = None
     ) -> Float[Tensor, "B C T H W"]:
-        """Returns the clips of token grids, around -0.5 … 0.5, not clamped.
+        """Returns the clips of token grids, around -0.5 … 0.5.
 
-        For `past` see `encode`.
+        They are clamped to `config.pixel_range` if there is one, else not at all. For `past` see
+        `encode`.
         """
         self._check_past(past)
         embeddings = self.codebook.embed(tokens)
         video: Tensor = self.decoder(self.from_embedding(embeddings), past)
-        return video
+        return video.clamp_(*self.config.pixel_limits) if self.config.pixel_range else video
 
     def _check_past(self, past: Past | None) -> None:
         if past is not None and not self.config.causal:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,22 @@ def _config_json(config: TokenizerConfig) -> str:
 
 
 def identity(model: Tokenizer) -> str:
-    """Returns the SHA-256 of the config and every tensor: equal identities, equal tokens."""
+    """Returns the SHA-256 of the config and every tensor: equal ones, equal tokens and pictures."""
     digest = hashlib.sha256(_config_json(model.config).encode())
     for name, tensor in inference_tensors(model).items():
         data = tensor.detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name}{list(data.shape)}".encode())
         digest.update(data.numpy().tobytes())
     return digest.hexdigest()
+
+
+def tokens_identity(model: Tokenizer) -> str:
+    """Returns the identity by which token stores and models know the tokenizer of their tokens.
+
+    It is that of another one if the decoder alone has learned since: `VQGAN.tokens_of`.
+    """
+    before = model.tokens_of if isinstance(model, VQGAN) else None
+    return before or identity(model)
 
 
 def save_tokenizer(
@@ -77,7 +87,9 @@ def save_tokenizer(
         if not torch.isfinite(exact).all():
             raise ValueError(f"tensor {name!r} holds values that are not finite; not saved.")
         tensors[name] = _half_if_it_fits(exact) if half else exact
-    save(path, FORMAT, tensors, _config_json(model.config), extra or {})
+    before = model.tokens_of if isinstance(model, VQGAN) else None
+    more = {**(extra or {}), **({"tokens_of": before} if before else {})}
+    save(path, FORMAT, tensors, _config_json(model.config), more)
 
 
 def _half_if_it_fits(exact: Tensor) -> Tensor:
@@ -117,7 +129,16 @@ def load_tokenizer(path: Path, device: str = "cpu") -> Tokenizer:
     if isinstance(model.codebook, Codebook):
         # Files hold no moving averages: they start as if each vector had just been chosen.
         model.codebook.initialize(model.codebook.embeddings)
+    if isinstance(model, VQGAN):
+        model.tokens_of = _read_tokens_of(path, metadata)
     return model.eval().requires_grad_(False).to(device)
+
+
+def _read_tokens_of(path: Path, metadata: Mapping[str, str]) -> str | None:
+    before = metadata.get("tokens_of")
+    if before is not None and not re.fullmatch("[0-9a-f]{64}", before):
+        raise ValueError(f"{path} has tokens_of {before[:80]!r}, which is not a SHA-256.")
+    return before
 
 
 def _read_config(path: Path, metadata: Mapping[str, str]) -> TokenizerConfig:

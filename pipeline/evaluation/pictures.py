@@ -22,6 +22,8 @@ FrameDistances = Callable[[Tensor, Tensor], Tensor]
 class Pictures:
     """Turns windows and tokens into pictures, and pictures into what is measured of them."""
 
+    tokenizer: str
+    """Its identity."""
     read: Callable[[str, str, int], Clip]
     """Returns the window of a split and a video that begins at a frame."""
     decode: Callable[..., Videos]

@@ -241,3 +241,9 @@ def test_a_run_remembers_that_frames_are_read_as_stored(flow: Flow) -> None:
         (flow.root / out / "metrics.jsonl").read_text("utf-8") for out in ("tokenizer-run", "shown")
     )
     assert stored != shown
+
+
+def test_another_range_is_no_other_shape(flow: Flow) -> None:
+    init = flow.root / "tokenizer.safetensors"
+    flow.ok(STAGE, *shaped(pixel_range="[0, 240]"), "--init", str(init), out="cut")
+    assert load_tokenizer(result(flow, "cut")).config.pixel_range == (0, 240)

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from tokenizer import VQGAN, VQGANConfig
+from tokenizer.adversarial import AdversarialVQGAN
 from tokenizer.codebook import Codebook, pick_rows
-from tokenizer.losses import change_loss, motion_weights, reconstruction_loss
+from tokenizer.losses import as_cut_off, change_loss, motion_weights, reconstruction_loss
 from tokenizer.published import convert_state
 
 K, DIM = 7, 3
@@ -155,6 +156,11 @@ def test_clips_that_do_not_divide_are_refused(size: tuple[int, int, int], messag
         ({"norm": "foo"}, "unknown norm 'foo'; choose from group, batch, layer"),
         ({"padding": ["zeros"]}, "unknown padding"),
         ({"in_channels": 1}, "in_channels must be 3"),
+        ({"pixel_range": (235, 16)}, r"two grey levels 0 … 255, the lower one first, or \[\]"),
+        ({"pixel_range": (16,)}, "pixel_range must be two grey levels"),
+        ({"pixel_range": (0, 256)}, "pixel_range must be two grey levels"),
+        ({"pixel_range": (0.0, 1.0)}, "pixel_range must be two grey levels"),
+        ({"pixel_range": (False, True)}, "pixel_range must be two grey levels"),
     ],
 )
 def test_impossible_configs_are_refused(fields: dict, message: str) -> None:
@@ -309,7 +315,7 @@ def test_a_small_tokenizer_learns_one_clip() -> None:
     video = (rows[:, None] * rows[None, :] * 2).expand(1, 3, 4, 8, 8) + rows[::2, None, None] / 4
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(40):
         made = model(video)
         loss = reconstruction_loss(made.reconstruction, video)
         (loss + made.commitment_loss).backward()
@@ -345,3 +351,43 @@ def test_ground_that_flickers_costs_and_ground_that_is_off_does_not() -> None:
     assert float(change_loss(video + 0.1, video)) == 0
     assert float(change_loss(flicker, video)) == pytest.approx(0.1)
     assert float(change_loss(video[:, :, :1], video[:, :, :1] + 1)) == 0
+
+
+def test_beyond_the_range_is_right_where_the_video_is_cut_off_and_nowhere_else() -> None:
+    limits = make_config(pixel_range=(51, 204)).pixel_limits
+    assert limits == pytest.approx((-0.3, 0.3))
+    video = torch.tensor([-0.3, -0.3, 0.3, 0.3, 0.0, 0.0, 0.3]).view(1, 1, 1, 1, 7)
+    made = torch.tensor([-0.4, -0.2, 0.4, 0.2, -0.4, 0.4, -0.4]).view(1, 1, 1, 1, 7)
+    made.requires_grad_()
+    as_cut_off(made, video, limits).sub(video).abs().sum().backward()
+    assert made.grad.flatten().tolist() == [0, 1, 0, -1, -1, 1, -1]
+
+
+def test_a_tokenizer_of_a_range_decodes_to_nothing_else() -> None:
+    """The same weights without one do: white is then 255, and black 0."""
+    torch.manual_seed(0)
+    whole = VQGAN(make_config()).eval()
+    cut = VQGAN(make_config(pixel_range=(120, 130))).eval()
+    cut.load_state_dict(whole.state_dict())
+    tokens = torch.randint(whole.config.codebook_size, (1, 2, 4, 4))
+    video, low, high = whole.decode(tokens), 120 / 255 - 0.5, 130 / 255 - 0.5
+    assert float(video.min()) < low < high < float(video.max())
+    assert torch.equal(cut.decode(tokens), video.clamp(low, high))
+
+
+def test_white_that_is_decoded_as_whiter_costs_nothing_and_grey_does() -> None:
+    torch.manual_seed(0)
+    module = AdversarialVQGAN(VQGAN(make_config(decoder_norm="layer", downsample=(2, 4, 4))), ())
+    head = module.vqgan.decoder.head
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.fill_(0.7)
+    frames = torch.zeros(1, dtype=torch.int64)
+    for grey, cost in ((0.5, 0.0), (0.4, 0.3)):
+        video = torch.full((1, 3, 4, 8, 8), grey)
+        made, _ = module(video, video, frames, active=False)
+        loss = reconstruction_loss(made.reconstruction, video)
+        assert loss.item() == pytest.approx(cost)
+        head.bias.grad = None
+        loss.backward()
+        assert head.bias.grad.abs().sum().item() == pytest.approx(float(bool(cost)))

@@ -9,7 +9,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer, save_tokenizer
+from tokenizer import (
+    VQGAN,
+    VQGANConfig,
+    identity,
+    load_tokenizer,
+    save_tokenizer,
+    tokens_identity,
+)
 from tokenizer import tokenizer_metadata as read_metadata
 from tokenizer.weights import as_half
 
@@ -41,6 +48,19 @@ def test_a_decoder_with_a_norm_of_its_own_comes_back(tmp_path: Path, model: VQGA
     assert identity(loaded) == identity(other)
     tokens = torch.randint(9, (1, 2, 4, 4))
     assert torch.equal(loaded.decode(tokens), other.decode(tokens))
+
+
+def test_a_tokenizer_remembers_whose_tokens_it_keeps(tmp_path: Path, model: VQGAN) -> None:
+    assert tokens_identity(model) == identity(model)
+    model.tokens_of = "5e" * 32
+    save_tokenizer(tmp_path / "t", model)
+    loaded = load_tokenizer(tmp_path / "t")
+    assert (identity(loaded), tokens_identity(loaded)) == (identity(model), "5e" * 32)
+    for hostile in ("", "5E" * 32, "5e" * 32 + "\n"):
+        model.tokens_of = None
+        save_tokenizer(tmp_path / "t", model, extra={"tokens_of": hostile})
+        with pytest.raises(ValueError, match=r"has tokens_of '.*', which is not a SHA-256\.$"):
+            load_tokenizer(tmp_path / "t")
 
 
 def test_what_came_later_changes_no_identity_while_it_is_off(tmp_path: Path, model: VQGAN) -> None:

@@ -24,6 +24,7 @@ BEGIN, END = "<!-- tokenizers -->\n", "<!-- /tokenizers -->\n"
 BASE = {
     "tokenizer.decoder_norm": "null",
     "tokenizer.local": "false",
+    "tokenizer.pixel_range": "[]",
     "fit_tokenizer.change_weight": "0",
     "fit_tokenizer.ema_decay": "0",
     "tokenize.frames": "16",
@@ -36,6 +37,7 @@ LEARNED = {"tokenizer.levels": "[]", "tokenizer.embedding_dim": "8"}
 SMALL = {"tokenizer.downsample": "[4, 4, 4]"}
 LAYER = {"tokenizer.decoder_norm": "layer"}
 CHANGES = {"fit_tokenizer.change_weight": "1"}
+CUT_OFF = {"tokenizer.pixel_range": "[0, 239]"}
 ROWS: dict[str, dict[str, str]] = {
     "4x8x8, FSQ 8·8·8": {},
     "512 learned codes": LEARNED,
@@ -43,6 +45,7 @@ ROWS: dict[str, dict[str, str]] = {
     "4x4x4, 512 learned codes": {**SMALL, **LEARNED},
     "`decoder_norm: layer`": LAYER,
     "the same, changes weighed": {**LAYER, **CHANGES},
+    "the same, changes weighed, `pixel_range: [0, 239]`": {**LAYER, **CHANGES, **CUT_OFF},
     "the same, 512 learned codes": {**LAYER, **LEARNED},
     "`causal`, 17 frames": {"tokenizer.causal": "true", "tokenize.frames": "17"},
     "changes weighed (`change_weight: 1`)": CHANGES,

@@ -42,6 +42,7 @@ def describe_tokenizer(path: Path, model: Tokenizer) -> Artefact:
         num_parameters=sum(p.numel() for p in model.parameters()),
         steps=tokenizer_metadata(path).get("steps"),
         identity=identity(model),
+        tokens_of=tokens_identity(model),
     )
 
 

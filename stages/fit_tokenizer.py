@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import click
@@ -44,6 +45,7 @@ from stages.tokenizer_task import (
     tokenizer_task,
 )
 from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer
+from tokenizer.losses import share_beyond
 from tokenizer.weights import TOKENIZER_FILE
 
 
@@ -104,8 +106,7 @@ def fit_tokenizer(
     with open_run(fabric, out, config, made_from, frames=listed, overwrite=overwrite):
         try:
             if last_step(out / CHECKPOINTS) < config.max_steps:
-                for row in held_out.spread(config.validation_windows):
-                    held_out.read([row])  # What is damaged shall not come up in mid-training.
+                _read_held_out(held_out, shape, config, fabric)
             steps = run_loop(
                 *(fabric, *first_model(shape, config, fabric, begin), task, config, out),
                 besides=besides,
@@ -116,6 +117,23 @@ def fit_tokenizer(
             raise
     notes = found.notes(as_stored=windows.as_stored) if fabric.is_global_zero else []
     return Fitted(result, steps, identity(load_tokenizer(result)), notes)
+
+
+def _read_held_out(
+    held_out: WindowSource, shape: VQGANConfig, config: FitTokenizerConfig, fabric: Fabric
+) -> None:
+    """Reads what will be measured, lest damaged frames come up in mid-training.
+
+    Says so if its pixels lie beyond the range that the tokenizer is made for.
+    """
+    clips = (held_out.read([row]) for row in held_out.spread(config.validation_windows))
+    beyond = fmean(share_beyond(clip, shape.pixel_limits) for clip in clips)
+    if beyond and fabric.is_global_zero:
+        click.echo(
+            f"fit-tokenizer: {beyond:.2%} of the values of held-out windows lie beyond "
+            f"tokenizer.pixel_range {list(shape.pixel_range)}; they will be cut off.",
+            err=True,
+        )
 
 
 def _made_from(

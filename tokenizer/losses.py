@@ -9,6 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+ROUNDING = 0.25 / 255
+"""Values are of one grey level if they differ by less."""
+
 
 def motion_weights(
     video: Float[Tensor, "B C T H W"], motion_weight: float
@@ -43,15 +46,21 @@ def as_cut_off(
 ) -> Float[Tensor, "B C T H W"]:
     """Takes reconstructions beyond a limit for right where the video lies at that limit.
 
-    Cut off there, it tells only "at least" or "at most" (censored regression, Tobin 1958), and so
-    will the reconstruction be. It then lies so far beyond, free of charge, that white ground is
-    exactly white; else it would come as near as it can, now above and now below, and flicker.
+    Cut off there, it tells only "at least" or "at most" (censored regression, Tobin 1958), and the
+    reconstruction is cut off in turn. So white ground may be decoded as whiter, and is then exactly
+    white; else it would come as near as it can, now above and now below, and flicker.
     """
     low, high = limits
-    rounding = 0.25 / 255
-    beyond = (video >= high - rounding) & (reconstruction > video)
-    beyond |= (video <= low + rounding) & (reconstruction < video)
+    beyond = (video >= high - ROUNDING) & (reconstruction > video)
+    beyond |= (video <= low + ROUNDING) & (reconstruction < video)
     return torch.where(beyond, video, reconstruction)
+
+
+def share_beyond(video: Float[Tensor, "B C T H W"], limits: tuple[float, float]) -> float:
+    """Returns the share of values that lie beyond the limits."""
+    low, high = limits
+    beyond = (video < low - ROUNDING) | (video > high + ROUNDING)
+    return float(beyond.double().mean())
 
 
 def change_loss(

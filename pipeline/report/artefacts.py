@@ -163,9 +163,17 @@ def frame_artefacts(footage: Footage) -> Iterator[Artefact]:
 
 
 def tokenizer_artefact(
-    config: Mapping[str, Any], *, num_parameters: int, steps: str | None, identity: str
+    config: Mapping[str, Any],
+    *,
+    num_parameters: int,
+    steps: str | None,
+    identity: str,
+    tokens_of: str,
 ) -> Artefact:
-    """Describes a tokenizer; `config` and `steps` are what its file says."""
+    """Describes a tokenizer; `config` and `steps` are what its file says.
+
+    `tokens_of` is the identity of the tokenizer whose tokens it makes, its own or another.
+    """
     codebook = f"{config['codebook_size']:,} vectors of {config['embedding_dim']}"
     if config["levels"]:
         codebook += f", of {times(config['levels'])} levels"
@@ -176,6 +184,8 @@ def tokenizer_artefact(
     if config["causal"]:
         about += " The first frame has tokens of its own."
     facts = [("codebook", codebook), ("parameters", f"{num_parameters:,}"), *_trained(steps)]
+    if tokens_of != identity:
+        facts.append(("decoder trained on alone, tokens of", tokens_of))
     return Artefact(name="Tokenizer", about=about, facts=facts, identity=identity)
 
 

@@ -114,6 +114,8 @@ def test_every_command_takes_it_for_the_tokenizer_of_the_tokens(flow: Flow) -> N
     assert math.isfinite(measured["metrics"]["frechet_samples"])
     report = ("--metrics", str(metrics), "--out", str(flow.root / "report.html"))
     command("report", *both, *report)
+    page = (flow.root / "report.html").read_text("utf-8")
+    assert "tokens of" in page and model.tokens_of in page
     push = ("--run", str(flow.root / "run"), "--tokenizer", str(tokenizer))
     push += ("--metrics", str(metrics), "--params", str(flow.root / "params.yaml"))
     command("push", *push, "--out", str(flow.root / "shared"))

@@ -1,6 +1,7 @@
 """`mebt fit-tokenizer`: what it begins from, discriminators, LPIPS."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,13 @@ def test_another_range_is_no_other_shape(flow: Flow) -> None:
     init = flow.root / "tokenizer.safetensors"
     flow.ok(STAGE, *shaped(pixel_range="[0, 240]"), "--init", str(init), out="cut")
     assert load_tokenizer(result(flow, "cut")).config.pixel_range == (0, 240)
+
+
+def test_pixels_beyond_the_range_are_counted_once_a_run(flow: Flow) -> None:
+    words = (*shaped(pixel_range="[100, 101]"), *given(max_steps=1))
+    said = flow.ok(STAGE, *words, out="cut")
+    found = re.search(r"fit-tokenizer: ([\d.]+)% of the values of held-out windows lie", said)
+    assert found and 90 < float(found[1]) <= 100
+    assert "lie beyond tokenizer.pixel_range [100, 101]; they will be cut off." in said
+    assert "will be cut off" not in flow.ok(STAGE, *words, out="cut")
+    assert "will be cut off" not in flow.ok(STAGE, *given(max_steps=1), out="whole")

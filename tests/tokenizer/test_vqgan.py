@@ -10,7 +10,13 @@ from torch import nn
 from tokenizer import VQGAN, VQGANConfig
 from tokenizer.adversarial import AdversarialVQGAN
 from tokenizer.codebook import Codebook, pick_rows
-from tokenizer.losses import as_cut_off, change_loss, motion_weights, reconstruction_loss
+from tokenizer.losses import (
+    as_cut_off,
+    change_loss,
+    motion_weights,
+    reconstruction_loss,
+    share_beyond,
+)
 from tokenizer.published import convert_state
 
 K, DIM = 7, 3
@@ -361,6 +367,8 @@ def test_beyond_the_range_is_right_where_the_video_is_cut_off_and_nowhere_else()
     made.requires_grad_()
     as_cut_off(made, video, limits).sub(video).abs().sum().backward()
     assert made.grad.flatten().tolist() == [0, 1, 0, -1, -1, 1, -1]
+    assert share_beyond(video, limits) == 0
+    assert share_beyond(made.detach(), limits) == pytest.approx(5 / 7)
 
 
 def test_a_tokenizer_of_a_range_decodes_to_nothing_else() -> None:

@@ -85,7 +85,7 @@ ELSEWHERE = {
     **{"pip install": "the network", "pre-commit install": "changes the checkout"},
     **{"pytest --golden": "test_golden and test_golden_sizes", "torchrun": "test_ranks"},
     **{"dvc": "test_dvc", "git": "test_dvc"},
-    **{"cp tokenizer-run/tokenizer.safetensors": "the demo", "python fetch_footage.py": "the net"},
+    **{"cp decoder/tokenizer.safetensors": "the demo", "python fetch_footage.py": "the net"},
 }
 """Beginnings of commands of other programs: where they are tried, or why they are not."""
 

@@ -59,6 +59,7 @@ def pictures_of(store, darker=0):
         return to_bytes(to_model(videos), truncate=truncate)
 
     return Pictures(
+        tokenizer="70" * 32,
         read=lambda split, video, _: pixels(
             int(store.tokens[split][int(video[1:])].item()), frames
         ),

@@ -50,6 +50,7 @@ def pictures_of(store, decode=pixels, lpips=None):
         return pixels(store.read(split, first_frame, first_frame + 1))[0] + np.uint8(3)
 
     return Pictures(
+        tokenizer="70" * 32,
         read=read,
         decode=lambda tokens: decode(tokens).copy(),
         encoder=lambda videos: torch.from_numpy(features(to_bytes(videos))),
@@ -209,6 +210,7 @@ def test_long_videos_are_measured_along_their_frames(frames, causal, starts):
         return np.broadcast_to(tokens.astype(np.uint8)[..., None], (len(tokens), *grid, 3))
 
     pictures = Pictures(
+        tokenizer="70" * 32,
         read=lambda split, video, first: decode(store.read(split, first, first + 1))[0],
         decode=lambda tokens: decode(tokens).copy(),
         encoder=lambda videos: videos,

@@ -183,16 +183,15 @@ def kept_tokens(config: FitTokenizerConfig, begin: VQGAN | None) -> str | None:
             "fit_tokenizer.decoder_only trains the decoder of a tokenizer that there is: give it "
             "as --init."
         )
-    rounded = as_half(begin).state_dict()
-    if config.half and not all(
-        torch.equal(tensor, rounded[name])
-        for name, tensor in begin.state_dict().items()
-        if name.startswith(BEFORE_TOKENS)
-    ):
-        raise ConfigError(
-            "fit_tokenizer.half would round the encoder too, and tokens would change: set it to "
-            "false, or fit_tokenizer.decoder_only."
-        )
+    if config.half:
+        rounded = as_half(begin)
+        for name in BEFORE_TOKENS:
+            kept, stored = (m.get_submodule(name).state_dict() for m in (begin, rounded))
+            if not all(torch.equal(kept[key], stored[key]) for key in kept):
+                raise ConfigError(
+                    "fit_tokenizer.half would round the encoder too, and tokens would change: set "
+                    "it to false, or fit_tokenizer.decoder_only."
+                )
     return tokens_identity(begin)
 
 

@@ -321,7 +321,7 @@ def test_a_small_tokenizer_learns_one_clip() -> None:
     video = (rows[:, None] * rows[None, :] * 2).expand(1, 3, 4, 8, 8) + rows[::2, None, None] / 4
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(40):
+    for _ in range(60):
         made = model(video)
         loss = reconstruction_loss(made.reconstruction, video)
         (loss + made.commitment_loss).backward()

@@ -185,7 +185,7 @@ def tokenizer_artefact(
         about += " The first frame has tokens of its own."
     facts = [("codebook", codebook), ("parameters", f"{num_parameters:,}"), *_trained(steps)]
     if tokens_of != identity:
-        facts.append(("decoder trained on alone, tokens of", tokens_of))
+        facts.append(("tokens of", tokens_of))
     return Artefact(name="Tokenizer", about=about, facts=facts, identity=identity)
 
 

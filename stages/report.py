@@ -1,6 +1,6 @@
 """Every artefact of a project -> one HTML page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from pipeline.report.clips import (
     preview_clips,
     reconstructed_pairs,
 )
+from pipeline.report.curves import in_a_row
 from pipeline.report.report import Contents, make_report
 from pipeline.storage.files import keep_apart, read_text, write_text
 from pipeline.storage.places import Place
@@ -61,11 +62,13 @@ def collect(
     samples: Place | None = None,
     run: Path | None = None,
     tokenizer: Path | None = None,
-    tokenizer_log: Path | None = None,
+    tokenizer_logs: Sequence[Path] = (),
     metrics: Path | None = None,
     params: Path | None = None,
 ) -> Contents:
     """Reads what a report shows; what is not given is left out.
+
+    Of several `tokenizer_logs` each is of a training that went on from the one before.
 
     Raises PipelineError if something given cannot be read, or does not belong to the tokens.
     """
@@ -90,7 +93,7 @@ def collect(
         evaluation=evaluation,
         training_log=[] if run is None else read_log(run / LOG),
         codebook_size=store.codebook_size,
-        tokenizer_log=[] if tokenizer_log is None else read_log(tokenizer_log),
+        tokenizer_log=in_a_row([read_log(log) for log in tokenizer_logs]),
         artefacts=artefacts,
         rejected=[] if footage is None else unused_files(footage, store),
         params="" if params is None else read_text(params),
@@ -177,7 +180,13 @@ def _fps(params: Path | None, shown: StoreInfo) -> float:
 @click.option("--samples", type=PLACE, help="Token store of samples.")
 @click.option("--run", type=FOLDER, help="Run that trained the model.")
 @click.option("--tokenizer", type=FILE, help="Tokenizer that made the tokens, .safetensors.")
-@click.option("--tokenizer-log", type=FILE, help="The metrics.jsonl of fit-tokenizer.")
+@click.option(
+    "--tokenizer-log",
+    "tokenizer_logs",
+    type=FILE,
+    multiple=True,
+    help="The metrics.jsonl of fit-tokenizer; again for each training that went on from it.",
+)
 @click.option("--metrics", type=FILE, help="What `mebt evaluate` wrote.")
 @click.option("--params", type=FILE, help="Params file, shown as it is.")
 @click.option("--out", type=OUT, required=True, help="HTML file to write.")
@@ -194,8 +203,8 @@ def command(tokens: Place, out: Path, **given: Any) -> None:
         --tokenizer models/fish-64.safetensors --metrics metrics.json --params params.yaml \\
         --out report.html
     """
-    frames = given.pop("frames")
-    keep_apart(out, tokens, *places_of(frames), *given.values())
-    page = make_report(collect(tokens, frames=frames, **given))
+    frames, logs = given.pop("frames"), given.pop("tokenizer_logs")
+    keep_apart(out, tokens, *places_of(frames), *logs, *given.values())
+    page = make_report(collect(tokens, frames=frames, tokenizer_logs=logs, **given))
     write_text(out, page)
     click.echo(f"{out}: {len(page.encode()) / 1e6:.1f} MB")

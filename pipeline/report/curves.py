@@ -42,6 +42,19 @@ def learning(
     return [card for card in cards if card.drawing]
 
 
+def in_a_row(logs: Sequence[Log]) -> Log:
+    """Joins the logs of trainings that went on from one another: their steps are counted on.
+
+    Lines without a step, which no curve shows, are left out.
+    """
+    joined: list[Mapping[str, Any]] = []
+    for log in logs:
+        before = max((line["step"] for line in joined), default=0)
+        numbered = (line for line in log if isinstance(line.get("step"), int | float))
+        joined += [{**line, "step": before + line["step"]} for line in numbered]
+    return joined
+
+
 def _points(log: Log, key: str) -> list[tuple[float, float]]:
     """Reads one curve of a log; lines that lack the number, or hold none, are left out."""
     pairs = ((line.get("step"), line.get(key)) for line in log)

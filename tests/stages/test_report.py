@@ -99,6 +99,20 @@ def test_every_reject_is_listed_with_its_reason(project):
     assert "notes.txt</dt><dd>no image by its extension</dd>" in page
 
 
+def test_logs_of_a_tokenizer_that_was_trained_on_are_drawn_in_a_row(project):
+    later = project.root / "later.jsonl"
+    later.write_text('{"psnr": 9}\n{"step": 3, "psnr": 22.5}\n{"step": 7, "psnr": 23.5}\n')
+    logs = (project.root / "fit.jsonl", later)
+    drawn = collect(project.root / "tokens", tokenizer_logs=logs).tokenizer_log
+    assert [(line["step"], line["psnr"]) for line in drawn] == [(5, 21.5), (8, 22.5), (12, 23.5)]
+    out = project.root / "two.html"
+    args = ["report", "--tokens", project.root / "tokens", "--out", out]
+    args += [part for log in logs for part in ("--tokenizer-log", log)]
+    result = CliRunner().invoke(cli, [str(arg) for arg in args])
+    assert result.exit_code == 0, result.output
+    assert "held out: 23.5 at 12" in out.read_text()
+
+
 def test_parameters_are_those_of_the_model(project):
     model = load_model(project.paths()["run"] / "model.safetensors")
     assert f"<dd>{sum(p.numel() for p in model.parameters()):,}</dd>" in show(project, "run")

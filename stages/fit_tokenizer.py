@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import click
+import torch
+from jaxtyping import Int
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from pipeline.config import load_section
 from pipeline.errors import ConfigError, FrameError
@@ -45,8 +47,11 @@ from stages.tokenizer_task import (
     tokenizer_task,
 )
 from tokenizer import VQGAN, VQGANConfig, identity, load_tokenizer
-from tokenizer.losses import share_beyond
+from tokenizer.losses import grey_levels
 from tokenizer.weights import TOKENIZER_FILE
+
+CUT_OFF_SHARE = 0.05
+"""Of all values: at the ends of footage that nothing cuts off far fewer lie."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +129,37 @@ def _read_held_out(
 ) -> None:
     """Reads what will be measured, lest damaged frames come up in mid-training.
 
-    Says so if its pixels lie beyond the range that the tokenizer is made for.
+    Says so if its pixels do not fit the range that the tokenizer is made for.
     """
-    clips = (held_out.read([row]) for row in held_out.spread(config.validation_windows))
-    beyond = fmean(share_beyond(clip, shape.pixel_limits) for clip in clips)
-    if beyond and fabric.is_global_zero:
-        click.echo(
-            f"fit-tokenizer: {beyond:.2%} of the values of held-out windows lie beyond "
-            f"tokenizer.pixel_range {list(shape.pixel_range)}; they will be cut off.",
-            err=True,
+    rows = held_out.spread(config.validation_windows)
+    levels = torch.stack([grey_levels(held_out.read([row])) for row in rows]).sum(0)
+    if (line := range_line(levels, shape.pixel_range)) and fabric.is_global_zero:
+        click.echo(f"fit-tokenizer: {line}", err=True)
+
+
+def range_line(levels: Int[Tensor, "256"], pixel_range: Sequence[int]) -> str | None:
+    """Says what of these counts of grey levels does not fit a range, if anything.
+
+    Without a range footage is taken for cut off where many of its values are its highest or lowest.
+    """
+    low, high = pixel_range or (0, 255)
+    total = int(levels.sum())
+    if beyond := total - int(levels[low : high + 1].sum()):
+        return (
+            f"{beyond / total:.2%} of the values of held-out windows lie beyond "
+            f"tokenizer.pixel_range {list(pixel_range)}; they will be cut off."
         )
+    present = levels.nonzero().flatten().tolist()
+    shares = {level: int(levels[level]) / total for level in (present[0], present[-1])}
+    cut = {level: share for level, share in shares.items() if share >= CUT_OFF_SHARE}
+    ends = [present[0] if present[0] in cut else 0, present[-1] if present[-1] in cut else 255]
+    if pixel_range or ends == [0, 255] or len(present) == 1:
+        return None
+    said = " and ".join(f"{share:.0%} at grey level {level}" for level, share in cut.items())
+    return (
+        f"held-out windows seem to be cut off: of their values lie {said}, and none beyond. "
+        f"With tokenizer.pixel_range={str(ends).replace(' ', '')} such ground flickers less."
+    )
 
 
 def _made_from(

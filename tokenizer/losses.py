@@ -56,11 +56,9 @@ def as_cut_off(
     return torch.where(beyond, video, reconstruction)
 
 
-def share_beyond(video: Float[Tensor, "B C T H W"], limits: tuple[float, float]) -> float:
-    """Returns the share of values that lie beyond the limits."""
-    low, high = limits
-    beyond = (video < low - ROUNDING) | (video > high + ROUNDING)
-    return float(beyond.double().mean())
+def grey_levels(video: Float[Tensor, "B C T H W"]) -> Int[Tensor, "256"]:
+    """Counts the values of each grey level, 0 to 255."""
+    return ((video + 0.5) * 255).round().long().clamp(0, 255).flatten().bincount(minlength=256)
 
 
 def change_loss(

@@ -4,11 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from stages.fit_tokenizer import range_line
 from stages.tokenizer_task import FitTokenizerConfig
 from tests.helpers.foreign_files import published_lpips
 from tests.helpers.small import Flow, make_tokenizer
@@ -257,4 +259,38 @@ def test_pixels_beyond_the_range_are_counted_once_a_run(flow: Flow) -> None:
     assert found and 90 < float(found[1]) <= 100
     assert "lie beyond tokenizer.pixel_range [100, 101]; they will be cut off." in said
     assert "will be cut off" not in flow.ok(STAGE, *words, out="cut")
-    assert "will be cut off" not in flow.ok(STAGE, *given(max_steps=1), out="whole")
+    assert "cut off" not in flow.ok(STAGE, *given(max_steps=1), out="whole")
+
+
+@pytest.mark.parametrize(
+    ("counts", "pixel_range", "says"),
+    [
+        ({16: 30, 100: 60, 235: 10}, (), "30% at grey level 16 and 10% at grey level 235"),
+        ({16: 30, 100: 60, 235: 10}, (), "With tokenizer.pixel_range=[16,235] such ground"),
+        ({3: 1, 100: 2, 239: 97}, (), "of their values lie 97% at grey level 239, and none beyond"),
+        ({3: 1, 100: 2, 239: 97}, (), "tokenizer.pixel_range=[0,239]"),
+        ({16: 97, 239: 3}, (), "tokenizer.pixel_range=[16,255]"),
+        ({3: 1, 100: 2, 239: 97}, (0, 239), None),
+        ({3: 4, 100: 92, 239: 4}, (), None),
+        ({0: 50, 255: 50}, (), None),
+        ({239: 100}, (), None),
+        ({3: 1, 100: 2, 239: 97}, (3, 238), "97.00% of the values of held-out windows lie beyond"),
+    ],
+)
+def test_a_range_that_footage_seems_cut_off_at_is_named(counts, pixel_range, says) -> None:
+    levels = torch.zeros(256, dtype=torch.int64)
+    for level, count in counts.items():
+        levels[level] = count
+    line = range_line(levels, pixel_range)
+    assert line is None if says is None else says in str(line)
+
+
+def test_frames_on_white_paper_are_told_from_others(flow: Flow) -> None:
+    for path in (flow.root / "frames" / "test").rglob("*.png"):
+        with Image.open(path) as image:
+            cut = np.asarray(image.convert("RGB")).clip(max=200)
+        cut[:, :9] = 200
+        Image.fromarray(cut).save(path)
+    said = flow.ok(STAGE, *given(max_steps=1), out="cut")
+    assert said.count("held-out windows seem to be cut off") == 1
+    assert "200]" in said and "such ground flickers less" in said

@@ -13,9 +13,9 @@ from tokenizer.codebook import Codebook, pick_rows
 from tokenizer.losses import (
     as_cut_off,
     change_loss,
+    grey_levels,
     motion_weights,
     reconstruction_loss,
-    share_beyond,
 )
 from tokenizer.published import convert_state
 
@@ -367,8 +367,17 @@ def test_beyond_the_range_is_right_where_the_video_is_cut_off_and_nowhere_else()
     made.requires_grad_()
     as_cut_off(made, video, limits).sub(video).abs().sum().backward()
     assert made.grad.flatten().tolist() == [0, 1, 0, -1, -1, 1, -1]
-    assert share_beyond(video, limits) == 0
-    assert share_beyond(made.detach(), limits) == pytest.approx(5 / 7)
+
+
+def test_grey_levels_are_counted_to_the_last() -> None:
+    video = torch.tensor([-0.5, -0.5, 0.5, 128 / 255 - 0.5, 0.7, -0.9]).view(1, 1, 1, 2, 3)
+    counts = grey_levels(video)
+    assert counts.shape == (256,)
+    assert {level: int(counts[level]) for level in counts.nonzero().flatten().tolist()} == {
+        0: 3,
+        128: 1,
+        255: 2,
+    }
 
 
 def test_a_tokenizer_of_a_range_decodes_to_nothing_else() -> None:

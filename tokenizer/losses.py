@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 ROUNDING = 0.25 / 255
 """Values are of one grey level if they differ by less."""
+MARGIN = 12 / 255
+"""How far beyond a limit is to be decoded what is cut off there: more than a decoder is off by."""
 
 
 def motion_weights(
@@ -44,16 +46,17 @@ def as_cut_off(
     video: Float[Tensor, "B C T H W"],
     limits: tuple[float, float],
 ) -> Float[Tensor, "B C T H W"]:
-    """Takes reconstructions beyond a limit for right where the video lies at that limit.
+    """Shifts reconstructions by `MARGIN` where the video lies at a limit, and cuts them off there.
 
-    Cut off there, it tells only "at least" or "at most" (censored regression, Tobin 1958), and the
-    reconstruction is cut off in turn. So white ground may be decoded as whiter, and is then exactly
-    white; else it would come as near as it can, now above and now below, and flicker.
+    Cut off, it tells only "at least" or "at most" (censored regression, Tobin 1958), and what is
+    decoded is cut off in turn. So white ground may be decoded as whiter, and is to be by the
+    margin: it is then exactly white, whatever the decoder is off by; else it would come as near as
+    it can, now above and now below, and flicker.
     """
     low, high = limits
-    beyond = (video >= high - ROUNDING) & (reconstruction > video)
-    beyond |= (video <= low + ROUNDING) & (reconstruction < video)
-    return torch.where(beyond, video, reconstruction)
+    at_high, at_low = video >= high - ROUNDING, video <= low + ROUNDING
+    made = torch.where(at_high, torch.minimum(reconstruction - MARGIN, video), reconstruction)
+    return torch.where(at_low, torch.maximum(reconstruction + MARGIN, video), made)
 
 
 def grey_levels(video: Float[Tensor, "B C T H W"]) -> Int[Tensor, "256"]:

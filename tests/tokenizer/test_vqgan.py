@@ -11,6 +11,7 @@ from tokenizer import VQGAN, VQGANConfig
 from tokenizer.adversarial import AdversarialVQGAN
 from tokenizer.codebook import Codebook, pick_rows
 from tokenizer.losses import (
+    MARGIN,
     as_cut_off,
     change_loss,
     grey_levels,
@@ -362,11 +363,16 @@ def test_ground_that_flickers_costs_and_ground_that_is_off_does_not() -> None:
 def test_beyond_the_range_is_right_where_the_video_is_cut_off_and_nowhere_else() -> None:
     limits = make_config(pixel_range=(51, 204)).pixel_limits
     assert limits == pytest.approx((-0.3, 0.3))
-    video = torch.tensor([-0.3, -0.3, 0.3, 0.3, 0.0, 0.0, 0.3]).view(1, 1, 1, 1, 7)
-    made = torch.tensor([-0.4, -0.2, 0.4, 0.2, -0.4, 0.4, -0.4]).view(1, 1, 1, 1, 7)
-    made.requires_grad_()
-    as_cut_off(made, video, limits).sub(video).abs().sum().backward()
-    assert made.grad.flatten().tolist() == [0, 1, 0, -1, -1, 1, -1]
+    video = torch.tensor([-0.3, -0.3, -0.3, 0.3, 0.3, 0.3, 0.0, 0.0, 0.3])
+    made = torch.tensor([-0.4, -0.31, -0.2, 0.4, 0.31, 0.2, -0.4, 0.4, -0.4], requires_grad=True)
+    shape = (1, 1, 1, 1, 9)
+    costs = (as_cut_off(made.view(shape), video.view(shape), limits).flatten() - video).abs()
+    beside = MARGIN - 0.01
+    assert costs.tolist() == pytest.approx(
+        [0, beside, 0.1 + MARGIN, 0, beside, 0.1 + MARGIN, 0.4, 0.4, 0.7 + MARGIN], abs=1e-6
+    )
+    costs.sum().backward()
+    assert made.grad.tolist() == [0, 1, 1, 0, -1, -1, -1, 1, -1]
 
 
 def test_grey_levels_are_counted_to_the_last() -> None:

@@ -168,7 +168,7 @@ def test_two_processes_draw_from_the_whole_model(flow: Flow, strategy: str) -> N
     tokenizer = ("--tokenizer", str(flow.root / "tokenizer.safetensors"))
     more = (*SAME, *EVERY_4, *tokenizer)
     for task in srun(flow, *more, "--strategy", strategy, out="two"):
-        task.join(300)
+        task.join(100)
         assert task.exitcode == 0
     flow.ok("train", *more, out="one")
     one, two = (read_previews(flow.root / out) for out in ("one", "two"))
@@ -181,5 +181,5 @@ def test_two_processes_draw_from_the_whole_model(flow: Flow, strategy: str) -> N
 def test_a_preview_that_cannot_be_written_stops_all_processes(flow: Flow) -> None:
     tasks = srun(flow, "--strategy", "ddp", out="two", run=run_where_nothing_fits)
     for task in tasks:
-        task.join(300)
+        task.join(60)
     assert [task.exitcode for task in tasks] == [1, 1]

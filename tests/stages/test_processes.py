@@ -62,7 +62,7 @@ def torchrun(flow: Flow, *more: str, out: str) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [sys.executable, *launcher, "-m", "stages"]
     command += flow.arguments("train", *TWO, *more, out=out)
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=100)
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:
@@ -81,7 +81,7 @@ def assert_same_weights(one: Path, two: Path) -> None:
 def test_two_processes_train_the_same_weights_as_one(flow: Flow) -> None:
     more = (*SAME, "--set", "train.max_steps=20")
     flow.ok("train", *more, out="one")
-    assert flow.start("train", *TWO, *more, out="two").wait(300) == 0
+    assert flow.start("train", *TWO, *more, out="two").wait(100) == 0
     assert_same_weights(flow.root / "one", flow.root / "two")
 
 
@@ -93,7 +93,7 @@ def test_a_run_goes_on_under_another_strategy_and_number_of_processes(flow: Flow
     for strategy, steps in (("ddp", 11), ("fsdp", 16)):
         more = (*SAME, "--strategy", strategy, "--set", f"train.max_steps={steps}")
         for task in srun(flow, *more, out="moved"):
-            task.join(300)
+            task.join(100)
             assert task.exitcode == 0
     flow.ok("train", *SAME, "--set", "train.max_steps=20", out="moved")
     assert_same_weights(flow.root / "whole", flow.root / "moved")
@@ -108,7 +108,7 @@ def test_a_signal_to_one_process_stops_all_of_them(flow: Flow, rank: int) -> Non
     assert tasks[rank].pid is not None
     os.kill(tasks[rank].pid, signal.SIGUSR1)
     for task in tasks:
-        task.join(300)
+        task.join(30)
     assert [task.exitcode for task in tasks] == [75, 0]  # srun reports the highest.
     assert state(flow.root / "stopped")
 
@@ -116,11 +116,11 @@ def test_a_signal_to_one_process_stops_all_of_them(flow: Flow, rank: int) -> Non
 def test_a_full_disk_stops_all_processes_and_the_run_goes_on(flow: Flow) -> None:
     tasks = srun(flow, "--strategy", "ddp", out="full", run=run_on_a_full_disk)
     for task in tasks:
-        task.join(300)
+        task.join(60)
     assert [task.exitcode for task in tasks] == [1, 1]
     assert (flow.root / "full/checkpoints/last").read_text() == "step-00000002\n"
     for task in srun(flow, "--strategy", "ddp", out="full"):
-        task.join(300)
+        task.join(60)
         assert task.exitcode == 0
 
 
@@ -128,7 +128,7 @@ def test_muon_steps_slices_as_it_does_whole_matrices(flow: Flow) -> None:
     more = (*SAME, "--set", "train.optimizer=muon", "--set", "train.max_steps=2")
     flow.ok("train", *more, out="plain")
     for task in srun(flow, *more, "--strategy", "fsdp", out="sliced"):
-        task.join(300)
+        task.join(100)
         assert task.exitcode == 0
     first, second = (
         load_file(flow.root / out / "model.safetensors") for out in ("plain", "sliced")
@@ -145,6 +145,6 @@ def test_slices_compiling_and_computing_again_go_together(flow: Flow) -> None:
     flow.ok("train", *more, out="plain")
     more += ("--set", "train.compile=true", "--set", "train.activation_checkpointing=true")
     for task in srun(flow, *more, "--strategy", "fsdp", out="all", run=run_without_kernels):
-        task.join(300)
+        task.join(100)
         assert task.exitcode == 0
     assert_same_weights(flow.root / "plain", flow.root / "all")

@@ -34,7 +34,7 @@ def test_every_process_leaves_with_the_refusal_of_the_first(flow: Flow) -> None:
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(300)
+        process.join(60)
     assert [process.exitcode for process in ranks] == [1, 1]
     for output in outputs:
         (line,) = [line for line in output.read_text().splitlines() if line.startswith("Error: ")]

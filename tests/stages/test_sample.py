@@ -90,7 +90,7 @@ def test_killed_and_run_again_the_samples_are_the_same(flow: Flow) -> None:
 
 def test_two_processes_draw_the_same_samples_as_one(flow: Flow) -> None:
     two = ("--accelerator", "cpu", "--devices", "2", "--strategy", "ddp")
-    assert flow.start("sample", *two, out="two").wait(300) == 0
+    assert flow.start("sample", *two, out="two").wait(100) == 0
     assert content(flow.root / "two") == content(flow.root / "samples")
 
 

@@ -34,7 +34,7 @@ def on_two(flow: Steered, words: list[str], *, run: Run = run_command) -> None:
     words = [*words, *TWO, "--params", str(flow.root / "params.yaml")]
     tasks = [fork(words, run=run, SLURM_PROCID=n, SLURM_LOCALID=n, **shared) for n in "01"]
     for task in tasks:
-        task.join(300)
+        task.join(100)
         assert task.exitcode == 0
 
 

@@ -93,7 +93,7 @@ def test_a_signal_saves_and_says_run_me_again(flow: Flow, number: int) -> None:
         time.sleep(0.005)
     assert process.pid is not None
     os.kill(process.pid, number)
-    process.join(300)
+    process.join(60)
     assert process.exitcode == 75
     assert (flow.root / "stopped" / "model.safetensors").exists()
     assert last_state(flow.root / "stopped")
@@ -108,7 +108,7 @@ def test_a_signal_while_it_starts_says_the_same(flow: Flow, stage: str) -> None:
         status = Path(f"/proc/{process.pid}/status").read_text()
         handled = int(re.findall(r"SigCgt:\s*(\w+)", status)[0], 16)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(300) == 75
+    assert process.wait(30) == 75
     assert not (flow.root / "begun").exists()
 
 

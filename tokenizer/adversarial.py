@@ -83,7 +83,7 @@ class AdversarialVQGAN(nn.Module):
     ) -> tuple[VQGANOutput, dict[str, GanLosses]]:
         """Reconstructs `video` from `seen`; losses of discriminators that are not `active` are 0.
 
-        What is beyond the limits where the video is cut off is taken for right: see `as_cut_off`.
+        Where the video is cut off, losses and discriminators see what `as_cut_off` makes of it.
         `frames` says which frame of each clip the discriminator of frames sees. For the rest, see
         `VQGAN.forward`.
         """

@@ -81,7 +81,9 @@ def tokenizer_task(
         name="fit-tokenizer",
         batches=lambda step: _batches(train, step, config, fabric),
         names=lambda step: train.names(_draw(train, step, config)[0]),
-        loss=objective(config, lpips, lambda step: _generator(config, step, RESTART_DRAW)),
+        loss=objective(
+            config, lpips, lambda step: _generator(config, step, RESTART_DRAW), shape.pixel_limits
+        ),
         validate=lambda model: _validate(model, held_out, config),
         export=partial(_export, result, shape, config, source, tokens_of),
         result=result,

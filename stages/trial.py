@@ -171,7 +171,9 @@ def _time_fitting(
         name="fit-tokenizer",
         batches=lambda step: list(zip(*parts, strict=True)),
         names=lambda step: [],
-        loss=objective(config, None, lambda step: torch.Generator().manual_seed(step)),
+        loss=objective(
+            config, None, lambda step: torch.Generator().manual_seed(step), shape.pixel_limits
+        ),
         validate=lambda model: {},
         export=lambda weights, step: None,
         result=Path(),

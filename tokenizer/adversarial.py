@@ -83,13 +83,12 @@ class AdversarialVQGAN(nn.Module):
     ) -> tuple[VQGANOutput, dict[str, GanLosses]]:
         """Reconstructs `video` from `seen`; losses of discriminators that are not `active` are 0.
 
-        Where the video is cut off, losses and discriminators see what `as_cut_off` makes of it.
+        Where the video is cut off, discriminators see what `as_cut_off` makes of it.
         `frames` says which frame of each clip the discriminator of frames sees. For the rest, see
         `VQGAN.forward`.
         """
         made = self.vqgan(seen, restart_threshold=restart_threshold, generator=generator)
-        limits = self.vqgan.config.pixel_limits
-        made = made._replace(reconstruction=as_cut_off(made.reconstruction, video, limits))
+        shown = as_cut_off(made.reconstruction, video, self.vqgan.config.pixel_limits)
         gan = {}
         for name, discriminator in self.discriminators.items():
             assert isinstance(discriminator, Discriminator)
@@ -98,7 +97,7 @@ class AdversarialVQGAN(nn.Module):
                 nothing = 0 * torch.stack([p.sum() for p in discriminator.parameters()]).sum()
                 gan[name] = GanLosses(nothing.detach(), nothing.detach(), nothing)
                 continue
-            real, fake = video, made.reconstruction
+            real, fake = video, shown
             if AXES[name] == 2:
                 real, fake = drawn_frames(real, frames), drawn_frames(fake, frames)
             gan[name] = gan_losses(discriminator, real, fake, kind=kind)

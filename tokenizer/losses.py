@@ -45,18 +45,21 @@ def as_cut_off(
     reconstruction: Float[Tensor, "B C T H W"],
     video: Float[Tensor, "B C T H W"],
     limits: tuple[float, float],
+    *,
+    margin: float = 0.0,
 ) -> Float[Tensor, "B C T H W"]:
-    """Shifts reconstructions by `MARGIN` where the video lies at a limit, and cuts them off there.
+    """Cuts reconstructions off where the video lies at a limit, once they are `margin` beyond it.
 
     Cut off, it tells only "at least" or "at most" (censored regression, Tobin 1958), and what is
-    decoded is cut off in turn. So white ground may be decoded as whiter, and is to be by the
-    margin: it is then exactly white, whatever the decoder is off by; else it would come as near as
-    it can, now above and now below, and flicker.
+    decoded is cut off in turn. So white ground may be decoded as whiter; if it is to be by a
+    `MARGIN`, it is exactly white whatever the decoder is off by: else it would come as near as it
+    can, now above and now below, and flicker. Until it is, it is returned as darker by the margin:
+    so it costs pixels, and what looks at pictures is to see it without.
     """
     low, high = limits
     at_high, at_low = video >= high - ROUNDING, video <= low + ROUNDING
-    made = torch.where(at_high, torch.minimum(reconstruction - MARGIN, video), reconstruction)
-    return torch.where(at_low, torch.maximum(reconstruction + MARGIN, video), made)
+    made = torch.where(at_high, torch.minimum(reconstruction - margin, video), reconstruction)
+    return torch.where(at_low, torch.maximum(reconstruction + margin, video), made)
 
 
 def grey_levels(video: Float[Tensor, "B C T H W"]) -> Int[Tensor, "256"]:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from tokenizer.adversarial import AXES, AdversarialVQGAN, GanLosses
 from tokenizer.config import VQGANConfig
-from tokenizer.losses import change_loss, drawn_frames, reconstruction_loss
+from tokenizer.losses import MARGIN, as_cut_off, change_loss, drawn_frames, reconstruction_loss
 from tokenizer.vqgan import VQGAN
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -152,10 +152,12 @@ def objective(
     config: ObjectiveConfig,
     lpips: Callable[[Tensor, Tensor], Tensor] | None,
     restart: Callable[[int], Generator],
+    limits: tuple[float, float],
 ) -> Objective:
     """Makes the function that returns what a step is to reduce, and what to log of it.
 
-    `restart` makes the generator that draws the codes of a step in place of unused ones.
+    `restart` makes the generator that draws the codes of a step in place of unused ones; `limits`
+    are those of the model's pixels, beyond which pixels are to be decoded where videos are cut off.
     """
 
     def loss(
@@ -171,7 +173,8 @@ def objective(
             restart_threshold=config.restart_threshold,
             generator=restart(step),
         )
-        reconstruction = made.reconstruction.float()
+        decoded = made.reconstruction.float()
+        reconstruction = as_cut_off(decoded, video, limits, margin=MARGIN)
         l1 = reconstruction_loss(reconstruction, video, motion_weight=config.motion_weight)
         total = config.l1_weight * l1 + made.commitment_loss
         logged = {"l1": l1, "commitment": made.commitment_loss, "perplexity": made.perplexity}
@@ -179,7 +182,8 @@ def objective(
             logged["change"] = change_loss(reconstruction, video)
             total = total + config.change_weight * logged["change"]
         if lpips is not None:
-            pictures = (drawn_frames(clips, frames) for clips in (reconstruction, video))
+            shown = as_cut_off(decoded, video, limits)
+            pictures = (drawn_frames(clips, frames) for clips in (shown, video))
             logged["lpips"] = lpips(*pictures).mean()
             total = total + config.perceptual_weight * logged["lpips"]
         for kind, losses in gan.items():

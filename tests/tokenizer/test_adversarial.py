@@ -11,6 +11,7 @@ from tokenizer import VQGAN, VQGANConfig
 from tokenizer.adversarial import AdversarialVQGAN, gan_losses
 from tokenizer.discriminator import Discriminator
 from tokenizer.losses import (
+    as_cut_off,
     discriminator_loss,
     drawn_frames,
     feature_matching_loss,
@@ -113,11 +114,16 @@ def test_frames_are_judged_one_a_clip_and_clips_whole(generator: torch.Generator
     model = small_model("image", "video").train()
     video = torch.rand(2, 3, 4, 16, 16, generator=generator) - 0.5
     frames = torch.tensor([3, 0])
+    video[:, :, :, :8] = 0.5  # Cut off, and decoded as whiter.
+    with torch.no_grad():
+        model.vqgan.decoder.head.bias.fill_(0.6)
     made, gan = model(video, video, frames, active=True)
+    shown = as_cut_off(made.reconstruction, video, (-0.5, 0.5))
+    assert not torch.equal(shown, made.reconstruction)
     assert gan.keys() == {"image", "video"}
     for name, clips in (
-        ("image", [drawn_frames(clip, frames) for clip in (video, made.reconstruction)]),
-        ("video", [video, made.reconstruction]),
+        ("image", [drawn_frames(clip, frames) for clip in (video, shown)]),
+        ("video", [video, shown]),
     ):
         expected = gan_losses(model.discriminators[name], *clips, kind="hinge")
         assert [v.item() for v in gan[name]] == [v.item() for v in expected]

@@ -6,6 +6,7 @@ from torch import Generator, Tensor, nn
 
 from tokenizer import VQGAN, VQGANConfig, VQGANOutput
 from tokenizer.adversarial import GanLosses
+from tokenizer.losses import MARGIN
 from tokenizer.objective import ObjectiveConfig, new_model, objective, with_noise
 
 
@@ -40,7 +41,7 @@ def test_the_loss_by_hand() -> None:
     video, frames = torch.full((2, 3, 4, 8, 8), 0.25), torch.tensor([1, 3])
     video[0, :, 1], video[1, :, 3] = 0.5, 0.125
     model = Recorded()
-    loss = objective(config, lambda x, y: (y - x).mean((1, 2, 3)), generator)
+    loss = objective(config, lambda x, y: (y - x).mean((1, 2, 3)), generator, (-1.0, 1.0))
     total, logged = loss(model, (video, video, frames), 6)
     assert not model.how["active"]
     l1 = (6 * 0.25 + 0.5 + 0.125) / 8
@@ -54,6 +55,28 @@ def test_the_loss_by_hand() -> None:
     assert model.how["active"]
     assert model.how["kind"] == "vanilla"
     assert model.how["restart_threshold"] == 0.1
+
+
+def test_the_margin_is_asked_of_pixels_and_not_of_what_looks_at_pictures() -> None:
+    """The limit here is the grey of all reconstructions: at it, beyond it by nothing."""
+    config = ObjectiveConfig(perceptual_weight=1.0, change_weight=1.0)
+    video, frames = torch.zeros(1, 3, 4, 8, 8), torch.tensor([2])
+    video[:, :, 1:, :4] = -0.1
+    looked_at = []
+
+    def look(shown: Tensor, wanted: Tensor) -> Tensor:
+        looked_at.extend([shown, wanted])
+        return (shown - wanted).abs().mean((1, 2, 3))
+
+    _, logged = objective(config, look, generator, (-0.5, 0.0))(
+        Recorded(), (video, video, frames), 0
+    )
+    at_limit = 5 / 8  # Of all pixels: the first of four frames, and half of each other one.
+    assert logged["l1"].item() == pytest.approx(at_limit * MARGIN + 3 / 8 * 0.1)
+    assert logged["change"].item() == pytest.approx((0.1 + MARGIN) / 6)
+    assert logged["lpips"].item() == pytest.approx(0.05)
+    assert torch.equal(looked_at[0], torch.zeros(1, 3, 8, 8))
+    assert torch.equal(looked_at[1], video[:, :, 2])
 
 
 def test_each_clip_of_a_batch_draws_a_noise_of_its_own() -> None:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Generator, nn
 
 from tokenizer import VQGAN, VQGANConfig
 from tokenizer.adversarial import AdversarialVQGAN
@@ -18,6 +18,7 @@ from tokenizer.losses import (
     motion_weights,
     reconstruction_loss,
 )
+from tokenizer.objective import ObjectiveConfig, objective
 from tokenizer.published import convert_state
 
 K, DIM = 7, 3
@@ -366,7 +367,10 @@ def test_beyond_the_range_is_right_where_the_video_is_cut_off_and_nowhere_else()
     video = torch.tensor([-0.3, -0.3, -0.3, 0.3, 0.3, 0.3, 0.0, 0.0, 0.3])
     made = torch.tensor([-0.4, -0.31, -0.2, 0.4, 0.31, 0.2, -0.4, 0.4, -0.4], requires_grad=True)
     shape = (1, 1, 1, 1, 9)
-    costs = (as_cut_off(made.view(shape), video.view(shape), limits).flatten() - video).abs()
+    shown = as_cut_off(made.view(shape), video.view(shape), limits).flatten()
+    assert shown.tolist() == pytest.approx([-0.3, -0.3, -0.2, 0.3, 0.3, 0.2, -0.4, 0.4, -0.4])
+    asked = as_cut_off(made.view(shape), video.view(shape), limits, margin=MARGIN).flatten()
+    costs = (asked - video).abs()
     beside = MARGIN - 0.01
     assert costs.tolist() == pytest.approx(
         [0, beside, 0.1 + MARGIN, 0, beside, 0.1 + MARGIN, 0.4, 0.4, 0.7 + MARGIN], abs=1e-6
@@ -400,17 +404,20 @@ def test_a_tokenizer_of_a_range_decodes_to_nothing_else() -> None:
 
 def test_white_that_is_decoded_as_whiter_costs_nothing_and_grey_does() -> None:
     torch.manual_seed(0)
-    module = AdversarialVQGAN(VQGAN(make_config(decoder_norm="layer", downsample=(2, 4, 4))), ())
+    shape = make_config(decoder_norm="layer", downsample=(2, 4, 4))
+    module = AdversarialVQGAN(VQGAN(shape), ())
     head = module.vqgan.decoder.head
+    learns = objective(
+        ObjectiveConfig(restart_threshold=0.0), None, lambda step: Generator(), shape.pixel_limits
+    )
     with torch.no_grad():
         head.weight.zero_()
         head.bias.fill_(0.7)
     frames = torch.zeros(1, dtype=torch.int64)
     for grey, cost in ((0.5, 0.0), (0.4, 0.3)):
         video = torch.full((1, 3, 4, 8, 8), grey)
-        made, _ = module(video, video, frames, active=False)
-        loss = reconstruction_loss(made.reconstruction, video)
-        assert loss.item() == pytest.approx(cost)
+        loss, logged = learns(module, (video, video, frames), 0)
+        assert logged["l1"].item() == pytest.approx(cost)
         head.bias.grad = None
         loss.backward()
         assert head.bias.grad.abs().sum().item() == pytest.approx(float(bool(cost)))

@@ -169,6 +169,15 @@ def mann_whitney(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " M"]) -> floa
     return float((ranks[: len(x)].sum() - len(x) * ranks.mean()) / spread)
 
 
+def roc_auc(negative: Float[np.ndarray, " N"], positive: Float[np.ndarray, " M"]) -> float:
+    """Returns how often a score of the positive ones is the larger one; equal ones count half."""
+    if not (len(negative) and len(positive)):
+        raise ValueError(f"needs at least 1 score a side, got {len(negative)} and {len(positive)}.")
+    ordered = np.sort(negative)
+    below = sum(np.searchsorted(ordered, positive, side=side) for side in ("left", "right"))
+    return float(np.mean(below) / 2 / len(negative))
+
+
 def fisher_exact(found: tuple[int, int], sizes: tuple[int, int]) -> float:
     """Returns how likely chance alone gives a first set so many finds, or more (one-sided).
 

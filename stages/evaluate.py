@@ -11,6 +11,7 @@ from mebt import load_model, model_metadata, weights_identity
 from mebt.weights import MODEL_FILE
 from pipeline.config import load_section
 from pipeline.errors import user_errors
+from pipeline.evaluation.c2st import measure_c2st
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.copying import measure_copying, verdict
 from pipeline.evaluation.fvd import measure_fvd, open_i3d, plan_repeats
@@ -89,6 +90,7 @@ def evaluate(
     fvd = measure_fvd(evaluation, repeats, network, pictures, config)
     decode = None if isinstance(pictures, Missing) else pictures.decode
     copying = measure_copying(evaluation, sets, samples, decode=decode, device=device)
+    c2st = measure_c2st(evaluation, sets, samples, seed=config.seed, device=device)
     evaluation.protocol = {
         **sets.protocol(),
         "num_videos_asked": config.num_videos,
@@ -97,6 +99,7 @@ def evaluate(
         "identities": _identities(given, store, samples, pictures),
         "fvd": fvd,
         "copying": copying,
+        "c2st": c2st,
     }
     return evaluation
 
@@ -212,11 +215,11 @@ def command(
 
     Measures what it is given: with --tokenizer and --frames how close reconstructions come to
     their videos, with --run how well held-out tokens are guessed, with --samples how far new
-    videos are from real ones, beside how far real ones are from one another, and whether they are
-    copies of training windows; with --i3d FVD and KVD too, with --lpips how different
-    reconstructions look. OUT holds the numbers, the protocol that made them, and what was not
-    computed and why. Values: section `evaluate` of the params file; evaluate.protocol=mebt-16f or
-    mebt-128f measures as published.
+    videos are from real ones, beside how far real ones are from one another, whether a classifier
+    can tell them from training windows, and whether they are copies of those; with --i3d FVD and
+    KVD too, with --lpips how different reconstructions look. OUT holds the numbers, the protocol
+    that made them, and what was not computed and why. Values: section `evaluate` of the params
+    file; evaluate.protocol=mebt-16f or mebt-128f measures as published.
 
     \b
     Example:

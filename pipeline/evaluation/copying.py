@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from pipeline.evaluation.numbers import Evaluation
-from pipeline.evaluation.sets import Clip, ComparedSets, Tokens
+from pipeline.evaluation.sets import Clip, ComparedSets, Tokens, why_nothing_is_held_out
 from pipeline.metrics import fisher_exact, mann_whitney, psnr, squared_error
 from pipeline.store.reader import TokenStore
 
@@ -182,7 +182,7 @@ def measure_copying(
     `evaluation.copying` gets the verdict, all distances and the nearest pairs. Pixels are compared
     if there is a way to `decode` tokens.
     """
-    if why := _why_not(sets, samples):
+    if why := why_nothing_is_held_out(sets, samples):
         evaluation.skip(COPYING_KEYS, why)
         return {}
     assert sets.samples is not None
@@ -213,19 +213,6 @@ def measure_copying(
         "num_train": store.num_windows("train"),
         "how": COPYING_DEFINITIONS,
     }
-
-
-def _why_not(sets: ComparedSets, samples: TokenStore | None) -> str | None:
-    """Says why samples cannot be compared with held-out windows, if they cannot."""
-    if samples is None:
-        return "no --samples were given"
-    if "train" not in sets.store.splits:
-        return "there is no train split to copy from"
-    if sets.split == "train":
-        return "evaluate.split is train, so no window is held out"
-    if (samples.info.extra.get("given") or {}).get("split") == "train":
-        return "the samples began from training windows"
-    return None
 
 
 def judge(evaluation: Evaluation, samples: Nearest, real: Nearest) -> dict[str, Any]:

@@ -149,6 +149,19 @@ def choose_windows(
     )
 
 
+def why_nothing_is_held_out(sets: ComparedSets, samples: TokenStore | None) -> str | None:
+    """Says why samples and held-out windows cannot both be held against training, if so."""
+    if samples is None:
+        return "no --samples were given"
+    if "train" not in sets.store.splits:
+        return "there is no train split"
+    if sets.split == "train":
+        return "evaluate.split is train, so no window is held out"
+    if (samples.info.extra.get("given") or {}).get("split") == "train":
+        return "the samples began from training windows"
+    return None
+
+
 def _check_comparable(store: TokenStore, samples: TokenStore) -> None:
     """Raises TokenStoreError unless windows of the samples can be held against those of a store."""
     theirs, ours = TokensOf.store(samples), TokensOf.store(store)

@@ -98,6 +98,13 @@ MEANINGS = {
     ),
     "motion_reconstructions": ("Motion of reconstructions", "levels", "The same, from tokens."),
     "motion_samples": ("Motion of new videos", "levels", "The same, in new videos."),
+    "c2st_samples": (
+        "New videos told from training",
+        "",
+        "How often a classifier that sees a place of each tells which one is new (area under the "
+        "curve): 0.5 is by chance, 1 always.",
+    ),
+    "c2st_real": ("Held-out videos told from training", "", "The same, of held-out videos."),
     "train_distance_samples": (
         "New videos from training",
         "%",

@@ -13,6 +13,7 @@ from pipeline.metrics import (
     mann_whitney,
     pool_features,
     psnr,
+    roc_auc,
     squared_error,
     ssim,
     token_counts,
@@ -185,6 +186,16 @@ def test_wasserstein_distance_is_how_far_values_move(x, y, expected):
 
 
 # Chance
+
+
+def test_roc_auc_counts_pairs_and_equal_ones_half(rng):
+    negative, positive = rng.integers(0, 9, 20), rng.integers(3, 12, 30)
+    pairs = [(x < y) + (x == y) / 2 for x in negative for y in positive]
+    assert roc_auc(negative, positive) == pytest.approx(np.mean(pairs), rel=1e-12)
+    assert roc_auc(negative, negative) == 0.5
+    assert (roc_auc(np.zeros(2), np.ones(3)), roc_auc(np.ones(3), np.zeros(2))) == (1, 0)
+    with pytest.raises(ValueError, match="at least 1 score a side, got 0 and 3"):
+        roc_auc(np.zeros(0), np.ones(3))
 
 
 def test_mann_whitney_of_numbers_without_ties():

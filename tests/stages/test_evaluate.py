@@ -11,6 +11,7 @@ from PIL import Image
 from mebt import MeBT, MeBTConfig, load_model, save_model
 from pipeline.config import build
 from pipeline.errors import CheckpointError, ConfigError, FrameError, TokenStoreError
+from pipeline.evaluation.c2st import C2ST_KEYS
 from pipeline.evaluation.config import PROTOCOLS, EvaluateConfig, Protocol
 from pipeline.evaluation.copying import COPYING_KEYS, PIXELS
 from pipeline.evaluation.distances import DISTANCE_KEYS, RECONSTRUCTION_KEYS
@@ -32,7 +33,7 @@ from tokenizer.perceptual import LPIPS, load_lpips
 CONFIG = EvaluateConfig(num_videos=7, batch_size=3, mask_ratios=(0.25, 1.0))
 OF_PICTURES = {*RECONSTRUCTION_KEYS, *(f"{key}_{who}" for key in DISTANCE_KEYS for who in COMPARED)}
 OF_MODEL = {f"token_{kind}_mask_{p}" for kind in ("loss", "accuracy") for p in (25, 100)}
-OF_SAMPLES = {"token_distance_samples", *COPYING_KEYS} - {*PIXELS}
+OF_SAMPLES = {"token_distance_samples", *C2ST_KEYS, *COPYING_KEYS} - {*PIXELS}
 """What is measured of the samples' tokens."""
 OF_PAIRS, EQUAL = PIXELS
 """What is measured of nearest pairs; held-out windows have the very tokens of training windows, as
@@ -51,6 +52,8 @@ def made(tmp_path_factory) -> Project:
 @pytest.fixture
 def project(made, monkeypatch) -> Project:
     made.use(monkeypatch, "evaluate")
+    monkeypatch.setattr("pipeline.evaluation.c2st.MIN_WINDOWS", 1)
+    monkeypatch.setattr("pipeline.evaluation.c2st.STEPS", 2)
     return made
 
 
@@ -104,6 +107,7 @@ def test_protocol_says_what_was_compared(project):
     assert protocol["num_real_windows"] == 14
     assert protocol["num_source_videos"] == 6
     assert protocol["window"] == {"frames": 4, "stride": 1, "size": 16, "grid": [2, 4, 4]}
+    assert protocol["c2st"]["num_windows"] == 6
     assert protocol["identities"]["tokens"] == project.tokens.fingerprint
     assert protocol["identities"]["samples"] == project.samples.fingerprint
     assert protocol["identities"]["tokenizer"] == project.tokens.tokenizer

@@ -311,7 +311,7 @@ def test_few_windows_have_distances_but_no_verdict():
     ("splits", "split", "given", "why"),
     [
         (("train", "test"), "test", None, "no --samples were given"),
-        (("test",), "test", {}, "there is no train split to copy from"),
+        (("test",), "test", {}, "there is no train split"),
         (("train", "test"), "train", {}, "evaluate.split is train, so no window is held out"),
         (
             ("train", "test"),

@@ -1,0 +1,166 @@
+"""The classifier finds what sets windows apart, wherever that lies, and nothing where nothing does.
+
+Windows are of bars that fall by a line each latent frame over noise of other tokens: bars that rise
+have the same frames, and the same tokens as often.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.evaluation import c2st
+from pipeline.evaluation.c2st import C2ST_KEYS, CubeClassifier, cubes_of, measure_c2st, told_apart
+from pipeline.evaluation.numbers import Evaluation
+from pipeline.evaluation.sets import Tokens, choose_windows
+from tests.helpers.memory_store import MemoryStore
+from tests.pipeline.evaluation.small import store_of
+
+K, GRID = 12, (4, 5, 5)
+ALL = np.ones(K, bool)
+
+
+def falling(count: int, seed: int) -> Tokens:
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, K // 2, (count, *GRID))
+    lines = (rng.integers(0, 5, (count, 1)) + np.arange(4)) % 5
+    bars = lines[:, :, None, None] == np.arange(5)[:, None]
+    colours = rng.integers(K // 2, K, (count, 1, 1, 1))
+    return np.where(bars, colours, tokens)
+
+
+def rising(count: int, seed: int) -> Tokens:
+    return falling(count, seed)[:, ::-1]
+
+
+def halves(windows: Tokens) -> tuple[Tokens, Tokens]:
+    return windows[::2], windows[1::2]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "least", "most"), [(falling, 0.44, 0.56), (rising, 0.8, 1.0)], ids=["same", "other"]
+)
+def test_only_what_moves_otherwise_is_told_apart(
+    drawn: Callable[[int, int], Tokens], least: float, most: float
+) -> None:
+    found = told_apart(halves(falling(200, 0)), halves(drawn(100, 1)), ALL, seed=0)
+    assert found is not None
+    assert least < found <= most
+
+
+def test_the_same_windows_give_the_same_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(c2st, "STEPS", 20)
+    sets = halves(falling(40, 0)), halves(rising(40, 1))
+    torch.manual_seed(1)
+    first = told_apart(*sets, ALL, seed=0)
+    torch.manual_seed(2)
+    assert told_apart(*sets, ALL, seed=0) == first
+    assert told_apart(*sets, ALL, seed=1) != first
+
+
+def test_cubes_are_around_what_tells_something_and_no_larger_than_windows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens = np.arange(2 * 4 * 3 * 2).reshape(2, 4, 3, 2)
+    tells = np.zeros(48, bool)
+    # Its cube is of 3x3x2, the first of two in time; that of 17 the second; 0 is in no middle.
+    middle = [1 * 6 + 1 * 2 + 1, 24 + 2 * 6 + 1 * 2 + 1, 0]
+    tells[middle] = True
+    found = cubes_of(tokens, tells, torch.Generator())
+    assert found.tolist() == [list(range(18)), list(range(30, 48))]
+    monkeypatch.setattr(c2st, "MAX_CUBES", 3)
+    some = cubes_of(tokens, np.ones(48, bool), torch.Generator().manual_seed(0))
+    assert some.shape == (3, 18)
+    whole = {0, 6, 24, 30}
+    assert len(set(some[:, 0].tolist())) == 3
+    assert set(some[:, 0].tolist()) < whole
+
+
+def test_tokens_are_left_out_in_learning_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    classifier = CubeClassifier(K, 8, generator)
+    seen: list[torch.Tensor] = []
+    classifier.embedding.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    cubes = torch.randint(K, (50, 8), generator=generator)
+    assert len(classifier.scores(cubes)) == 50
+    assert torch.equal(seen.pop(), cubes)
+    monkeypatch.setattr(c2st, "STEPS", 3)
+    before = classifier.embedding.weight.detach().clone()
+    classifier.learn(cubes, cubes, generator)
+    assert not torch.equal(before, classifier.embedding.weight)
+    for batch in seen:
+        assert batch.shape == (2 * c2st.BATCH, 8)
+        assert float((batch == K).float().mean()) == pytest.approx(c2st.HIDDEN, abs=0.03)
+
+
+def measure(
+    samples: MemoryStore | None, train: int = 40, test: int = 40, split: str = "test"
+) -> tuple[Evaluation, dict[str, object]]:
+    tokens = {"train": falling(train, 0), "test": falling(test, 1)}
+    videos = {name: [f"v{i}" for i in range(len(rows))] for name, rows in tokens.items()}
+    store = store_of(tokens, videos, codebook_size=K, grid=GRID)
+    sets = choose_windows(store, samples, split=split, limit=32, seed=0)
+    found = Evaluation()
+    return found, measure_c2st(found, sets, samples, seed=0)
+
+
+def drawn(tokens: Tokens, **extra: object) -> MemoryStore:
+    return store_of({"sample": tokens}, codebook_size=K, grid=GRID, extra=extra)
+
+
+def test_samples_and_held_out_windows_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    monkeypatch.setattr(
+        c2st, "told_apart", lambda *sets, **how: compared.append(sets) or len(compared) / 4
+    )
+    samples = rising(27, 2)
+    found, protocol = measure(drawn(samples))
+    assert found.metrics == {"c2st_samples": 0.25, "c2st_real": 0.5}
+    (train, (first, second), _), (same, held_out, _) = compared
+    assert train is same
+    np.testing.assert_array_equal(np.concatenate([first, second]), samples[:26])
+    assert [len(half) for half in (*train, *held_out)] == [20, 20, 13, 13]
+    assert (protocol["num_windows"], protocol["num_train"]) == (26, 40)
+
+
+def test_samples_that_hold_nothing_are_named() -> None:
+    tells = np.arange(K) > 0
+    blank = np.zeros((16, *GRID), dtype=np.int64)
+    assert told_apart(halves(falling(20, 0)), halves(blank), tells, seed=0) is None
+    blank[0, 1, 1, 1] = 1
+    assert told_apart(halves(falling(20, 0)), (blank[:8], blank[8:]), tells, seed=0) is None
+    common = {"train": np.zeros((16, *GRID), np.int64), "test": falling(16, 1)}
+    common["train"][:, 1, 1, 1] = 3
+    videos = {name: [f"v{i}" for i in range(16)] for name in common}
+    store, samples = store_of(common, videos, codebook_size=K, grid=GRID), drawn(0 * blank)
+    sets, found = choose_windows(store, samples, split="test", limit=32, seed=0), Evaluation()
+    measure_c2st(found, sets, samples, seed=0)
+    assert set(found.metrics) == {"c2st_real"}
+    assert found.not_computed == {
+        "c2st_samples": "half of a set holds nothing but the commonest tokens"
+    }
+
+
+@pytest.mark.parametrize(
+    ("samples", "sizes", "why"),
+    [
+        (None, {}, "no --samples were given"),
+        (drawn(rising(16, 2)), {"split": "train"}, "evaluate.split is train, so no window is"),
+        (
+            drawn(rising(16, 2), given={"split": "train"}),
+            {},
+            "the samples began from training windows",
+        ),
+        (drawn(rising(15, 2)), {}, "halves of 8 windows, but there are 15 samples"),
+        (drawn(rising(16, 2)), {"train": 15}, "share no pixel 8 and 7 training windows, 20 and 20"),
+        (drawn(rising(16, 2)), {"test": 15}, "20 and 20 training windows, 8 and 7 held-out ones"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(
+    samples: MemoryStore | None, sizes: dict[str, int], why: str
+) -> None:
+    found, protocol = measure(samples, **sizes)  # type: ignore[arg-type]
+    assert (protocol, found.metrics) == ({}, {})
+    assert set(found.not_computed) == set(C2ST_KEYS)
+    assert all(why in reason for reason in found.not_computed.values())

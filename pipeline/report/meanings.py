@@ -31,6 +31,11 @@ DISTANCES = {
         "How far the motion of a video has to be changed, on average, for both sets to have the "
         "same mixture of calm and lively ones; in grey levels (Wasserstein distance).",
     ),
+    "c2st": (
+        "Told from training clips",
+        "How often a classifier that sees a part of a training clip and one of such a video finds "
+        "out which is which: 0.5 is by chance, 1 always.",
+    ),
 }
 """Start of the key in metrics.json -> name, one sentence of meaning."""
 MEANINGS = {
@@ -98,13 +103,6 @@ MEANINGS = {
     ),
     "motion_reconstructions": ("Motion of reconstructions", "levels", "The same, from tokens."),
     "motion_samples": ("Motion of new videos", "levels", "The same, in new videos."),
-    "c2st_samples": (
-        "New videos told from training",
-        "",
-        "How often a classifier that sees a place of each tells which one is new (area under the "
-        "curve): 0.5 is by chance, 1 always.",
-    ),
-    "c2st_real": ("Held-out videos told from training", "", "The same, of held-out videos."),
     "train_distance_samples": (
         "New videos from training",
         "%",

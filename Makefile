@@ -16,10 +16,10 @@ demo: $(DEMO)  ## Fetch the footage, run every stage, say where the report is
 	cd demo && dvc repro
 	@echo "Done. Open $(CURDIR)/demo/report.html in a browser."
 
-test: $(INSTALLED) lint  ## What must hold on one machine without a GPU, but for the slowest tests
+test: $(INSTALLED) lint  ## Linters, types and all tests that take no more than a few seconds each
 	python -m pytest -n 2 -m "not slow"
 
-test-slow: $(INSTALLED)  ## The slowest: the whole flow by DVC, kills, several processes, compilers
+test-slow: $(INSTALLED)  ## The others: whole flows, trainings, kills, several processes, compilers
 	python -m pytest -n 2 -m slow
 
 faults: $(INSTALLED)  ## Inject faults for MINUTES minutes: kills, full disks, flipped bits, forged files

@@ -30,12 +30,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+SLOW_CASES = {"sampling_runs"}
+"""Golden cases that take longer than all others together."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Makes one golden test of each case folder."""
     if "golden_case" in metafunc.fixturenames:
         folder = metafunc.config.getoption("--golden")
         cases = sorted(meta.parent for meta in folder.glob("*/meta.json"))
-        metafunc.parametrize("golden_case", cases, ids=[case.name for case in cases])
+        marked = [
+            pytest.param(case, id=case.name, marks=[pytest.mark.slow] * (case.name in SLOW_CASES))
+            for case in cases
+        ]
+        metafunc.parametrize("golden_case", marked)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

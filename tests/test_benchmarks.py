@@ -136,6 +136,7 @@ def test_passes_are_those_of_the_sampler(monkeypatch: pytest.MonkeyPatch) -> Non
     assert operations.revise_passes(8, 4) == [(6, 2)] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
 def test_every_case_can_be_measured(case: Case, half: bool) -> None:
@@ -181,6 +182,7 @@ def test_memory_is_what_the_work_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert extra == pytest.approx(0.8, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_table_has_one_row_for_each_case_and_marks_what_is_missed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

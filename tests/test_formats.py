@@ -117,6 +117,7 @@ def test_each_published_kind_of_tokenizer_has_a_row() -> None:
     assert all("--out" in row for row in read) and len(read) == 5
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for write in (write_footage, write_ids, write_tokenizers):
         write(tmp_path)

@@ -159,6 +159,7 @@ def write_case(folder: Path, meta: dict[str, Any], io: dict[str, Tensor]) -> Pat
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_of_a_grid_of_primes_are_replayed(name: str, model: MeBT, tmp_path: Path) -> None:
     given = torch.randint(K, (BATCH, *GRID), generator=Generator().manual_seed(1))

@@ -23,6 +23,7 @@ for module, names in {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lines",
     [

@@ -181,6 +181,7 @@ def test_wrong_usage_is_exit_code_2() -> None:
     assert CliRunner().invoke(cli, ["train", "--no-such-flag"]).exit_code == 2
 
 
+@pytest.mark.slow
 def test_the_python_examples_run(tmp_path: Path, monkeypatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
     assert len(blocks) == 3

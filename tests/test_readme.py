@@ -210,6 +210,7 @@ def corners(path: Path) -> NDArray[np.int64]:
     return pixels[[near, near, far, far], [near, far, near, far]]
 
 
+@pytest.mark.slow
 def test_the_commands_for_own_videos_keep_their_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +246,7 @@ def test_the_commands_for_own_videos_keep_their_pictures(
     assert "<img" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_commands_for_published_files_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +270,7 @@ def test_the_commands_for_published_files_run(
     assert len(lines) == 8
 
 
+@pytest.mark.slow
 def test_the_commands_that_edit_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "clip.mp4", rate=24, count=30)
     write_video(tmp_path / "other.mp4", rate=24, count=9)
@@ -289,6 +292,7 @@ def test_the_commands_that_edit_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert all((tmp_path / out / "sheet.webp").exists() for out in outs)
 
 
+@pytest.mark.slow
 def test_the_commands_that_steer_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = ["video,frame,action.0,action.1"]
     for number, label in enumerate(("surfing", "diving", "surfing")):
@@ -310,6 +314,7 @@ def test_the_commands_that_steer_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert store.plan("sample")["label"].to_pylist() == ["surfing"] * 3
 
 
+@pytest.mark.slow
 def test_the_other_commands_of_the_readme_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def test_actions_move_the_square_into_their_frame_and_not_beyond_the_border() ->
     assert not is_walk(paint((rows, columns), 0, 3))
 
 
+@pytest.mark.slow
 def test_a_try_trains_samples_and_writes_the_table(tmp_path: Path) -> None:
     few = ("train.max_steps=1", "model.width=16", "model.num_heads=2", "train.validate_every=1")
     few += ("sample.num_samples=3", "sample.draft_steps=1", "train.validation_windows=4")

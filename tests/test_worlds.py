@@ -15,6 +15,7 @@ from pipeline.config import build
 NAMES = list(WORLDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_world_draws_is_lawful_and_differs(name: str) -> None:
     rules = world(name)
@@ -50,6 +51,7 @@ def test_distance_counts_wrong_places_in_sizes_of_the_square() -> None:
     assert rules.distance(wrong) == pytest.approx(8 / square.sum())
 
 
+@pytest.mark.slow
 def test_distance_is_the_least_over_all_lawful_videos() -> None:
     rules = world("one-square")
     generator = np.random.default_rng(0)
@@ -82,6 +84,7 @@ def test_things_are_thrown_back_at_the_borders() -> None:
     assert bounce(0, 1, 3, 6, each=2).tolist() == [0, 0, 1, 1, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_try_trains_and_samples_as_the_commands_do() -> None:
     few = ("train.max_steps=2", "train.validate_every=1", "model.width=16", "sample.num_samples=4")
     sections = chosen("one-square", few)

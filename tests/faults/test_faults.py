@@ -49,6 +49,7 @@ def trials(world: World, kinds: tuple[str, ...], *, each: int) -> dict[str, Coun
     return tallies
 
 
+@pytest.mark.slow
 def test_some_faults_break_no_promise(world: World) -> None:
     tallies = trials(world, SHORT, each=1)
     assert not [failure for tally in tallies.values() for failure in tally.failures]

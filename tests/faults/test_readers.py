@@ -128,6 +128,7 @@ class Writers:
                 new_store(self.left / str(most))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["kill", errno.EIO, errno.ENOSPC, "size"])
 def test_zarr_reads_what_is_left_of_a_store_that_was_being_written(
     fault: str | int, tmp_path: Path

@@ -306,6 +306,7 @@ def test_drafts_and_revisions_are_guided_apart(strategy: str) -> None:
     assert torch.equal(drawn[3], draw(model, base))  # Conditions are ignored, then.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("total", [None, 5])
 def test_a_guided_sample_does_not_depend_on_its_batch(total: int | None) -> None:
     model = make()

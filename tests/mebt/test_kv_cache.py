@@ -89,11 +89,13 @@ def assert_same_samples(kind: str, keep: tuple[int, ...] = (), **fields: Any) ->
         assert torch.equal(made[row], slow.sample(None if given is None else given[row]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_of_any_layers_are_those_of_the_slow_sampler(kind: str) -> None:
     assert_same_samples(kind, bootstrap_steps=2, draft_steps=4, revise_rounds=2, revise_groups=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("keep", [(), (0,), (1, 0)])
 def test_samples_of_any_values_are_those_of_the_slow_sampler(

@@ -53,6 +53,7 @@ def of_ffmpeg(path: Path, fps: float) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", RATES.values(), ids=RATES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_container_gives_as_many_frames_as_it_should_and_evenly(

@@ -66,6 +66,7 @@ print(os.environ.get("GOMP_SPINCOUNT"), os.environ["ONEDNN_PRIMITIVE_CACHE_CAPAC
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own", "turns"),
     [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],

@@ -43,6 +43,7 @@ def causal(made_causal: Flow, tmp_path: Path) -> Flow:
     return made_causal.copy(tmp_path / "causal")
 
 
+@pytest.mark.slow
 def test_windows_begin_with_a_frame_by_itself_from_frames_to_numbers(causal: Flow) -> None:
     root = causal.root
     info = TokenStore(root / "tokens").info

@@ -184,6 +184,7 @@ def test_files_of_something_else_are_one_clear_line(flow: Flow) -> None:
     assert not (flow.root / "tokens").exists()
 
 
+@pytest.mark.slow
 def test_other_conditions_need_update_and_take_all_tokens_over(flow: Flow) -> None:
     flow.ok("tokenize")
     plain = TokenStore(flow.root / "tokens")
@@ -296,6 +297,7 @@ def objects(bucket: Bucket) -> dict[str, bytes]:
     return {name: bucket.read(name) for name in bucket.below()}
 
 
+@pytest.mark.slow
 def test_a_store_in_a_bucket_is_the_same_and_is_updated(flow: Flow, bucket: Bucket) -> None:
     words, url = given(flow), str(bucket.root)
     flow.ok("tokenize", out="plain")

@@ -25,6 +25,7 @@ def command(*words: str) -> None:
 DECODER = given(decoder_only="true", ema_decay=0.75)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [[], LEVELS])
 def test_tokens_stay_what_they_are_and_pictures_do_not(flow: Flow, levels: list[str]) -> None:
     if levels:
@@ -96,6 +97,7 @@ def test_a_decoder_needs_an_encoder_and_rounding_must_not_change_it(flow: Flow) 
     assert tokens_identity(load_tokenizer(result(flow, "half"))) == identity(load_tokenizer(init))
 
 
+@pytest.mark.slow
 def test_every_command_takes_it_for_the_tokenizer_of_the_tokens(flow: Flow) -> None:
     tokenizer = flow.root / "tokenizer.safetensors"
     model = load_tokenizer(tokenizer)

@@ -50,6 +50,7 @@ def test_the_table_and_the_pictures_come_from_one_command(
         ) == 1
 
 
+@pytest.mark.slow
 def test_the_commands_and_the_code_of_the_page_run(
     made: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

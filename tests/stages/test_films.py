@@ -201,6 +201,7 @@ def test_films_of_one_key_stay_apart(tmp_path: Path) -> None:
         assert shown == list(range(shown[0], shown[0] + len(shown)))
 
 
+@pytest.mark.slow
 def test_a_damaged_film_is_named_once_and_mended_later(
     flow: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +234,7 @@ def test_a_film_repainted_to_the_same_bytes_is_another(flow: Flow) -> None:
     assert "20 frames differ" in refused(flow, tar)
 
 
+@pytest.mark.slow
 def test_films_of_a_bucket_and_broken_tars(flow: Flow, bucket: Bucket) -> None:
     for number in range(2):
         path = flow.root / "here" / f"{number}.tar"
@@ -247,6 +249,7 @@ def test_films_of_a_bucket_and_broken_tars(flow: Flow, bucket: Bucket) -> None:
     assert {r["video"] for r in TokenStore(flow.root / "three").plan().to_pylist()} == {"0-v0"}
 
 
+@pytest.mark.slow
 def test_every_command_that_reads_frames_reads_films(flow: Flow) -> None:
     shards = flow.root / "shards"
     for split in ("train", "test"):

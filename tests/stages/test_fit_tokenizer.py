@@ -50,6 +50,7 @@ def test_it_begins_from_the_weights_it_is_given(flow: Flow) -> None:
     assert 0 < int((moved > 1e-5 * scale).sum()) < len(moved)
 
 
+@pytest.mark.slow
 def test_a_stop_and_a_resume_change_nothing(flow: Flow) -> None:
     more = ("--init", str(flow.root / "tokenizer.safetensors"))
     flow.ok(STAGE, *more, out="whole")
@@ -88,6 +89,7 @@ def shaped(**values: object) -> list[str]:
 LEVELS = shaped(levels="[4, 3, 2]", codebook_size=24, embedding_dim=3)
 
 
+@pytest.mark.slow
 def test_levels_are_trained_begun_from_and_resumed_like_a_learned_codebook(flow: Flow) -> None:
     flow.ok(STAGE, *LEVELS, out="first")
     assert load_tokenizer(result(flow, "first")).config.levels == (4, 3, 2)
@@ -135,6 +137,7 @@ def read_steps(flow: Flow, run: str) -> list[dict]:
     return [line for line in map(json.loads, lines) if line["split"] is None]
 
 
+@pytest.mark.slow
 def test_a_stop_resumes_discriminators_and_their_optimizer(flow: Flow) -> None:
     more = [*ADVERSARIAL, *given(gan_feat_weight=4, discriminator_start=1, accumulate=2)]
     flow.ok(STAGE, *more, out="whole")
@@ -285,6 +288,7 @@ def test_a_range_that_footage_seems_cut_off_at_is_named(counts, pixel_range, say
     assert line is None if says is None else says in str(line)
 
 
+@pytest.mark.slow
 def test_frames_on_white_paper_are_told_from_others(flow: Flow) -> None:
     for path in (flow.root / "frames" / "test").rglob("*.png"):
         with Image.open(path) as image:

@@ -66,6 +66,7 @@ def pair(traced: Path, tmp_path: Path) -> list[Path]:
     return [Path(shutil.copy(file, tmp_path)) for file in files]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [LARGE, SMALL])
 def test_a_pair_encodes_as_the_traced_network_did(traced: Path, tmp_path: Path, case: str) -> None:
     output = ok(tmp_path, *(traced / case / f"{half}.jit" for half in HALVES))
@@ -216,6 +217,7 @@ def with_cosmos(made: Flow, traced: Path, tmp_path_factory: pytest.TempPathFacto
     return flow
 
 
+@pytest.mark.slow
 def test_tokens_of_cosmos_train_sample_and_become_videos(with_cosmos: Flow) -> None:
     root = with_cosmos.root
     info = TokenStore(root / "tokens").info

@@ -57,6 +57,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, files: tuple[Path, Path]) 
     assert "encoder.stem.bias: ours [6], theirs [9] (encoder.conv_in.conv.bias)" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "size", "codebook_size"),
     [("vidtok_fsq_488", 16, 8**5), ("vidtok_fsq_41616", 32, 8**4)],

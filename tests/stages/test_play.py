@@ -185,6 +185,7 @@ def end(process: "subprocess.Popen[str]", number: int) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_cleanly_while_it_draws(folder: Path) -> None:
     words = ("--run", folder / "run", "--tokenizer", folder / "tokenizer.safetensors")
     with playing(*words) as (process, url):

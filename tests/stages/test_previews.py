@@ -43,6 +43,7 @@ def assert_last_preview_is_what_sample_draws(flow: Flow, out: str, *more: str) -
     np.testing.assert_array_equal(last, TokenStore(flow.root / f"{out}-samples").read("sample"))
 
 
+@pytest.mark.slow
 def test_previews_change_nothing_in_a_run(flow: Flow) -> None:
     tokenizer = str(flow.root / "tokenizer.safetensors")
     flow.ok("train", "--set", "train.preview_every=0", out="without")
@@ -53,6 +54,7 @@ def test_previews_change_nothing_in_a_run(flow: Flow) -> None:
     assert not (flow.root / "without" / "previews").exists()
 
 
+@pytest.mark.slow
 def test_the_first_step_and_the_last_are_among_them(flow: Flow) -> None:
     flow.ok("train", *EVERY_4, out="drawn")
     found = read_previews(flow.root / "drawn")
@@ -63,6 +65,7 @@ def test_the_first_step_and_the_last_are_among_them(flow: Flow) -> None:
     assert list(read_previews(flow.root / "further")) == [6, 8, 9]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_last_preview_is_what_the_saved_model_draws(flow: Flow, precision: str) -> None:
     flow.ok("train", "--set", f"train.precision={precision}", out="drawn")
@@ -70,6 +73,7 @@ def test_the_last_preview_is_what_the_saved_model_draws(flow: Flow, precision: s
     assert_last_preview_is_what_sample_draws(flow, "drawn", *more)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_shows_the_same_byte_for_byte(flow: Flow) -> None:
     tokenizer = ("--tokenizer", str(flow.root / "tokenizer.safetensors"))
     more = ("--set", "train.preview_every=3", *tokenizer)
@@ -102,6 +106,7 @@ def test_a_run_that_was_killed_at_any_moment_shows_the_same(flow: Flow) -> None:
     assert_same_run(flow.root / "killed", flow.root / "whole", "model.safetensors")
 
 
+@pytest.mark.slow
 def test_what_a_checkpoint_does_not_vouch_for_is_drawn_anew(flow: Flow) -> None:
     more = ("--set", "train.preview_every=1")
     flow.ok("train", *more, "--set", "train.max_steps=5", out="drawn")
@@ -111,6 +116,7 @@ def test_what_a_checkpoint_does_not_vouch_for_is_drawn_anew(flow: Flow) -> None:
     assert list(read_previews(flow.root / "drawn")) == [0, 1, 2, 3, 4, 6]
 
 
+@pytest.mark.slow
 def test_a_run_from_before_previews_goes_on_and_draws_from_there(flow: Flow) -> None:
     flow.ok("train", "--set", "train.preview_every=0", "--set", "train.max_steps=4", out="old")
     path = flow.root / "old" / "run.json"
@@ -131,6 +137,7 @@ def test_overwriting_a_run_clears_its_previews(flow: Flow) -> None:
     assert list(read_previews(flow.root / "drawn")) == [0, 4, 6]
 
 
+@pytest.mark.slow
 def test_a_tokenizer_makes_pictures_of_them(flow: Flow) -> None:
     tokenizer = ("--tokenizer", str(flow.root / "tokenizer.safetensors"))
     flow.ok("train", *EVERY_4, *tokenizer, out="drawn")

@@ -99,6 +99,7 @@ def test_a_run_goes_on_under_another_strategy_and_number_of_processes(flow: Flow
     assert_same_weights(flow.root / "whole", flow.root / "moved")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_one_process_stops_all_of_them(flow: Flow, rank: int) -> None:
     tasks = srun(flow, "--strategy", "fsdp", "--set", "train.max_steps=100000", out="stopped")
@@ -113,6 +114,7 @@ def test_a_signal_to_one_process_stops_all_of_them(flow: Flow, rank: int) -> Non
     assert state(flow.root / "stopped")
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_all_processes_and_the_run_goes_on(flow: Flow) -> None:
     tasks = srun(flow, "--strategy", "ddp", out="full", run=run_on_a_full_disk)
     for task in tasks:
@@ -124,6 +126,7 @@ def test_a_full_disk_stops_all_processes_and_the_run_goes_on(flow: Flow) -> None
         assert task.exitcode == 0
 
 
+@pytest.mark.slow
 def test_muon_steps_slices_as_it_does_whole_matrices(flow: Flow) -> None:
     more = (*SAME, "--set", "train.optimizer=muon", "--set", "train.max_steps=2")
     flow.ok("train", *more, out="plain")

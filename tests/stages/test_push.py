@@ -103,6 +103,7 @@ def test_a_run_that_was_pulled_samples_and_decodes(
     assert "nothing to do" in ok("pull", "--from", pushed, "--out", out)
 
 
+@pytest.mark.slow
 def test_with_its_checkpoint_it_is_trained_on(
     flow: Flow, words: list[object], tmp_path: Path
 ) -> None:

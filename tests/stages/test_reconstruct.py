@@ -36,6 +36,7 @@ def record_of(folder: Path) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_windows(flow: Flow) -> None:
     result = run(flow, "--shown", "2")
     assert result.exit_code == 0, result.output

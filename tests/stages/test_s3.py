@@ -33,6 +33,7 @@ def tokens(*words: object) -> Result:
     return CliRunner().invoke(cli, ["tokens", *map(str, words)])
 
 
+@pytest.mark.slow
 def test_tokens_in_a_bucket_are_the_same_and_train_the_same_model(
     flow: Flow, bucket: Bucket
 ) -> None:
@@ -92,6 +93,7 @@ def upload(folder: Path, url: str) -> Bucket:
     return bucket
 
 
+@pytest.mark.slow
 def test_frames_in_tars_of_a_bucket_make_the_same_tokens_and_tokenizer(flow: Flow) -> None:
     flow.ok("extract", "--format", "webdataset", out="tars")
     bucket = upload(flow.root / "tars", FRAMES)
@@ -182,6 +184,7 @@ def test_frames_of_a_bucket_that_cannot_be_read_are_named(flow: Flow) -> None:
         read_members(members)
 
 
+@pytest.mark.slow
 def test_stopped_and_run_again_the_objects_are_the_same(
     flow: Flow, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +205,7 @@ def test_stopped_and_run_again_the_objects_are_the_same(
     assert objects(bucket) == content(flow.root / "tokens")
 
 
+@pytest.mark.slow
 def test_a_store_there_is_brought_up_to_date(
     flow: Flow, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +232,7 @@ def test_a_store_there_is_brought_up_to_date(
     assert objects(bucket) == content(flow.root / "fresh")
 
 
+@pytest.mark.slow
 def test_damage_is_named_and_repaired(flow: Flow, bucket: Bucket) -> None:
     flow.ok("tokenize", out=URL)
     before = objects(bucket)
@@ -244,6 +249,7 @@ def test_damage_is_named_and_repaired(flow: Flow, bucket: Bucket) -> None:
     assert objects(bucket) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["store.json", "manifest/", "train.zarr/c/1/0/0/0"])
 def test_a_network_that_fails_is_no_damage_and_nothing_is_deleted(
     flow: Flow, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, name: str
@@ -266,6 +272,7 @@ def test_a_network_that_fails_is_no_damage_and_nothing_is_deleted(
     assert objects(bucket) == before
 
 
+@pytest.mark.slow
 def test_another_store_is_refused_by_name_and_overwritten_only_when_asked(
     flow: Flow, bucket: Bucket
 ) -> None:

@@ -52,6 +52,7 @@ def test_the_shipped_model_draws_fish_that_move(
     assert 0.2 < frame_change(videos).mean() < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 5, 34])
 def test_batch_size_changes_no_sample(flow: Flow, batch_size: int) -> None:
     flow.ok("sample", "--set", f"sample.batch_size={batch_size}", out="other")
@@ -76,6 +77,7 @@ def test_another_seed_gives_other_samples(flow: Flow) -> None:
     assert (other != TokenStore(flow.root / "samples").read("sample")).mean() > 0.3
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_the_samples_are_the_same(flow: Flow) -> None:
     process = flow.start("sample", "--set", "sample.batch_size=1", out="killed")
     manifest = flow.root / "killed" / "manifest"
@@ -88,12 +90,14 @@ def test_killed_and_run_again_the_samples_are_the_same(flow: Flow) -> None:
     assert "nothing to do" in flow.ok("sample", out="killed")
 
 
+@pytest.mark.slow
 def test_two_processes_draw_the_same_samples_as_one(flow: Flow) -> None:
     two = ("--accelerator", "cpu", "--devices", "2", "--strategy", "ddp")
     assert flow.start("sample", *two, out="two").wait(100) == 0
     assert content(flow.root / "two") == content(flow.root / "samples")
 
 
+@pytest.mark.slow
 def test_bfloat16_multiplies_and_keeps_probabilities_in_float32(
     flow: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +233,7 @@ def test_a_given_draft_is_revised_and_nothing_else(flow: Flow) -> None:
     assert (revised[:, 1] != before[:, 1]).mean() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("total", "latent", "said"),
     [

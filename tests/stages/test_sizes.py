@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import av
+import pytest
 from click.testing import CliRunner
 from PIL import Image
 
@@ -14,6 +15,7 @@ from tests.helpers.small import Flow
 HIGH, WIDE = 16, 24
 
 
+@pytest.mark.slow
 def test_frames_that_are_not_square_go_all_the_way(tmp_path: Path) -> None:
     flow = Flow(tmp_path)
     size = f"[{HIGH},{WIDE}]"

@@ -39,6 +39,7 @@ def of_single_images(folder: Path) -> list[str]:
     return ["--videos", str(folder)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [of_videos, of_a_robot, of_numbered_images, of_single_images])
 def test_videos_of_others_are_extracted_tokenized_and_learned(source, tmp_path: Path) -> None:
     flow = Flow(tmp_path)
@@ -48,6 +49,7 @@ def test_videos_of_others_are_extracted_tokenized_and_learned(source, tmp_path: 
     learn_and_sample(flow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [of_videos, of_numbered_images, of_single_images])
 def test_tars_of_others_are_tokenized_and_learned(source, tmp_path: Path) -> None:
     source(tmp_path / "frames")

@@ -84,6 +84,7 @@ def states_of(conditions: Conditions, editor: Editor) -> NDArray[np.float64]:
     return given.flatten(1).double().numpy()
 
 
+@pytest.mark.slow
 def test_labels_are_dealt_out_and_states_are_of_the_frames_that_the_model_sees(
     flow: Flow, told: list[dict[str, Any]]
 ) -> None:
@@ -127,6 +128,7 @@ def test_each_window_is_told_of_its_own_frames() -> None:
     assert all(x.labels is not None and x.labels.tolist() == [4] for x in seen)
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_is_said_and_drawn(flow: Flow, clip: Path) -> None:
     write_states(flow.root / "moves.csv", 15, "move")
     strong = ("--set=sample.guidance=40",)
@@ -145,6 +147,7 @@ def test_what_is_asked_for_is_said_and_drawn(flow: Flow, clip: Path) -> None:
     assert f"asked for label a and states of {moves}" in said
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_for_is_one_line(flow: Flow, clip: Path) -> None:
     line = refused(flow, "continue", clip, **NEW, label="c")
     assert line.endswith("does not know the label 'c'; it knows a, b.")

@@ -67,6 +67,7 @@ def test_two_processes_draw_what_one_does_with_guidance(flow: Steered) -> None:
     np.testing.assert_array_equal(flow.tokens("one"), flow.tokens("two"))
 
 
+@pytest.mark.slow
 def test_half_precision_learns_the_same_of_conditions_and_draws(flow: Steered) -> None:
     losses = []
     for precision in ("32-true", "bf16-mixed"):

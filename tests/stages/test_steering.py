@@ -53,6 +53,7 @@ def write_states(path: Path, frames: int = 6, videos: int = 1, **values: str) ->
 # Training.
 
 
+@pytest.mark.slow
 def test_a_model_knows_names_widths_and_deviations(made: Steered) -> None:
     config = read_config(made.root / "run" / "model.safetensors")
     assert config.labels == LABELS
@@ -88,6 +89,7 @@ def test_dropout_is_of_whole_windows_and_of_seed_and_step_alone() -> None:
     assert dropped_rows(TrainConfig(batch_size=8, condition_dropout=1.0), 0).all()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_bit_for_bit_the_same(flow: Steered) -> None:
     flow.train("stopped", "--set", "train.max_steps=3", "--set", "train.accumulate=2")
     flow.train("stopped", "--set", "train.max_steps=6", "--set", "train.accumulate=2")
@@ -100,6 +102,7 @@ def test_a_stopped_run_ends_bit_for_bit_the_same(flow: Steered) -> None:
     assert not torch.equal(bare.latents, load_model(whole).latents)
 
 
+@pytest.mark.slow
 def test_the_log_says_what_held_out_windows_cost_without_conditions(made: Steered) -> None:
     lines = (made.root / "run" / "metrics.jsonl").read_text().splitlines()
     (*_, last) = [line for line in map(json.loads, lines) if line.get("val_loss")]
@@ -134,6 +137,7 @@ def test_conditions_that_the_store_lacks_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_fine_tuning_needs_the_same_conditions(flow: Steered) -> None:
     words = ("--tokens", str(flow.root / "tokens"), "--out", str(flow.root / "tuned"))
     init = ("--init", str(flow.root / "run" / "model.safetensors"))
@@ -143,6 +147,7 @@ def test_fine_tuning_needs_the_same_conditions(flow: Steered) -> None:
     assert "has conditions" in flow.refused("train", *words, *init, *other)
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_none_is_taught_conditions(flow: Steered) -> None:
     plain = flow.root / "plain" / "model.safetensors"
     taught = load_model(flow.root / "run" / "model.safetensors")
@@ -165,6 +170,7 @@ def test_a_model_that_knows_none_is_taught_conditions(flow: Steered) -> None:
     assert "has conditions" in flow.refused(*words, "--set", "model.conditions=[label]")
 
 
+@pytest.mark.slow
 def test_what_is_in_other_splits_alone_is_not_known(flow: Steered) -> None:
     shutil.rmtree(flow.root / "tokens")
     store = make_store(flow.root / "tokens", held_out=True)
@@ -186,6 +192,7 @@ def test_what_is_in_other_splits_alone_is_not_known(flow: Steered) -> None:
     assert "model.safetensors knows no label swim" in said
 
 
+@pytest.mark.slow
 def test_a_causal_store_has_one_frame_in_its_first_latent_one(tmp_path: Path) -> None:
     flow = Steered(tmp_path)
     shutil.rmtree(tmp_path / "tokens")

@@ -86,6 +86,7 @@ def v2(root: Path) -> list[object]:
 FORMS = [a_video, a_folder, two_folders, some_tars, digits, v1, v2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_every_form_becomes_tokens_a_model_and_samples(
     form: Callable[[Path], list[object]], tmp_path: Path

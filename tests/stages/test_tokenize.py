@@ -64,6 +64,7 @@ def test_batch_size_changes_no_token(flow: Flow) -> None:
     assert content(flow.root / "other") == content(flow.root / "tokens")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 5])
 def test_killed_and_run_again_the_store_is_the_same_byte_for_byte(flow: Flow, shards: int) -> None:
     slow = flow.start("tokenize", "--set", "tokenize.batch_size=1", out="killed")
@@ -120,6 +121,7 @@ def test_the_batch_is_halved_until_it_fits(
     assert content(flow.root / "halved") == content(flow.root / "tokens")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete", "swap", "part", "plan"])
 def test_damage_is_named_and_only_that_shard_is_redone(flow: Flow, damage: str) -> None:
     root = flow.root / "tokens"
@@ -204,6 +206,7 @@ def test_a_full_disk_loses_nothing(flow: Flow, monkeypatch: pytest.MonkeyPatch) 
     assert content(flow.root / "full") == content(flow.root / "tokens")
 
 
+@pytest.mark.slow
 def test_two_writers_cannot_meet(flow: Flow) -> None:
     slow = flow.start("tokenize", "--set", "tokenize.batch_size=1", out="shared")
     while not (flow.root / "shared" / "store.json").exists() and slow.poll() is None:
@@ -262,6 +265,7 @@ def test_turned_frames_make_the_tokens_of_upright_ones(flow: Flow) -> None:
     np.testing.assert_array_equal(turned, TokenStore(flow.root / "tokens").read("train"))
 
 
+@pytest.mark.slow
 def test_a_store_remembers_that_frames_were_read_as_stored(flow: Flow) -> None:
     turn(flow.root / "frames")
     flow.ok("tokenize", out="turned")
@@ -327,6 +331,7 @@ def say_rate(flow: Flow, fps: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "fps": fps}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "more", "fps"),
     [
@@ -365,6 +370,7 @@ def test_another_rate_makes_no_other_store(flow: Flow) -> None:
         assert store.verify() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fps", [0, -1.0, "25", True, [25], 1e9, 10**400])
 def test_what_is_no_rate_is_refused_by_name(flow: Flow, fps: object) -> None:
     say_rate(flow, fps)
@@ -387,6 +393,7 @@ def test_a_rate_that_was_edited_is_noticed(flow: Flow) -> None:
             TokenStore(flow.root / "tokens")
 
 
+@pytest.mark.slow
 def test_the_rate_goes_all_the_way_to_the_samples(flow: Flow) -> None:
     say_rate(flow, 12.5)
     flow.ok("tokenize")

@@ -180,6 +180,7 @@ def test_imports_are_told_what_they_lack(made: Flow, ids: Path, tmp_path: Path) 
     assert tokens("export", made.root / "tokens", *words).exit_code == 2
 
 
+@pytest.mark.slow
 def test_imported_ids_train_and_sample_and_decode_says_why_not(flow: Flow, tmp_path: Path) -> None:
     for name, count in (("train", 40), ("test", 8)):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(1).integers(0, 9, (count, 2, 3, 5)))

@@ -85,6 +85,7 @@ def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(flow: Flow, stage: st
     assert_same_run(killed, flow.root / "whole", RESULTS[stage])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_saves_and_says_run_me_again(flow: Flow, number: int) -> None:
     process = flow.fork("train", "--set", "train.max_steps=100000", out="stopped")
@@ -128,6 +129,7 @@ def test_the_log_has_what_one_wants_to_see(made: Flow) -> None:
     assert not (made.root / "run" / "tensorboard").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", RESULTS)
 def test_a_log_goes_to_tables_and_loggers(flow: Flow, stage: str) -> None:
     plots = flow.root / "plots"
@@ -166,6 +168,7 @@ def test_a_logger_that_is_not_installed_is_one_line(
     assert not (flow.root / "logged").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", RESULTS)
 def test_each_line_of_a_log_has_the_same_keys(flow: Flow, stage: str) -> None:
     """Readers that learn the columns from the first lines would drop those that come later."""
@@ -179,6 +182,7 @@ def test_each_line_of_a_log_has_the_same_keys(flow: Flow, stage: str) -> None:
     assert {key for key in unused if "/mask_" not in key} == set()  # Few steps draw few masks.
 
 
+@pytest.mark.slow
 def test_training_learns(flow: Flow) -> None:
     flow.ok(
         *("train", "--set", "train.max_steps=150", "--set", "train.learning_rate=0.01"),
@@ -195,6 +199,7 @@ def test_training_learns(flow: Flow) -> None:
     assert held_out[-1] < 0.95 * entropy  # More than how frequent each token is.
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_are_the_same_step(flow: Flow) -> None:
     more = ["--set", "model.residual_dropout=0.0", "--set", "train.clip_norm=1.0"]
     more += [*SMOOTH, "--set", "train.context_noise=0.5"]
@@ -205,6 +210,7 @@ def test_accumulated_micro_batches_are_the_same_step(flow: Flow) -> None:
         torch.testing.assert_close(tensor, two[name], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_second_half_of_the_steps_is_masked_by_its_own_schedule(
     flow: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +231,7 @@ def test_the_second_half_of_the_steps_is_masked_by_its_own_schedule(
     assert "config.schedule = ['linear', 'root'], not 'linear'" in line
 
 
+@pytest.mark.slow
 def test_layers_may_be_computed_again_from_some_step_on(
     flow: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +248,7 @@ def test_layers_may_be_computed_again_from_some_step_on(
     assert_same_run(flow.root / "again", flow.root / "run", RESULTS["train"])
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_layers_and_keeps_loss_and_state_in_float32(
     flow: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +268,7 @@ def test_bfloat16_computes_layers_and_keeps_loss_and_state_in_float32(
     assert {tensor.dtype for tensor in last_state(flow.root / "half").values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_auto_is_what_the_processor_is_fast_in_and_then_what_the_run_began_with(
     flow: Flow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -309,6 +318,7 @@ def test_a_missing_compiler_is_one_clear_line(flow: Flow) -> None:
     assert line.endswith("Set train.compile=false.")
 
 
+@pytest.mark.slow
 def test_two_experiments_read_one_store_at_the_same_time(flow: Flow) -> None:
     tokens = content(flow.root / "tokens")
     one = flow.start("train", out="one")
@@ -450,6 +460,7 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on(
     assert_same_run(flow.root / "full", flow.root / "run", RESULTS["train"])
 
 
+@pytest.mark.slow
 def test_a_profile_says_where_the_time_goes_and_changes_nothing(flow: Flow) -> None:
     said = flow.ok("train", "--profile", out="profiled")
     folder = flow.root / "profiled" / "profile"

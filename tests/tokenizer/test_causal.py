@@ -69,6 +69,7 @@ def test_a_beginning_is_encoded_and_decoded_as_in_the_whole(norm, padding, downs
             torch.testing.assert_close(found, pictures[:, :, :frames], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize("training", [False, True])
 def test_each_latent_frame_depends_on_its_own_frames_and_those_before(

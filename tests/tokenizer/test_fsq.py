@@ -88,6 +88,7 @@ def test_levels_are_chosen_in_float32_whatever_the_convolutions_compute_in() -> 
         assert torch.equal(fsq.nearest(rows), exact)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_levels_has_a_gradient_everywhere_and_learns_one_clip() -> None:
     model = make_model().train()
     rows = torch.linspace(-0.4, 0.4, 8)

@@ -91,6 +91,7 @@ def test_each_clip_of_a_batch_draws_a_noise_of_its_own() -> None:
     assert torch.equal(video, torch.zeros_like(video))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", [-0.5, 0.0, 0.43])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_gradients_of_a_batch_of_one_colour_are_those_of_any_other(

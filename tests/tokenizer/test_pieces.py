@@ -50,6 +50,7 @@ def test_frames_depend_on_latent_ones_within_reach_and_no_further(
     assert min(spare) <= 1  # The reach is no more than it need be.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "most"), [("batch", 14), ("batch", 19), ("layer", 19)])
 @DOWNSAMPLES
 def test_pieces_without_a_group_norm_are_the_frames_of_the_whole(

@@ -316,6 +316,7 @@ def test_moving_pixels_weigh_more_and_the_mean_weight_is_one() -> None:
     assert float(weighted) == pytest.approx(0.1 / 4 * 13 / 4)
 
 
+@pytest.mark.slow
 def test_a_small_tokenizer_learns_one_clip() -> None:
     torch.manual_seed(0)
     model = VQGAN(make_config(downsample=(2, 4, 4), width=8)).train()

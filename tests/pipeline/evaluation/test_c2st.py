@@ -38,6 +38,7 @@ def halves(windows: Tokens) -> tuple[Tokens, Tokens]:
     return windows[::2], windows[1::2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("drawn", "least", "most"), [(falling, 0.44, 0.56), (rising, 0.8, 1.0)], ids=["same", "other"]
 )
@@ -124,6 +125,7 @@ def test_samples_and_held_out_windows_are_as_many(monkeypatch: pytest.MonkeyPatc
     assert (protocol["num_windows"], protocol["num_train"]) == (26, 40)
 
 
+@pytest.mark.slow
 def test_samples_that_hold_nothing_are_named() -> None:
     tells = np.arange(K) > 0
     blank = np.zeros((16, *GRID), dtype=np.int64)

@@ -49,6 +49,7 @@ def write_films(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [

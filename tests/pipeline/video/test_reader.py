@@ -53,6 +53,7 @@ def encode(path: Path, codec: str, time: Callable[[int], int] | None = None) -> 
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "codec"),
     [

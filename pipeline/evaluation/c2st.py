@@ -2,12 +2,17 @@
 
 A classifier two-sample test (Lopez-Paz & Oquab 2017, arXiv 1610.06545): a small network learns to
 tell cubes of tokens of samples from those of training windows, and is asked about others. It finds
-by itself what sets them apart, be it the shape of things or how they move from one latent frame to
-the next. The Fréchet distance compares averages of whole videos, and called fish that were too long
-or tangled as near to real ones as better fish (docs/quality.md).
+by itself what sets them apart, be it the shape of things or how they change from one latent frame
+to the next. The Fréchet distance compares averages of whole videos, and called fish that were too
+long or tangled as near to real ones as better fish (docs/quality.md).
 
-Held-out windows are told from training windows the same way, as many of them: nobody needs to draw
-videos that are nearer to training than those are. What memorises comes to 0.5 too: see `copying`.
+Both sets are cut into halves at random. So training windows that take the place of samples, which
+`known` then lacks, come to 0.5, and so do copies of them: see `copying`. Windows that training
+never saw come to more, as those that are learned from and asked about may overlap where they
+cannot; and to more again if they are of other days. Held-out ones, of which as many are measured
+the same way, show how much that is: samples that are no easier to tell are as good as can be asked.
+
+Tokens are compared by their numbers, so where most occur once or twice little can be learned.
 """
 
 import math
@@ -23,12 +28,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pipeline.evaluation.copying import Content
 from pipeline.evaluation.numbers import Evaluation
-from pipeline.evaluation.sets import (
-    ComparedSets,
-    Tokens,
-    real_halves,
-    why_nothing_is_held_out,
-)
+from pipeline.evaluation.sets import ComparedSets, Tokens, why_nothing_is_held_out
 from pipeline.metrics import roc_auc
 from pipeline.seeds import step_seed
 from pipeline.store.reader import TokenStore, read_rows
@@ -36,30 +36,37 @@ from pipeline.store.reader import TokenStore, read_rows
 C2ST_KEYS = ("c2st_samples", "c2st_real")
 SIDE = 3
 """Of a cube of tokens: of 12 frames and 24 x 24 pixels if a token is of 4 x 8 x 8."""
-MIN_WINDOWS, MAX_WINDOWS = 8, 256
-"""Of half a set: fewer say nothing, more take time."""
+MIN_WINDOWS, MAX_WINDOWS = 16, 256
+"""Of a set, and of half a set: fewer say nothing, more take time."""
 MAX_CUBES = 1 << 16
 """Of half a set; of more, as many are drawn."""
 ENTRIES, WIDTH, HIDDEN = 8, 96, 0.2
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 600, 256, 3e-3, 0.05
-HALVES = 2
+HALVES_DRAW = 1
 C2ST_DEFINITION = (
     "classifier two-sample test (Lopez-Paz & Oquab 2017): how often a classifier of cubes of "
     f"{SIDE}x{SIDE}x{SIDE} tokens finds the training window, given one cube of training and one "
-    "other (area under the ROC curve); 0.5: by chance. It learns from half of both sets and is "
-    "asked about the other half, in turn; halves of real windows share no pixel. Only cubes around "
-    "a token that tells something (see copying), all sets of as many windows"
+    "other (area under the ROC curve); 0.5: by chance. It learns from half of both sets, drawn at "
+    "random, and is asked about the other half, in turn. Only cubes around a token that tells "
+    "something (see copying); as many samples as held-out windows"
 )
 
 
 class CubeClassifier(nn.Module):
     """Tells cubes of tokens apart: embeddings of tokens, then a small MLP."""
 
-    def __init__(self, codebook_size: int, places: int, generator: Generator) -> None:
+    vocabulary: Tensor
+
+    def __init__(self, cubes: Int[Tensor, "N P"], generator: Generator) -> None:
+        """Has an embedding of each token of the cubes that it is to learn from, and of no other."""
         super().__init__()
-        self.unseen = codebook_size
-        self.embedding = nn.Embedding(codebook_size + 1, ENTRIES)
-        linear = [nn.Linear(places * ENTRIES, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1)]
+        self.register_buffer("vocabulary", torch.unique(cubes))
+        self.embedding = nn.Embedding(len(self.vocabulary) + 1, ENTRIES)
+        linear = [
+            nn.Linear(cubes.shape[1] * ENTRIES, WIDTH),
+            nn.Linear(WIDTH, WIDTH),
+            nn.Linear(WIDTH, 1),
+        ]
         self.mlp = nn.Sequential(linear[0], nn.GELU(), linear[1], nn.GELU(), linear[2])
         with torch.no_grad():
             self.embedding.weight.normal_(generator=generator)
@@ -68,8 +75,14 @@ class CubeClassifier(nn.Module):
                 layer.bias.zero_()
 
     def forward(self, cubes: Int[Tensor, "B P"]) -> Float[Tensor, " B"]:
-        """Returns scores, larger for what seems to be a sample."""
-        scores: Tensor = self.mlp(self.embedding(cubes).flatten(1)).squeeze(1)
+        """Returns scores, larger for what seems to be a sample.
+
+        Tokens that it does not know, and those left out as -1, all have the last embedding.
+        """
+        last = len(self.vocabulary)
+        places = torch.searchsorted(self.vocabulary, cubes).clamp(max=last - 1)
+        places = places.where(self.vocabulary[places] == cubes, last)
+        scores: Tensor = self.mlp(self.embedding(places).flatten(1)).squeeze(1)
         return scores
 
     def learn(
@@ -90,7 +103,7 @@ class CubeClassifier(nn.Module):
             ]
             batch = torch.cat(drawn)
             left_out = torch.rand(batch.shape, generator=generator) < HIDDEN
-            batch = batch.masked_fill(left_out, self.unseen).to(device)
+            batch = batch.masked_fill(left_out, -1).to(device)
             optimizer.zero_grad()
             torch.autograd.backward(binary_cross_entropy_with_logits(self(batch), wanted))
             optimizer.step()
@@ -123,6 +136,12 @@ def cubes_of(
     return torch.from_numpy(cubes.astype(np.int64))
 
 
+def halves(windows: Tokens, count: int, generator: Generator) -> tuple[Tokens, Tokens]:
+    """Deals out windows at random: two halves of `count` each, the rest to none."""
+    order = torch.randperm(len(windows), generator=generator).numpy()
+    return windows[order[:count]], windows[order[count : 2 * count]]
+
+
 def told_apart(
     known: Sequence[Tokens],
     other: Sequence[Tokens],
@@ -136,7 +155,7 @@ def told_apart(
     0.5 is by chance, 1 always. None if half of a set holds nothing that tells something.
     """
     found = []
-    for half in range(HALVES):
+    for half in range(2):
         generator = Generator().manual_seed(step_seed(seed, half, 0))
         ours, theirs, known_cubes, other_cubes = (
             cubes_of(tokens[which], tells, generator)
@@ -145,7 +164,7 @@ def told_apart(
         )
         if not all(map(len, (ours, theirs, known_cubes, other_cubes))):
             return None
-        classifier = CubeClassifier(len(tells), ours.shape[1], generator).to(device)
+        classifier = CubeClassifier(torch.cat([ours, theirs]), generator).to(device)
         classifier.learn(ours, theirs, generator)
         found.append(roc_auc(classifier.scores(known_cubes), classifier.scores(other_cubes)))
     return math.fsum(found) / len(found)
@@ -163,37 +182,40 @@ def measure_c2st(
 
     Writes down why, where that cannot be.
     """
-    if why := why_nothing_is_held_out(sets, samples):
+    if why := _why_not(sets, samples):
         evaluation.skip(C2ST_KEYS, why)
         return {}
     assert sets.samples is not None
-    store = sets.store
-    rows = real_halves(store, "train", limit=MAX_WINDOWS, seed=seed)
-    count = min(len(sets.samples) // HALVES, len(sets.reference), len(sets.real), MAX_WINDOWS)
-    if min(count, *map(len, rows)) < MIN_WINDOWS:
-        evaluation.skip(C2ST_KEYS, _too_few(sets, rows))
-        return {}
-    known = [read_rows(store, "train", half) for half in rows]
-    tells = Content.of(sets.known, sets.held_out()).tells
-    halves = {
-        "samples": (sets.samples[:count], sets.samples[count : HALVES * count]),
-        "real": (sets.reference[:count], sets.real[:count]),
-    }
-    for who, others in halves.items():
-        found = told_apart(known, others, tells, seed=seed, device=device)
+    store, held_out = sets.store, sets.held_out()
+    generator = Generator().manual_seed(step_seed(seed, 0, HALVES_DRAW))
+    rows = torch.randperm(store.num_windows("train"), generator=generator)[: 2 * MAX_WINDOWS]
+    known = halves(read_rows(store, "train", sorted(rows.tolist())), len(rows) // 2, generator)
+    count = min(len(sets.samples) // 2, len(held_out) // 2, MAX_WINDOWS)
+    tells = Content.of(sets.known, held_out).tells
+    for who, windows in (("samples", sets.samples), ("real", held_out)):
+        other = halves(windows, count, generator)
+        found = told_apart(known, other, tells, seed=seed, device=device)
         if found is None:
             evaluation.skip([f"c2st_{who}"], "half of a set holds nothing but the commonest tokens")
         else:
             evaluation.add({f"c2st_{who}": found})
-    return {"num_windows": HALVES * count, "num_train": sum(map(len, rows)), "how": C2ST_DEFINITION}
+    return {"num_windows": 2 * count, "num_train": len(rows), "how": C2ST_DEFINITION}
 
 
-def _too_few(sets: ComparedSets, rows: Sequence[Sequence[int]]) -> str:
-    """Says what there is, and what was needed."""
-    assert sets.samples is not None
-    first, second = map(len, rows)
-    return (
-        f"needs halves of {MIN_WINDOWS} windows, but there are {len(sets.samples)} samples, and "
-        f"that share no pixel {first} and {second} training windows, {len(sets.reference)} and "
-        f"{len(sets.real)} held-out ones"
-    )
+def _why_not(sets: ComparedSets, samples: TokenStore | None) -> str | None:
+    """Says why samples cannot be told from training, if so."""
+    if why := why_nothing_is_held_out(sets, samples):
+        return why
+    assert samples is not None and sets.samples is not None
+    if samples.info.extra.get("given"):
+        return "the samples began from real windows, so a part of them is real"
+    counts = {
+        "samples": len(sets.samples),
+        "held-out windows": len(sets.held_out()),
+        "training windows": sets.store.num_windows("train"),
+    }
+    if min(counts.values()) >= MIN_WINDOWS:
+        return None
+    found = ", ".join(f"{count} {what}" for what, count in counts.items())
+    limit = "evaluate.num_videos limits the first two"
+    return f"needs {MIN_WINDOWS} of each, but there are {found}; {limit}"

@@ -31,11 +31,6 @@ DISTANCES = {
         "How far the motion of a video has to be changed, on average, for both sets to have the "
         "same mixture of calm and lively ones; in grey levels (Wasserstein distance).",
     ),
-    "c2st": (
-        "Told from training clips",
-        "How often a classifier that sees a part of a training clip and one of such a video finds "
-        "out which is which: 0.5 is by chance, 1 always.",
-    ),
 }
 """Start of the key in metrics.json -> name, one sentence of meaning."""
 MEANINGS = {
@@ -122,6 +117,13 @@ MEANINGS = {
         "Mann-Whitney z of new videos' distances from training against held-out ones': far below 0 "
         "if new ones are nearer, above it if they are farther.",
     ),
+    "c2st_samples": (
+        "New videos told from training",
+        "",
+        "How often a classifier that sees a part of a training clip and one of a new video finds "
+        "out which is which: 0.5 is by chance, 1 always.",
+    ),
+    "c2st_real": ("Held-out videos told from training", "", "The same, of held-out videos."),
     "psnr_nearest_samples": (
         "PSNR of the nearest pairs",
         "dB",

@@ -66,9 +66,8 @@ def test_only_a_model_that_knows_its_windows_is_flagged(
     said = run("evaluate", *measured, "--out", "metrics.json")
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["copying"]["flagged"] is copies
-    # Copies are as training is; what a model draws that learned for 200 steps is not yet.
+    # Copies are not told from training; what a model draws that learned for 200 steps is.
     assert (found["metrics"]["c2st_samples"] > 0.6) is not copies
-    assert found["metrics"]["c2st_real"] < 0.6
     sentence = "It copies: " if copies else "No sign of copying: "
     assert sentence in said
     run("report", *measured, "--metrics", "metrics.json", "--out", "report.html")

@@ -34,7 +34,7 @@ def rising(count: int, seed: int) -> Tokens:
     return falling(count, seed)[:, ::-1]
 
 
-def halves(windows: Tokens) -> tuple[Tokens, Tokens]:
+def cut(windows: Tokens) -> tuple[Tokens, Tokens]:
     return windows[::2], windows[1::2]
 
 
@@ -45,14 +45,14 @@ def halves(windows: Tokens) -> tuple[Tokens, Tokens]:
 def test_only_what_moves_otherwise_is_told_apart(
     drawn: Callable[[int, int], Tokens], least: float, most: float
 ) -> None:
-    found = told_apart(halves(falling(200, 0)), halves(drawn(100, 1)), ALL, seed=0)
+    found = told_apart(cut(falling(200, 0)), cut(drawn(100, 1)), ALL, seed=0)
     assert found is not None
     assert least < found <= most
 
 
 def test_the_same_windows_give_the_same_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(c2st, "STEPS", 20)
-    sets = halves(falling(40, 0)), halves(rising(40, 1))
+    sets = cut(falling(40, 0)), cut(rising(40, 1))
     torch.manual_seed(1)
     first = told_apart(*sets, ALL, seed=0)
     torch.manual_seed(2)
@@ -80,19 +80,23 @@ def test_cubes_are_around_what_tells_something_and_no_larger_than_windows(
 
 def test_tokens_are_left_out_in_learning_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
-    classifier = CubeClassifier(K, 8, generator)
+    cubes = torch.tensor([3, 5, 90_000])[torch.randint(3, (50, 8), generator=generator)]
+    classifier = CubeClassifier(cubes, generator)
+    assert classifier.embedding.num_embeddings == 4
     seen: list[torch.Tensor] = []
     classifier.embedding.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    cubes = torch.randint(K, (50, 8), generator=generator)
     assert len(classifier.scores(cubes)) == 50
-    assert torch.equal(seen.pop(), cubes)
+    assert torch.equal(torch.tensor([3, 5, 90_000])[seen.pop()], cubes)
+    classifier.scores(torch.tensor([[2, 3, 4, 5, 6, 89_999, 90_000, 90_001]]))
+    assert seen.pop().tolist() == [[3, 0, 3, 1, 3, 3, 2, 3]]
     monkeypatch.setattr(c2st, "STEPS", 3)
     before = classifier.embedding.weight.detach().clone()
     classifier.learn(cubes, cubes, generator)
     assert not torch.equal(before, classifier.embedding.weight)
+    assert len(seen) == 3
     for batch in seen:
         assert batch.shape == (2 * c2st.BATCH, 8)
-        assert float((batch == K).float().mean()) == pytest.approx(c2st.HIDDEN, abs=0.03)
+        assert float((batch == 3).float().mean()) == pytest.approx(c2st.HIDDEN, abs=0.03)
 
 
 def measure(
@@ -110,28 +114,55 @@ def drawn(tokens: Tokens, **extra: object) -> MemoryStore:
     return store_of({"sample": tokens}, codebook_size=K, grid=GRID, extra=extra)
 
 
-def test_samples_and_held_out_windows_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def names(windows: Tokens) -> set[bytes]:
+    return {window.astype(np.int64).tobytes() for window in windows}
+
+
+def test_halves_are_drawn_at_random_and_share_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
     monkeypatch.setattr(
         c2st, "told_apart", lambda *sets, **how: compared.append(sets) or len(compared) / 4
     )
     samples = rising(27, 2)
-    found, protocol = measure(drawn(samples))
+    found, protocol = measure(drawn(samples), train=41)
     assert found.metrics == {"c2st_samples": 0.25, "c2st_real": 0.5}
-    (train, (first, second), _), (same, held_out, _) = compared
+    (train, (first, second), _), (same, (third, fourth), _) = compared
     assert train is same
-    np.testing.assert_array_equal(np.concatenate([first, second]), samples[:26])
-    assert [len(half) for half in (*train, *held_out)] == [20, 20, 13, 13]
-    assert (protocol["num_windows"], protocol["num_train"]) == (26, 40)
+    assert [len(part) for part in (*train, first, second, third, fourth)] == [20, 20, *[13] * 4]
+    # The windows differ from one another, so that a half that comes twice would be short of some.
+    for halves, whole in (
+        (train, falling(41, 0)),
+        ((first, second), samples),
+        ((third, fourth), falling(40, 1)),
+    ):
+        mixed = names(halves[0]) | names(halves[1])
+        assert len(mixed) == 2 * len(halves[0])
+        assert mixed < names(whole)
+        assert names(halves[0]) != names(whole[: len(halves[0])])
+    assert (protocol["num_windows"], protocol["num_train"]) == (26, 41)
 
 
 @pytest.mark.slow
-def test_samples_that_hold_nothing_are_named() -> None:
+@pytest.mark.parametrize("videos", [1, 2, 30])
+def test_training_windows_are_not_told_from_training(videos: int) -> None:
+    """However different the videos are that they are of: see the halves."""
+    rng = np.random.default_rng(0)
+    grounds = rng.integers(0, K, (videos, *GRID))
+    which = rng.integers(0, videos, 100)
+    noisy = rng.random((100, *GRID)) < 0.5
+    windows = np.where(noisy, falling(100, 0), grounds[which])
+    known, other = windows[:60], windows[60:]
+    found = told_apart(cut(known), cut(other), ALL, seed=0)
+    assert found == pytest.approx(0.5, abs=0.06)
+
+
+def test_samples_that_hold_nothing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(c2st, "STEPS", 20)
     tells = np.arange(K) > 0
     blank = np.zeros((16, *GRID), dtype=np.int64)
-    assert told_apart(halves(falling(20, 0)), halves(blank), tells, seed=0) is None
+    assert told_apart(cut(falling(20, 0)), cut(blank), tells, seed=0) is None
     blank[0, 1, 1, 1] = 1
-    assert told_apart(halves(falling(20, 0)), (blank[:8], blank[8:]), tells, seed=0) is None
+    assert told_apart(cut(falling(20, 0)), (blank[:8], blank[8:]), tells, seed=0) is None
     common = {"train": np.zeros((16, *GRID), np.int64), "test": falling(16, 1)}
     common["train"][:, 1, 1, 1] = 3
     videos = {name: [f"v{i}" for i in range(16)] for name in common}
@@ -154,9 +185,10 @@ def test_samples_that_hold_nothing_are_named() -> None:
             {},
             "the samples began from training windows",
         ),
-        (drawn(rising(15, 2)), {}, "halves of 8 windows, but there are 15 samples"),
-        (drawn(rising(16, 2)), {"train": 15}, "share no pixel 8 and 7 training windows, 20 and 20"),
-        (drawn(rising(16, 2)), {"test": 15}, "20 and 20 training windows, 8 and 7 held-out ones"),
+        (drawn(rising(16, 2), given={"split": "test"}), {}, "the samples began from real windows"),
+        (drawn(rising(15, 2)), {}, "15 samples, 40 held-out windows, 40 training windows"),
+        (drawn(rising(16, 2)), {"train": 15}, "16 samples, 40 held-out windows, 15 training"),
+        (drawn(rising(16, 2)), {"test": 15}, "16 samples, 15 held-out windows, 40 training"),
     ],
 )
 def test_what_cannot_be_measured_is_named(

@@ -6,11 +6,11 @@ by itself what sets them apart, be it the shape of things or how they change fro
 to the next. The Fréchet distance compares averages of whole videos, and called fish that were too
 long or tangled as near to real ones as better fish (docs/quality.md).
 
-Both sets are cut into halves at random. So training windows that take the place of samples, which
-`known` then lacks, come to 0.5, and so do copies of them: see `copying`. Windows that training
-never saw come to more, as those that are learned from and asked about may overlap where they
-cannot; and to more again if they are of other days. Held-out ones, of which as many are measured
-the same way, show how much that is: samples that are no easier to tell are as good as can be asked.
+Both sets are cut into halves at random. So training windows that are taken out of training and put
+in the place of samples come to 0.5, and so do copies of them: see `copying`. Other videos, however
+real, come to more: training windows that are learned from overlap with those that are asked about.
+As many held-out windows are measured the same way. They are of other videos or moments, and overlap
+with one another as samples do not, so they are an upper end: samples should be harder to tell.
 
 Tokens are compared by their numbers, so where most occur once or twice little can be learned.
 """

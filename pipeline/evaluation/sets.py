@@ -5,7 +5,6 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -244,15 +243,12 @@ def two_halves(
         sets = [sides[scenes[video]] for video in videos]
     else:
         sets = _cut_in_time(starts, span)
-    first, second = (
-        [
-            row
-            for turn in zip_longest(*([r for r in rows[n] if sets[r] == half] for n in names))
-            for row in turn
-            if row is not None
-        ][:limit]
-        for half in (0, 1)
-    )
+    turns: tuple[list[tuple[int, int, int]], ...] = ([], [])
+    for number, name in enumerate(names):
+        for half in (0, 1):
+            mine = (row for row in rows[name] if sets[row] == half)
+            turns[half].extend((turn, number, row) for turn, row in enumerate(mine))
+    first, second = ([row for *_, row in sorted(half)[:limit]] for half in turns)
     return first, second
 
 

@@ -129,3 +129,14 @@ def test_windows_of_one_video_are_of_different_times():
 def test_windows_that_all_overlap_leave_the_second_half_empty():
     first, second = two_halves(["a", "a", "a"], [0, 1, 2], span=4, limit=2, seed=0)
     assert (len(first), second) == (2, [])
+
+
+def test_one_long_video_among_many_short_ones_takes_no_turn_of_each() -> None:
+    """Its windows times their number would be a billion turns."""
+    videos = [f"short{i}" for i in range(30_000)] + ["long"] * 30_000
+    first, second = two_halves(videos, [0] * len(videos), span=16, limit=40_000, seed=0)
+    with_it, without = sorted((first, second), key=max, reverse=True)
+    assert len(without) in (15_000, 15_001)
+    assert max(without) < 30_000
+    assert len(with_it) == 40_000
+    assert sum(row >= 30_000 for row in with_it[:15_000]) == 1  # It has one turn among all others.

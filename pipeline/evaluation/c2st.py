@@ -16,7 +16,6 @@ Tokens are compared by their numbers, so where most occur once or twice little c
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,9 +39,12 @@ MIN_WINDOWS, MAX_WINDOWS = 16, 256
 """Of a set, and of half a set: fewer say nothing, more take time."""
 MAX_CUBES = 1 << 16
 """Of half a set; of more, as many are drawn."""
-ENTRIES, WIDTH, HIDDEN = 8, 96, 0.2
+ENTRIES, WIDTH, LEFT_OUT = 8, 96, 0.2
+"""Of the classifier: entries of an embedding, units of a layer, share of tokens left out."""
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 600, 256, 3e-3, 0.05
 HALVES_DRAW = 1
+Halves = tuple[Int[Tensor, "N P"], Int[Tensor, "M P"]]
+"""Cubes of two halves of a set."""
 C2ST_DEFINITION = (
     "classifier two-sample test (Lopez-Paz & Oquab 2017): how often a classifier of cubes of "
     f"{SIDE}x{SIDE}x{SIDE} tokens finds the training window, given one cube of training and one "
@@ -90,7 +92,7 @@ class CubeClassifier(nn.Module):
     ) -> None:
         """Learns to score `other` higher than `known`, from batches of as many of both.
 
-        A fifth of the tokens is left out, each time another: so no cube is learned by heart.
+        `LEFT_OUT` of the tokens are left out, each time others: so no cube is learned by heart.
         """
         optimizer = torch.optim.AdamW(self.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
@@ -102,7 +104,7 @@ class CubeClassifier(nn.Module):
                 for cubes in (known, other)
             ]
             batch = torch.cat(drawn)
-            left_out = torch.rand(batch.shape, generator=generator) < HIDDEN
+            left_out = torch.rand(batch.shape, generator=generator) < LEFT_OUT
             batch = batch.masked_fill(left_out, -1).to(device)
             optimizer.zero_grad()
             torch.autograd.backward(binary_cross_entropy_with_logits(self(batch), wanted))
@@ -136,37 +138,29 @@ def cubes_of(
     return torch.from_numpy(cubes.astype(np.int64))
 
 
-def halves(windows: Tokens, count: int, generator: Generator) -> tuple[Tokens, Tokens]:
-    """Deals out windows at random: two halves of `count` each, the rest to none."""
+def halves_of(
+    windows: Tokens, count: int, tells: Bool[np.ndarray, " K"], generator: Generator
+) -> Halves:
+    """Deals out windows at random, `count` to each half and the rest to none; returns the cubes."""
     order = torch.randperm(len(windows), generator=generator).numpy()
-    return windows[order[:count]], windows[order[count : 2 * count]]
+    first, second = order[:count], order[count : 2 * count]
+    return cubes_of(windows[first], tells, generator), cubes_of(windows[second], tells, generator)
 
 
-def told_apart(
-    known: Sequence[Tokens],
-    other: Sequence[Tokens],
-    tells: Bool[np.ndarray, " K"],
-    *,
-    seed: int,
-    device: str = "cpu",
-) -> float | None:
-    """Measures how well `other` windows are told from `known` ones, both given as two halves.
+def told_apart(known: Halves, other: Halves, *, seed: int, device: str = "cpu") -> float | None:
+    """Measures how well cubes of `other` windows are told from those of `known` ones.
 
-    0.5 is by chance, 1 always. None if half of a set holds nothing that tells something.
+    0.5 is by chance, 1 always. None if a half holds no cube.
     """
+    if not all(map(len, (*known, *other))):
+        return None
     found = []
-    for half in range(2):
-        generator = Generator().manual_seed(step_seed(seed, half, 0))
-        ours, theirs, known_cubes, other_cubes = (
-            cubes_of(tokens[which], tells, generator)
-            for which in (half, 1 - half)
-            for tokens in (known, other)
-        )
-        if not all(map(len, (ours, theirs, known_cubes, other_cubes))):
-            return None
+    for learned, asked in ((0, 1), (1, 0)):
+        generator = Generator().manual_seed(step_seed(seed, learned, 0))
+        ours, theirs = known[learned], other[learned]
         classifier = CubeClassifier(torch.cat([ours, theirs]), generator).to(device)
         classifier.learn(ours, theirs, generator)
-        found.append(roc_auc(classifier.scores(known_cubes), classifier.scores(other_cubes)))
+        found.append(roc_auc(classifier.scores(known[asked]), classifier.scores(other[asked])))
     return math.fsum(found) / len(found)
 
 
@@ -189,12 +183,13 @@ def measure_c2st(
     store, held_out = sets.store, sets.held_out()
     generator = Generator().manual_seed(step_seed(seed, 0, HALVES_DRAW))
     rows = torch.randperm(store.num_windows("train"), generator=generator)[: 2 * MAX_WINDOWS]
-    known = halves(read_rows(store, "train", sorted(rows.tolist())), len(rows) // 2, generator)
-    count = min(len(sets.samples) // 2, len(held_out) // 2, MAX_WINDOWS)
     tells = Content.of(sets.known, held_out).tells
+    train = read_rows(store, "train", sorted(rows.tolist()))
+    known = halves_of(train, len(train) // 2, tells, generator)
+    count = min(len(sets.samples) // 2, len(held_out) // 2, MAX_WINDOWS)
     for who, windows in (("samples", sets.samples), ("real", held_out)):
-        other = halves(windows, count, generator)
-        found = told_apart(known, other, tells, seed=seed, device=device)
+        other = halves_of(windows, count, tells, generator)
+        found = told_apart(known, other, seed=seed, device=device)
         if found is None:
             evaluation.skip([f"c2st_{who}"], "half of a set holds nothing but the commonest tokens")
         else:

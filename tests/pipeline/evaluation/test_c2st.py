@@ -5,13 +5,21 @@ have the same frames, and the same tokens as often.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.evaluation import c2st
-from pipeline.evaluation.c2st import C2ST_KEYS, CubeClassifier, cubes_of, measure_c2st, told_apart
+from pipeline.evaluation.c2st import (
+    C2ST_KEYS,
+    CubeClassifier,
+    Halves,
+    cubes_of,
+    measure_c2st,
+    told_apart,
+)
 from pipeline.evaluation.numbers import Evaluation
 from pipeline.evaluation.sets import Tokens, choose_windows
 from tests.helpers.memory_store import MemoryStore
@@ -34,8 +42,9 @@ def rising(count: int, seed: int) -> Tokens:
     return falling(count, seed)[:, ::-1]
 
 
-def cut(windows: Tokens) -> tuple[Tokens, Tokens]:
-    return windows[::2], windows[1::2]
+def cut(windows: Tokens, tells: np.ndarray = ALL) -> Halves:
+    first, second = (cubes_of(half, tells, torch.Generator()) for half in np.split(windows, 2))
+    return first, second
 
 
 @pytest.mark.slow
@@ -45,7 +54,7 @@ def cut(windows: Tokens) -> tuple[Tokens, Tokens]:
 def test_only_what_moves_otherwise_is_told_apart(
     drawn: Callable[[int, int], Tokens], least: float, most: float
 ) -> None:
-    found = told_apart(cut(falling(200, 0)), cut(drawn(100, 1)), ALL, seed=0)
+    found = told_apart(cut(falling(200, 0)), cut(drawn(100, 1)), seed=0)
     assert found is not None
     assert least < found <= most
 
@@ -54,10 +63,10 @@ def test_the_same_windows_give_the_same_number(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(c2st, "STEPS", 20)
     sets = cut(falling(40, 0)), cut(rising(40, 1))
     torch.manual_seed(1)
-    first = told_apart(*sets, ALL, seed=0)
+    first = told_apart(*sets, seed=0)
     torch.manual_seed(2)
-    assert told_apart(*sets, ALL, seed=0) == first
-    assert told_apart(*sets, ALL, seed=1) != first
+    assert told_apart(*sets, seed=0) == first
+    assert told_apart(*sets, seed=1) != first
 
 
 def test_cubes_are_around_what_tells_something_and_no_larger_than_windows(
@@ -65,7 +74,7 @@ def test_cubes_are_around_what_tells_something_and_no_larger_than_windows(
 ) -> None:
     tokens = np.arange(2 * 4 * 3 * 2).reshape(2, 4, 3, 2)
     tells = np.zeros(48, bool)
-    # Its cube is of 3x3x2, the first of two in time; that of 17 the second; 0 is in no middle.
+    # Cubes are of 3x3x2: the first in time of one window, the second of the other; 0 has none.
     middle = [1 * 6 + 1 * 2 + 1, 24 + 2 * 6 + 1 * 2 + 1, 0]
     tells[middle] = True
     found = cubes_of(tokens, tells, torch.Generator())
@@ -96,7 +105,7 @@ def test_tokens_are_left_out_in_learning_alone(monkeypatch: pytest.MonkeyPatch) 
     assert len(seen) == 3
     for batch in seen:
         assert batch.shape == (2 * c2st.BATCH, 8)
-        assert float((batch == 3).float().mean()) == pytest.approx(c2st.HIDDEN, abs=0.03)
+        assert float((batch == 3).float().mean()) == pytest.approx(c2st.LEFT_OUT, abs=0.03)
 
 
 def measure(
@@ -119,6 +128,10 @@ def names(windows: Tokens) -> set[bytes]:
 
 
 def test_halves_are_drawn_at_random_and_share_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_up: list[Tokens] = []
+    monkeypatch.setattr(
+        c2st, "cubes_of", lambda tokens, *_: cut_up.append(tokens) or torch.tensor([[len(cut_up)]])
+    )
     compared = []
     monkeypatch.setattr(
         c2st, "told_apart", lambda *sets, **how: compared.append(sets) or len(compared) / 4
@@ -126,19 +139,16 @@ def test_halves_are_drawn_at_random_and_share_no_window(monkeypatch: pytest.Monk
     samples = rising(27, 2)
     found, protocol = measure(drawn(samples), train=41)
     assert found.metrics == {"c2st_samples": 0.25, "c2st_real": 0.5}
-    (train, (first, second), _), (same, (third, fourth), _) = compared
-    assert train is same
-    assert [len(part) for part in (*train, first, second, third, fourth)] == [20, 20, *[13] * 4]
+    numbers = [[int(half) for half in halves] for sets in compared for halves in sets]
+    assert numbers == [[1, 2], [3, 4], [1, 2], [5, 6]]
+    assert [len(half) for half in cut_up] == [20, 20, *[13] * 4]
     # The windows differ from one another, so that a half that comes twice would be short of some.
-    for halves, whole in (
-        (train, falling(41, 0)),
-        ((first, second), samples),
-        ((third, fourth), falling(40, 1)),
-    ):
-        mixed = names(halves[0]) | names(halves[1])
-        assert len(mixed) == 2 * len(halves[0])
+    for number, whole in enumerate((falling(41, 0), samples, falling(40, 1))):
+        first, second = cut_up[2 * number : 2 * number + 2]
+        mixed = names(first) | names(second)
+        assert len(mixed) == 2 * len(first)
         assert mixed < names(whole)
-        assert names(halves[0]) != names(whole[: len(halves[0])])
+        assert names(first) != names(whole[: len(first)])
     assert (protocol["num_windows"], protocol["num_train"]) == (26, 41)
 
 
@@ -152,7 +162,7 @@ def test_training_windows_are_not_told_from_training(videos: int) -> None:
     noisy = rng.random((100, *GRID)) < 0.5
     windows = np.where(noisy, falling(100, 0), grounds[which])
     known, other = windows[:60], windows[60:]
-    found = told_apart(cut(known), cut(other), ALL, seed=0)
+    found = told_apart(cut(known), cut(other), seed=0)
     assert found == pytest.approx(0.5, abs=0.06)
 
 
@@ -160,9 +170,10 @@ def test_samples_that_hold_nothing_are_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(c2st, "STEPS", 20)
     tells = np.arange(K) > 0
     blank = np.zeros((16, *GRID), dtype=np.int64)
-    assert told_apart(cut(falling(20, 0)), cut(blank), tells, seed=0) is None
+    assert told_apart(cut(falling(20, 0)), cut(blank, tells), seed=0) is None
     blank[0, 1, 1, 1] = 1
-    assert told_apart(cut(falling(20, 0)), (blank[:8], blank[8:]), tells, seed=0) is None
+    assert [len(cubes) for cubes in cut(blank, tells)] == [1, 0]
+    assert told_apart(cut(falling(20, 0)), cut(blank, tells), seed=0) is None
     common = {"train": np.zeros((16, *GRID), np.int64), "test": falling(16, 1)}
     common["train"][:, 1, 1, 1] = 3
     videos = {name: [f"v{i}" for i in range(16)] for name in common}
@@ -192,9 +203,9 @@ def test_samples_that_hold_nothing_are_named(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_what_cannot_be_measured_is_named(
-    samples: MemoryStore | None, sizes: dict[str, int], why: str
+    samples: MemoryStore | None, sizes: dict[str, Any], why: str
 ) -> None:
-    found, protocol = measure(samples, **sizes)  # type: ignore[arg-type]
+    found, protocol = measure(samples, **sizes)
     assert (protocol, found.metrics) == ({}, {})
     assert set(found.not_computed) == set(C2ST_KEYS)
     assert all(why in reason for reason in found.not_computed.values())

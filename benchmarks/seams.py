@@ -2,7 +2,8 @@
 
 Run it from the repository's root, with the demo's footage fetched: `python -m benchmarks.seams`.
 It cuts the clips in which most moves out of the held-out seconds, as the demo does, edits each in
-four ways, and writes the table of docs/steering.md. Twenty minutes on two cores.
+four ways, by the values of the demo's samples, and writes the table of docs/steering.md: two
+minutes on two cores.
 """
 
 import argparse
@@ -27,10 +28,10 @@ from pipeline.video.footage import About
 from pipeline.video.reader import read_video
 from pipeline.video.tiles import ExtractConfig, motion, tiles
 from stages.editing import Editor
+from stages.sample import SampleStageConfig
 
 PAGE = Path("docs/steering.md")
 BEGIN, END = "<!-- made by python -m benchmarks.seams -->\n", "<!-- end of seams -->\n"
-CONFIG = SampleConfig(temperature=(1.0, 0.3))
 
 
 def held_out(video: Path, params: Path, shape: WindowShape, count: int) -> list[Clip]:
@@ -127,7 +128,8 @@ def main(words: Sequence[str]) -> None:
     asked = parser.parse_args(words)
     editor = Editor.open(asked.run, asked.tokenizer)
     clips = held_out(asked.video, asked.params, editor.shape, asked.clips)
-    made = table(editor, clips, CONFIG, asked.seeds)
+    config = load_section(asked.params, "sample", SampleStageConfig)
+    made = table(editor, clips, config, asked.seeds)
     said = (
         f"PSNR in dB, means over {len(clips)} held-out clips and {asked.seeds} draws of each:\n\n"
     )

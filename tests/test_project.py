@@ -15,9 +15,10 @@ from click.testing import CliRunner
 from jsonschema import Draft7Validator
 from ruamel.yaml import YAML
 
-from pipeline.config import SECTIONS, load_params, load_section
+from pipeline.config import SECTIONS, build, load_params, load_section
 from pipeline.errors import ConfigError
 from stages.__main__ import STAGES, cli
+from stages.sample import SampleStageConfig
 from stages.sections import OWNERS, owner
 from tests import code_deps
 from tests.shipped import shipped_files
@@ -62,6 +63,13 @@ def test_shipped_files_are_what_the_commands_write() -> None:
 
 
 SCHEMA = Draft7Validator(json.loads((ROOT / "params.schema.json").read_text()))
+
+
+def test_the_demo_draws_the_shipped_fish_by_their_own_values() -> None:
+    demo = load_params(ROOT / "demo/params.yaml")["sample"]
+    values = load_params(ROOT / "models/fish/params.yaml")["sample"]
+    build(SampleStageConfig, values, where="sample")
+    assert {key: demo[key] for key in values} == values | {"num_samples": 48}
 
 
 @pytest.mark.parametrize("params", PARAMS_FILES, ids=lambda file: f"{place(file)}-{file.stem}")

@@ -87,8 +87,9 @@ def fit_tokenizer(
     speaks, for the others there is nothing to return. Raises PipelineError if what is given and
     what is in `out` do not fit together, or a frame is damaged.
     """
-    config = replace(config, precision=precision_of(fabric))
-    check_window(shape, windows, "sections tokenizer and tokenize")
+    windows = config.windows(windows)  # They say how long they are; the run's values need not.
+    config = replace(config, precision=precision_of(fabric), frames=None)
+    check_window(shape, windows, "sections tokenizer, fit_tokenizer and tokenize")
     found = find_frames(frames, skip_broken=skip_broken)
     videos = found.videos
     plan = plan_windows(videos, windows)
@@ -214,7 +215,7 @@ def command(
     """Train a 3D VQGAN on your own frames.
 
     Writes OUT/tokenizer.safetensors, and checkpoints to go on from after a stop. Values: sections
-    `tokenizer` (its shape), `fit_tokenizer` (training) and `tokenize` (the window) of the params
+    `tokenizer` (its shape), `fit_tokenizer` (training) and `tokenize` (the windows) of the params
     file. --init fine-tunes a tokenizer that there is; section `tokenizer` must be of its shape.
     With fit_tokenizer.decoder_only=true tokens stay what they are: stores and models of them go on.
     --plots and --logger copy the log, for `dvc plots`, TensorBoard and others.

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.errors import ConfigError
-from pipeline.params.choose import Choice, fitted, this_machine, without_footage
+from pipeline.params.choose import DOWNSAMPLE, Choice, fitted, this_machine, without_footage
 from pipeline.params.file import commented_yaml, yaml_line
 from pipeline.params.schema import MODELINE, NAME, json_schema
 from pipeline.params.survey import Seen, describe, look_at_folder
@@ -21,8 +21,12 @@ TITLE = (
 )
 
 
-def init(out: Path, footage: list[Seen], *, overwrite: bool = False) -> Choice:
+def init(
+    out: Path, footage: list[Seen], *, frames: int | None = None, overwrite: bool = False
+) -> Choice:
     """Writes a params file for this footage, or for any if there is none to look at.
+
+    Windows have so many frames, or as many as is usual for such footage.
 
     Beside it goes its schema, by which editors complete and check it.
     """
@@ -36,7 +40,7 @@ def init(out: Path, footage: list[Seen], *, overwrite: bool = False) -> Choice:
             f"{schema} exists, and is not the schema of this version; choose another folder for "
             "--out, or give --overwrite."
         )
-    choice = fitted(footage, this_machine()) if footage else without_footage()
+    choice = fitted(footage, this_machine(), frames) if footage else without_footage()
     values = complete(choice.values, where="mebt init")
     text = commented_yaml(values, owners, title=TITLE, reasons=choice.reasons)
     write_bytes(schema, content)
@@ -61,9 +65,23 @@ def next_commands(videos: Path | None, cameras: Sequence[str], params: Path) -> 
     return [line + more for line in lines]
 
 
+def _whole_tokens(_: click.Context, __: click.Parameter, frames: int | None) -> int | None:
+    if frames and frames % DOWNSAMPLE[0]:
+        raise click.BadParameter(
+            f"{frames} is no multiple of {DOWNSAMPLE[0]}, the frames of a token."
+        )
+    return frames
+
+
 @click.command("init")
 @click.option("--videos", type=FOLDER, help="Folder of videos to fit the values to.")
 @cameras_option
+@click.option(
+    "--frames",
+    type=click.IntRange(min=DOWNSAMPLE[0]),
+    callback=_whole_tokens,
+    help="Frames of a window, for long clips: a multiple of 4. Without it 16, or fewer if need be.",
+)
 @click.option(
     "--out",
     type=OUT,
@@ -72,24 +90,29 @@ def next_commands(videos: Path | None, cameras: Sequence[str], params: Path) -> 
     help="Params file to write.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file at --out.")
-def command(videos: Path | None, cameras: tuple[str, ...], out: Path, overwrite: bool) -> None:
+def command(
+    videos: Path | None, cameras: tuple[str, ...], frames: int | None, out: Path, overwrite: bool
+) -> None:
     """Write a params.yaml in which every key is explained.
 
     With --videos it reads the headers of the videos, and fits size, rate, window, codebook and
-    batches to them and to this machine; without, it writes values for any footage and a CPU. Beside
-    it goes params.schema.json, by which editors complete and check it.
+    batches to them and to this machine, and layers to the window; without, it writes values for any
+    footage and a CPU. Beside it goes params.schema.json, by which editors complete and check it.
 
     \b
     Example:
       mebt init --videos my_videos
+      mebt init --videos my_videos --frames 64
       mebt init --videos robot-set --camera top
       mebt init --out params.yaml
     """
     keep_apart(out, videos, inside=True)
     if cameras and not videos:
         raise click.UsageError("--camera is of videos.")
+    if frames and not videos:
+        raise click.UsageError("--frames is of videos.")
     footage, others = look_at_folder(videos, cameras) if videos else ([], [])
-    choice = init(out, footage, overwrite=overwrite)
+    choice = init(out, footage, frames=frames, overwrite=overwrite)
     if footage:
         click.echo(f"{videos}: {describe(footage)}")
     if others:

@@ -1,7 +1,7 @@
 """What a training run of a VQGAN is made of: its values, its batches, its loss, its result."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pipeline.seeds import step_seed
 from pipeline.size import Size, sides
 from pipeline.storage.files import replacing
 from pipeline.training.task import LoopConfig, Task
+from pipeline.windows.plan import TokenizeConfig
 from pipeline.windows.source import WindowSource
 from tokenizer import VQGAN, VQGANConfig, load_tokenizer, save_tokenizer, tokens_identity
 from tokenizer.adversarial import AdversarialVQGAN
@@ -46,6 +47,9 @@ class FitTokenizerConfig(ObjectiveConfig, LoopConfig):
 
     learning_rate: float = 3e-4
     """The highest: after `warmup_steps`, and before `cosine` lets it fall."""
+    frames: int | None = None
+    """Frames of the windows that it learns from; null: those of `tokenize.frames`. What it learns
+    from short ones serves long ones, and a step takes less time and memory."""
     validation_windows: int = 32
     """Held-out windows measured at each validation."""
     half: bool = False
@@ -60,6 +64,12 @@ class FitTokenizerConfig(ObjectiveConfig, LoopConfig):
             raise ValueError(f"cache_gb must not be negative, got {self.cache_gb}.")
         if self.validation_windows < 1:
             raise ValueError(f"validation_windows must be at least 1: {self.validation_windows}.")
+        if self.frames is not None and self.frames < 1:
+            raise ValueError(f"frames must be at least 1, or null, got {self.frames}.")
+
+    def windows(self, tokenized: TokenizeConfig) -> TokenizeConfig:
+        """Returns the windows to learn from, where those are tokenized."""
+        return replace(tokenized, frames=self.frames or tokenized.frames)
 
 
 def tokenizer_task(

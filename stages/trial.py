@@ -81,7 +81,7 @@ class Trials:
             self.not_measured.append("fit-tokenizer: its perceptual_weight needs weights of LPIPS")
             return
         fabric = self._fabric("fit_tokenizer.precision", config)
-        timed = _time_fitting(shape, config, windows, fabric)
+        timed = _time_fitting(shape, config, config.windows(windows), fabric)
         seconds = timed.seconds * config.max_steps
         validations = config.max_steps // config.validate_every
         seconds += validations * config.validation_windows * timed.seconds / config.batch_size / 3

@@ -25,6 +25,11 @@ WINDOWS = (16, 8, 4)
 """Frames of a window, if the videos are long enough: whole tokens."""
 USUAL_RATE = 30
 """Frames a second up to which every frame of a video goes into a window."""
+MAX_DENSE = {"cpu": 512, "gpu": 2048}
+"""Tokens of a window beyond which layers have latent tokens: the cost of `dense` ones, of which
+each token reads every other, grows with the square."""
+LATENT_LAYERS = ["encode", "process"] * 3 + ["encode", "decode"] + ["refresh", "decode"] * 2
+LATENTS = {"cpu": 128, "gpu": 256}
 MAX_WINDOWS = {"cpu": 10_000, "gpu": 200_000}
 """Windows beyond which fewer starts are kept: what is tokenized in minutes."""
 FEW, MANY = 250, 5000
@@ -55,7 +60,7 @@ SMALL: Values = {
         "restart_threshold": 0.05,
         "half": True,
     },
-    "tokenize": {"frames": 16, "hop": 4, "size": 64, "shard_windows": 256},
+    "tokenize": {"frames": 16, "hop": 4, "size": 64, "batch_size": 8, "shard_windows": 256},
     "model": {"layers": ["dense"] * 4, "width": 192, "num_latents": 0},
     "train": {
         "max_steps": 3000,
@@ -151,13 +156,17 @@ def without_footage() -> Choice:
     return Choice({name: dict(section) for name, section in SMALL.items()})
 
 
-def fitted(footage: Sequence[Seen], machine: Machine) -> Choice:
-    """Returns values for these videos on this machine. Raises FrameError if they are too short."""
+def fitted(footage: Sequence[Seen], machine: Machine, frames: int | None = None) -> Choice:
+    """Returns values for these videos on this machine, with windows of so many frames.
+
+    Without a number they are as long as usual. Raises FrameError if the videos are too short.
+    """
     choice = _for_machine(machine)
     rate = _fit_rate(choice, footage)
     lengths = [round(video.seconds * min(rate or video.rate, video.rate)) for video in footage]
     _fit_size(choice, footage, machine)
-    _fit_window(choice, footage, lengths, rate)
+    _fit_window(choice, footage, lengths, rate, (frames,) if frames else WINDOWS)
+    _fit_layers(choice, machine)
     _fit_hop(choice, lengths, machine)
     _fit_batches(choice, machine)
     _fit_codebook(choice, sum(lengths))
@@ -254,27 +263,32 @@ def _size_reason(choice: Choice, footage: Sequence[Seen], machine: Machine) -> s
 
 
 def _fit_window(
-    choice: Choice, footage: Sequence[Seen], lengths: Sequence[int], rate: float | None
+    choice: Choice,
+    footage: Sequence[Seen],
+    lengths: Sequence[int],
+    rate: float | None,
+    windows: Sequence[int],
 ) -> None:
-    """The longest window that long videos hold twice: once to train on, once to test with.
+    """The longest of such windows that long videos hold twice: to train on, and to test with.
 
     Half of the footage is in videos as long or longer; what is shorter than a window is left out.
     """
-    usable = [length for length in lengths if length >= 2 * WINDOWS[-1]]
+    usable = [length for length in lengths if length >= 2 * windows[-1]]
     if not usable:
         longest = max(footage, key=lambda video: video.frames)
         raise FrameError(
             f"the longest of {len(footage)} videos, {longest.path}, has {longest.frames} frames, "
-            f"too few for a window to train on and one to test with, of {WINDOWS[-1]} frames each; "
+            f"too few for a window to train on and one to test with, of {windows[-1]} frames each; "
             "give longer videos."
         )
     median = int(quantile(usable, usable, share=0.5))
     usual = rate or statistics.median(video.rate for video in footage)
     strides = sorted({max(1, round(usual / USUAL_RATE)), 1}, reverse=True)
-    options = [(f, s, (f - 1) * s + 1) for f in WINDOWS for s in strides]
+    options = [(f, s, (f - 1) * s + 1) for f in windows for s in strides]
     frames, stride, span = next(option for option in options if 2 * option[2] <= median)
+    held = "footage" if len(usable) == len(lengths) else "footage that is long enough"
     choice.set(
-        f"half of your footage is in videos of {median:,} frames or more: a window to train on and "
+        f"half of your {held} is in videos of {median:,} frames or more: a window to train on and "
         "one to test with fit.",
         tokenize__frames=frames,
     )
@@ -285,6 +299,26 @@ def _fit_window(
         f"a tenth, or what holds a window of {span} frames in such a video.",
         extract__test_share=min(share, 0.5),
     )
+
+
+def _fit_layers(choice: Choice, machine: Machine) -> None:
+    """Latent layers where windows are long; the tokenizer then learns from shorter ones."""
+    window, on = choice.values["tokenize"], "gpu" if machine.gpu_gb else "cpu"
+    tokens = window["frames"] // DOWNSAMPLE[0] * (window["size"] // DOWNSAMPLE[1]) ** 2
+    if tokens > MAX_DENSE[on]:
+        choice.set(
+            f"a window has {tokens:,} tokens: what is known of it goes through latent ones, so "
+            "that cost grows linearly.",
+            model__layers=list(LATENT_LAYERS),
+            model__num_latents=LATENTS[on],
+        )
+    if window["frames"] > WINDOWS[0]:
+        choice.set("a tokenizer learns from short windows.", fit_tokenizer__frames=WINDOWS[0])
+        batch = window["batch_size"] * WINDOWS[0]
+        choice.set(
+            f"as many frames at once as with windows of {WINDOWS[0]}.",
+            tokenize__batch_size=max(1, batch // window["frames"]),
+        )
 
 
 def _fit_hop(choice: Choice, lengths: Sequence[int], machine: Machine) -> None:

@@ -26,7 +26,10 @@ BEFORE: Mapping[str, Mapping[str, Any]] = {
 }
 """What runs of earlier versions did whose record does not say so, by part of the record."""
 UNSAID: Mapping[str, Mapping[str, Any]] = {
-    "config": {"condition_dropout": 0.1, "context_noise": 0.0, "stable_share": 0.0}
+    "config": {
+        **{"condition_dropout": 0.1, "context_noise": 0.0, "stable_share": 0.0},
+        "frames": None,
+    }
 }
 """Values that a record does not say, by part of it: it stays what it was before there were such."""
 

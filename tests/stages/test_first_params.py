@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pipeline.config import load_params, load_section
+from mebt import MeBTShape
+from pipeline.config import build, load_params, load_section
 from pipeline.errors import FrameError
 from pipeline.params.choose import Machine, fitted
 from pipeline.params.file import explanations
@@ -20,6 +21,7 @@ from pipeline.video.tiles import ExtractConfig
 from pipeline.windows.plan import TokenizeConfig
 from stages.__main__ import cli
 from stages.sections import OWNERS, complete, owner
+from stages.tokenizer_task import FitTokenizerConfig
 
 ROOT = Path(__file__).parents[2]
 LAPTOP, SERVER = Machine(2, 8.0), Machine(32, 256.0, gpu_gb=80.0)
@@ -151,6 +153,61 @@ def test_a_gpu_gets_a_larger_model_and_a_small_one_smaller_batches() -> None:
 @pytest.mark.parametrize("machine", [LAPTOP, SERVER, Machine(64, 2.0), Machine(4, 16, 8.0)])
 def test_all_values_are_taken_by_their_sections(machine: Machine) -> None:
     assert set(complete(fitted([film()], machine).values, where="init")) == set(OWNERS)
+
+
+@pytest.mark.parametrize(
+    ("machine", "frames", "latents"),
+    [(LAPTOP, 32, 0), (LAPTOP, 64, 128), (SERVER, 32, 0), (SERVER, 64, 256), (SERVER, 128, 256)],
+)
+def test_long_windows_get_layers_with_latent_tokens(
+    machine: Machine, frames: int, latents: int
+) -> None:
+    choice = fitted([film(frames=400), film(frames=60)], machine, frames)
+    values = complete(choice.values, where="init")
+    window = build(TokenizeConfig, values["tokenize"], where="tokenize")
+    shape = build(MeBTShape, values["model"], where="model")
+    fit = build(FitTokenizerConfig, values["fit_tokenizer"], where="fit_tokenizer")
+    assert (window.frames, shape.num_latents) == (frames, latents)
+    assert ("dense" in shape.layers) == (latents == 0)
+    test = round(400 * values["extract"]["test_share"])
+    assert window.span <= min(test, 400 - test)
+    assert window.batch_size * frames == {LAPTOP: 8, SERVER: 16}[machine] * 16
+    assert fit.windows(window).frames == 16
+    assert "of your footage that is long enough is in" in choice.reasons["tokenize.frames"]
+
+
+def test_usual_windows_leave_the_tokenizer_s_to_them() -> None:
+    values = complete(fitted([film()], LAPTOP).values, where="init")
+    assert values["fit_tokenizer"]["frames"] is None
+
+
+def test_a_window_longer_than_any_video_is_refused() -> None:
+    with pytest.raises(FrameError, match=r"a\.mp4, has 100 frames, too few .* of 64 frames each"):
+        fitted([film(frames=100)], LAPTOP, 64)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--videos", ".", "--frames", "30"), "30 is no multiple of 4"),
+        (("--frames", "64"), "--frames is of videos."),
+    ],
+)
+def test_frames_of_no_whole_tokens_are_wrong_usage(
+    tmp_path: Path, words: tuple[str, ...], line: str
+) -> None:
+    result = init(*words, "--out", tmp_path / "params.yaml")
+    assert result.exit_code == 2
+    assert line in result.output
+
+
+def test_the_frames_that_are_asked_for_are_written(tmp_path: Path) -> None:
+    write_video(tmp_path / "videos/a.mp4", count=130)
+    out = tmp_path / "params.yaml"
+    result = init("--videos", tmp_path / "videos", "--frames", "64", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "a window has 1,024 tokens" in result.output
+    assert load_params(out)["tokenize"]["frames"] == 64
 
 
 def test_videos_too_short_for_any_window_are_refused() -> None:

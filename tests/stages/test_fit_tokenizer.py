@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from pipeline.config import load_params
 from stages.fit_tokenizer import range_line
 from stages.tokenizer_task import FitTokenizerConfig
 from tests.helpers.foreign_files import published_lpips
@@ -48,6 +49,21 @@ def test_it_begins_from_the_weights_it_is_given(flow: Flow) -> None:
     scale = float(before.codebook.embeddings.abs().amax())
     assert float(moved.max()) < 0.5 * scale
     assert 0 < int((moved > 1e-5 * scale).sum()) < len(moved)
+
+
+def test_it_learns_from_windows_of_its_own(flow: Flow) -> None:
+    frames = load_params(flow.root / "params.yaml")["tokenize"]["frames"]
+    flow.ok(STAGE, *given(max_steps=1), out="usual")
+    for out, short in (("same", frames), ("short", frames // 2)):
+        flow.ok(STAGE, *given(max_steps=1, frames=short), out=out)
+    learned = {out: result(flow, out).read_bytes() for out in ("usual", "same", "short")}
+    assert learned["usual"] == learned["same"] != learned["short"]
+    assert "nothing to do" in flow.ok(STAGE, *given(max_steps=1, frames=frames), out="usual")
+    line = flow.refused(STAGE, *given(max_steps=1), out="short")
+    assert f"windows.frames = {frames // 2}, not {frames}" in line
+    line = flow.refused(STAGE, *given(max_steps=1, frames=frames + 1), out="odd")
+    assert "sections tokenizer, fit_tokenizer and tokenize" in line
+    assert "frames must be at least 1" in flow.refused(STAGE, *given(frames=0), out="none")
 
 
 @pytest.mark.slow

@@ -86,6 +86,8 @@ def main() -> None:
     parser.add_argument("--world", choices=WORLDS, required=True)
     parser.add_argument("--videos", type=int, default=64, help="held-out ones, and samples")
     options = parser.parse_args()
+    if options.videos < 1:
+        parser.error(f"--videos must be at least 1, got {options.videos}.")
     rules = world(options.world)
     for ratio in RATIOS:
         print(f"{ratio:4.0%} masked: loss {least_loss(rules, ratio, options.videos):.4f}")

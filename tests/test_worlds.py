@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import exact
 from benchmarks.exact import ExactModel, least_loss, sample_exactly
 from benchmarks.quality import METHODS, MODEL_CALLS, VALUES, chosen, judge, try_once
 from benchmarks.worlds import CODES, WORLDS, bounce, world
@@ -161,3 +162,16 @@ def test_samples_of_the_exact_model_are_lawful() -> None:
     assert found == {"lawful": 1.0, "distance": 0.0, "blank": 0.0}
     assert least_loss(rules, 0.5, count=2) == pytest.approx(0, abs=1e-3)
     assert 2 < least_loss(rules, 1.0, count=2) < 3
+
+
+@pytest.mark.parametrize("count", ["0", "-3"])
+def test_no_videos_are_refused_in_one_line(
+    count: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["exact", "--world", "one-square", "--videos", count])
+    with pytest.raises(SystemExit) as stopped:
+        exact.main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert said.err.endswith(f"error: --videos must be at least 1, got {count}.\n")
+    assert not said.out

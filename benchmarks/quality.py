@@ -6,11 +6,14 @@ With --keep FOLDER, tokens, runs and samples stay there, and the same command go
 
 Each row is one training and its samples, made by the functions that the commands use, at fixed
 data, sizes and steps. A sample is lawful if it obeys the rules of its world to the last token;
-its distance is the share of what moves that is wrong. Both are means over the samples.
+its distance is the share of what moves that is wrong. Both are means over the samples. Calls are
+passes through the model for each sample; seconds are of drawing and judging all samples, on a
+machine that may have had other work.
 """
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -27,6 +30,7 @@ from benchmarks.worlds import CODES, WORLDS, World, world
 from mebt import MeBTShape
 from pipeline.config import SECTIONS, build, load_params
 from pipeline.precision import settle
+from pipeline.storage.files import remove, write_json
 from pipeline.store.layout import INFO, StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
 from pipeline.store.writer import create_store
@@ -40,6 +44,7 @@ RESULTS = Path(__file__).parent / "quality.json"
 TRAIN_WINDOWS, TEST_WINDOWS, SAMPLES = 16_384, 256, 256
 MODEL_CALLS = 64
 HELD_OUT_SEED = 1 << 20
+NO_LETTERS = re.compile(r"\W+")
 Row = dict[str, Any]
 Sections = dict[str, dict[str, Any]]
 
@@ -67,7 +72,8 @@ METHODS: Sections = {
         **{"revise_groups": 4, "revise_temperature": 0.7},
     },
 }
-"""Ways to sample, each of `MODEL_CALLS` passes through the model."""
+"""Ways to sample, each of at most `MODEL_CALLS` passes through the model: a step that would fix no
+token is left out."""
 
 
 def make_tokens(rules: World, out: Path) -> None:
@@ -150,18 +156,32 @@ def try_once(
             "losses": losses(run),
             "samples": {},
         }
-        for number, (method, values) in enumerate(methods.items()):
-            out = Path(folder) / f"samples-{seed}-{number}"
+        for method, values in methods.items():
+            out = Path(folder) / f"samples-{seed}-{NO_LETTERS.sub('-', method)}"
             settings = build(
                 SampleStageConfig, {**sections["sample"], **values, "seed": seed}, where="sample"
             )
-            began = time.perf_counter()
-            sample(run, out, settings, fabric=fabric_of(settings))
-            row["samples"][method] = {
-                **judge(rules, TokenStore(out).read("sample")),
-                "seconds": round(time.perf_counter() - began, 1),
-            }
+            row["samples"][method] = try_method(rules, run, out, settings)
     return row
+
+
+def try_method(rules: World, run: Path, out: Path, settings: SampleStageConfig) -> dict[str, float]:
+    """Samples by one method, and judges that; what was found stays beside the samples.
+
+    Those that a stopped call left are drawn anew, so that calls and seconds are of all.
+    """
+    beside, fabric = out.with_suffix(".json"), fabric_of(settings)
+    if beside.exists():
+        sample(run, out, settings, fabric=fabric)  # Raises if they are of other values.
+        found: dict[str, float] = json.loads(beside.read_text("utf-8"))
+        return found
+    remove(out)
+    began = time.perf_counter()
+    sampled = sample(run, out, settings, fabric=fabric)
+    found = {**judge(rules, TokenStore(out).read("sample")), "calls": round(sampled.calls)}
+    found["seconds"] = round(time.perf_counter() - began, 1)
+    write_json(beside, found)
+    return found
 
 
 def show(row: Row) -> None:
@@ -171,7 +191,7 @@ def show(row: Row) -> None:
     for method, found in row["samples"].items():
         print(
             f"  {method:36} lawful {found['lawful']:6.1%}  distance {found['distance']:.3f}  "
-            f"blank {found['blank']:6.1%}  {found['seconds']:.0f} s",
+            f"blank {found['blank']:6.1%}  {found['calls']} calls  {found['seconds']:.0f} s",
             flush=True,
         )
 

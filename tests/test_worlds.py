@@ -1,12 +1,14 @@
 """Rule worlds: what they draw obeys them, and how far anything else is from that is exact."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import exact
+from benchmarks import exact, quality
 from benchmarks.exact import ExactModel, least_loss, sample_exactly
 from benchmarks.quality import METHODS, MODEL_CALLS, VALUES, chosen, judge, try_once
 from benchmarks.worlds import CODES, WORLDS, bounce, world
@@ -14,6 +16,7 @@ from mebt import SampleConfig
 from pipeline.config import build
 
 NAMES = list(WORLDS)
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
@@ -93,7 +96,7 @@ def test_a_try_trains_and_samples_as_the_commands_do() -> None:
     name, method = "one-square", "random, 64 steps"
     row = try_once(name, 1, sections, {method: {**METHODS[method], "draft_steps": 2}})
     assert list(row["losses"]) == [1, 2]
-    assert row["losses"][2].keys() == {"val_loss", *(f"val_loss/mask_{p}" for p in MASKS)}
+    check_fields({"set": [], **row})
     found = row["samples"][method]
     assert (found["lawful"], found["distance"]) == (0.0, 1.0)
     assert row["steps"] == 2
@@ -109,13 +112,33 @@ def test_long_worlds_are_learned_in_fewer_steps_unless_told_otherwise() -> None:
 
 
 MASKS = (10, 30, 50, 70, 90, 100)
+FIELDS = {"set", "world", "seed", "steps", "parameters", "seconds_per_step", "losses", "samples"}
 
 
-def test_every_way_to_sample_asks_the_model_as_often() -> None:
+def check_fields(row: quality.Row) -> None:
+    """Fails if a row has other fields than those that are said of every one."""
+    assert row.keys() == FIELDS
+    assert row["losses"] and row["samples"]
+    for loss in row["losses"].values():
+        assert loss.keys() == {"val_loss", *(f"val_loss/mask_{p}" for p in MASKS)}
+    for found in row["samples"].values():
+        assert found.keys() == {"lawful", "distance", "blank", "calls", "seconds"}
+
+
+def test_every_way_to_sample_may_ask_the_model_as_often() -> None:
     for method in METHODS.values():
         config = build(SampleConfig, method, where="sample")
         calls = config.draft_steps + config.revise_rounds * config.revise_groups
         assert calls == MODEL_CALLS
+
+
+def test_the_rows_that_were_found_have_the_fields_of_today_and_are_told_apart() -> None:
+    rows = json.loads((ROOT / "benchmarks/quality.json").read_text("utf-8"))
+    for row in rows:
+        check_fields(row)
+        assert row["world"] in WORLDS
+        assert all(0 < found["calls"] <= MODEL_CALLS for found in row["samples"].values())
+    assert len({(row["world"], row["seed"], *row["set"]) for row in rows}) == len(rows)
 
 
 def test_samples_are_judged_by_the_rules() -> None:

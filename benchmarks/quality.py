@@ -2,7 +2,9 @@
 
   python -m benchmarks.quality --world one-square --seeds 1 --set train.max_steps=1000
 
-With --keep FOLDER, tokens, runs and samples stay there, and the same command goes on after a stop.
+With --keep FOLDER, tokens, runs, samples and what was found stay there: the same command goes on
+after a stop, and tries nothing twice, unless the folder is deleted. With --out FILE, each row goes
+there as soon as it is found, in the place of the one of the same world, seed and --set.
 
 Each row is one training and its samples, made by the functions that the commands use, at fixed
 data, sizes and steps. A sample is lawful if it obeys the rules of its world to the last token;
@@ -30,7 +32,7 @@ from benchmarks.worlds import CODES, WORLDS, World, world
 from mebt import MeBTShape
 from pipeline.config import SECTIONS, build, load_params
 from pipeline.precision import settle
-from pipeline.storage.files import remove, write_json
+from pipeline.storage.files import remove, write_json, write_text
 from pipeline.store.layout import INFO, StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
 from pipeline.store.writer import create_store
@@ -40,11 +42,12 @@ from stages.mebt_task import TrainConfig
 from stages.sample import SampleStageConfig, sample
 from stages.train import train
 
-RESULTS = Path(__file__).parent / "quality.json"
 TRAIN_WINDOWS, TEST_WINDOWS, SAMPLES = 16_384, 256, 256
 MODEL_CALLS = 64
 HELD_OUT_SEED = 1 << 20
 NO_LETTERS = re.compile(r"\W+")
+KEY = ("world", "seed", "set")
+"""What no two rows of a file share."""
 Row = dict[str, Any]
 Sections = dict[str, dict[str, Any]]
 
@@ -184,6 +187,26 @@ def try_method(rules: World, run: Path, out: Path, settings: SampleStageConfig) 
     return found
 
 
+def merged(rows: Sequence[Row], row: Row) -> list[Row]:
+    """Returns rows with this one in the place of that of the same world, seed and `--set`.
+
+    Samples by other methods stay in it if they are of the same training, whose losses are the same.
+    """
+    old = next((each for each in rows if all(each[key] == row[key] for key in KEY)), None)
+    if old is None:
+        return [*rows, row]
+    if list(old["losses"].values()) == list(row["losses"].values()):
+        row = {**row, "samples": {**old["samples"], **row["samples"]}}
+    return [row if each is old else each for each in rows]
+
+
+def write_row(out: Path, row: Row) -> None:
+    """Puts a row among those of a file, which others may have written to since the row before."""
+    rows = merged(json.loads(out.read_text("utf-8")) if out.exists() else [], row)
+    write_text(out, json.dumps(rows, indent=1) + "\n")
+    print(f"{out}: {len(rows)} rows", file=sys.stderr)
+
+
 def show(row: Row) -> None:
     """Prints a row: losses as training went on, then each way to sample."""
     curve = ", ".join(f"{step}: {loss['val_loss']:.3f}" for step, loss in row["losses"].items())
@@ -212,28 +235,31 @@ def chosen_of(values: Sections, overrides: Sequence[str]) -> Sections:
 
 
 def main() -> None:
-    """Tries every world with every seed, and writes the rows down."""
+    """Tries every world with every seed, and writes each row down once it is found."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--world", choices=WORLDS, help="this one only")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, … so many")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        action="append",
+        metavar="NAME",
+        help=f"of {'; '.join(METHODS)}: this one only, and others so given",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--keep", type=Path, help="folder for what is made, by world")
-    parser.add_argument("--out", type=Path, help=f"where rows go, as JSON; else {RESULTS.name}")
+    parser.add_argument("--out", type=Path, help="JSON file for rows; those of others stay in it")
     options = parser.parse_args()
-    whole = not options.set and not options.world
-    rows = []
+    methods = {name: METHODS[name] for name in options.method or METHODS}
     for name in [options.world] if options.world else WORLDS:
         for seed in range(options.seeds):
             keep = options.keep and options.keep / name
-            row = try_once(name, seed, chosen(name, options.set), METHODS, keep)
-            rows.append({"set": options.set, **row})
+            row = try_once(name, seed, chosen(name, options.set), methods, keep)
             show(row)
-    out = options.out or (RESULTS if whole else None)
-    if out:
-        out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        print(f"{out}: {len(rows)} rows", file=sys.stderr)
+            if options.out:
+                write_row(options.out, {"set": options.set, **row})
 
 
 if __name__ == "__main__":

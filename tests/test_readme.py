@@ -78,7 +78,7 @@ ELSEWHERE = {
     **{"python -m benchmarks": "the same", "python -m benchmarks.batches": "the same"},
     **{"python -m benchmarks.readers": "minutes; on tiny data in test_benchmarks"},
     **{"python -m benchmarks.seams": "its table is in test_editing"},
-    **{"make quality": "hours; its parts are in test_worlds"},
+    **{"make quality": "hours; on tiny data in test_worlds"},
     **{"make steering": "hours; its parts are in test_steered_worlds, test_editing, test_drift"},
     **{"python -m tests.faults": "test_faults", "python -m tests.code_deps": "test_project"},
     **{"python -m tests.shipped": "test_project"},

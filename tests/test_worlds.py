@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from benchmarks import exact, quality
 from benchmarks.exact import ExactModel, least_loss, sample_exactly
-from benchmarks.quality import METHODS, MODEL_CALLS, VALUES, chosen, judge, try_once
+from benchmarks.quality import METHODS, MODEL_CALLS, VALUES, chosen, judge, merged, try_once
 from benchmarks.worlds import CODES, WORLDS, bounce, world
 from mebt import SampleConfig
 from pipeline.config import build
@@ -139,6 +140,75 @@ def test_the_rows_that_were_found_have_the_fields_of_today_and_are_told_apart() 
         assert row["world"] in WORLDS
         assert all(0 < found["calls"] <= MODEL_CALLS for found in row["samples"].values())
     assert len({(row["world"], row["seed"], *row["set"]) for row in rows}) == len(rows)
+
+
+def small_row(seed: int, loss: float, method: str) -> quality.Row:
+    losses = {"2": {"val_loss": loss}}
+    return {"world": "w", "seed": seed, "set": ["a"], "losses": losses, "samples": {method: loss}}
+
+
+def test_a_row_takes_the_place_of_its_own_and_keeps_samples_of_the_same_training() -> None:
+    rows = [small_row(0, 1.5, "x"), small_row(1, 1.5, "x")]
+    same, other = small_row(0, 1.5, "y"), small_row(0, 1.25, "y")
+    assert merged(rows, same) == [{**same, "samples": {"x": 1.5, "y": 1.5}}, rows[1]]
+    assert merged(rows, other) == [other, rows[1]]
+    for key, value in {"world": "v", "seed": 2, "set": []}.items():
+        assert merged(rows, {**same, key: value}) == [*rows, {**same, key: value}]
+
+
+@pytest.mark.slow
+def test_rows_are_written_after_each_training_which_goes_on_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revised = {"draft_steps": 3, "revise_rounds": 2, "revise_groups": 4, "strategy": "random"}
+    methods = {"twice": {"draft_steps": 2}, "and revised": {**quality.PLAIN, **revised}}
+    monkeypatch.setattr(quality, "METHODS", methods)
+    monkeypatch.setattr(quality, "TRAIN_WINDOWS", 64)
+    values = ["train.max_steps=2", "train.validate_every=1", "train.validation_windows=2"]
+    values += ["train.batch_size=2", "train.preview_every=0"]
+    values += ["model.width=16", "sample.num_samples=2"]
+    out, keep = tmp_path / "rows.json", tmp_path / "keep"
+    words = ["quality", "--world", "one-square", "--seeds", "2"]
+    words += [word for value in values for word in ("--set", value)]
+    words += ["--keep", str(keep), "--out", str(out)]
+    theirs = small_row(0, 1.5, "x")
+    out.write_text(json.dumps([theirs]), encoding="utf-8")
+
+    def stopped(*args: Any, **settings: Any) -> None:
+        if args[3].seed == 1:
+            raise KeyboardInterrupt
+        return train(*args, **settings)
+
+    train = quality.train
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(quality, "train", stopped)
+        patch.setattr("sys.argv", [*words, "--method", "twice"])
+        quality.main()
+    kept, first = json.loads(out.read_text("utf-8"))
+    assert kept == theirs
+    assert (first["seed"], first["set"]) == (0, values)
+    check_fields(first)
+    assert [found["calls"] for found in first["samples"].values()] == [2]
+
+    (half,) = keep.glob("one-square/samples-0-*.json")
+    out.write_text(json.dumps([theirs, {**first, "steps": -1}]), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", words)
+    quality.main()
+    kept, again, second = json.loads(out.read_text("utf-8"))
+    assert kept == theirs
+    assert again == {**first, "samples": again["samples"]}
+    assert again["samples"]["twice"] == first["samples"]["twice"]
+    for row in (again, second):
+        check_fields(row)
+        assert {name: found["calls"] for name, found in row["samples"].items()} == {
+            "twice": 2,
+            "and revised": 3 + 2 * 4,
+        }
+
+    half.unlink()  # As if it had been stopped while it drew these.
+    quality.main()
+    _, anew, _ = json.loads(out.read_text("utf-8"))
+    assert anew["samples"]["twice"]["calls"] == 2
 
 
 def test_samples_are_judged_by_the_rules() -> None:

@@ -56,7 +56,7 @@ VALUES: Sections = {
     "model": {"layers": LAYERS, "width": 128, "num_heads": 4, "num_latents": 32},
     "train": {
         **{"max_steps": 4000, "batch_size": 32, "learning_rate": 1e-3},
-        **{"validate_every": 500, "checkpoint_every": 4000, "log_every": 50},
+        **{"validate_every": 500, "checkpoint_every": 500, "log_every": 50},
         **{"validation_windows": TEST_WINDOWS, "precision": "32-true"},
     },
     "sample": {"num_samples": SAMPLES, "batch_size": 32, "precision": "32-true"},

@@ -35,7 +35,7 @@ bench: $(DEMO)  ## Speed and memory beside the machine's limit, then how they gr
 	python -m benchmarks.growth
 
 quality: $(DEMO)  ## How well models learn worlds of exact rules: hours on two cores, kept in quality/
-	python -m benchmarks.quality --keep quality --out benchmarks/quality.json
+	python -m benchmarks.quality --keep quality --out benchmarks/quality.json --page docs/quality.md
 
 steering: $(DEMO)  ## The tables of docs/steering.md: hours on two cores
 	python demo/fetch_footage.py demo/data/fish

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from lightning_fabric import Fabric
 
+from benchmarks.pages import replace_between
 from benchmarks.worlds import CODES, WORLDS, World, world
 from mebt import MeBTShape
 from pipeline.config import SECTIONS, build, load_params
@@ -46,6 +47,11 @@ TRAIN_WINDOWS, TEST_WINDOWS, SAMPLES = 16_384, 256, 256
 MODEL_CALLS = 64
 HELD_OUT_SEED = 1 << 20
 NO_LETTERS = re.compile(r"\W+")
+BEGIN, END = "<!-- made by python -m benchmarks.quality -->\n", "<!-- end of quality -->\n"
+SHARES = (10, 50, 70, 90)
+"""Of tokens masked, in percent, whose losses the page shows."""
+UNTOLD = ("precision", "preview_every", "checkpoint_every")
+"""Values that make no other model, to rounding: not named on the page."""
 KEY = ("world", "seed", "set")
 """What no two rows of a file share."""
 Row = dict[str, Any]
@@ -200,11 +206,43 @@ def merged(rows: Sequence[Row], row: Row) -> list[Row]:
     return [row if each is old else each for each in rows]
 
 
-def write_row(out: Path, row: Row) -> None:
-    """Puts a row among those of a file, which others may have written to since the row before."""
+def write_row(out: Path, row: Row, page: Path | None = None) -> None:
+    """Puts a row among those of a file, which others may have written to since the row before.
+
+    The page, if there is one, shows them all between its marks.
+    """
     rows = merged(json.loads(out.read_text("utf-8")) if out.exists() else [], row)
     write_text(out, json.dumps(rows, indent=1) + "\n")
     print(f"{out}: {len(rows)} rows", file=sys.stderr)
+    if page:
+        replace_between(page, BEGIN, END, table(rows))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Says in Markdown what was found: a line for each model, a column for each way to sample."""
+    heads = ["world", "other values than the defaults", "seed", "steps"]
+    heads += [f"loss at {share}%" for share in SHARES]
+    lines = [[*heads, *METHODS], ["---"] * 2 + ["---:"] * (len(heads) - 2 + len(METHODS))]
+    for row in sorted(rows, key=lambda row: ([*WORLDS].index(row["world"]), *_told(row))):
+        others, seed = _told(row)
+        losses = list(row["losses"].values())[-1]
+        cells = [f"`{row['world']}`", ", ".join(f"`{value}`" for value in others), str(seed)]
+        cells += [f"{row['steps']:,}", *(f"{losses[f'val_loss/mask_{p}']:.4f}" for p in SHARES)]
+        lines.append([*cells, *(_cell(row["samples"].get(method)) for method in METHODS)])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _told(row: Row) -> tuple[list[str], int]:
+    """Returns the values that tell a row from others of its world, and its seed."""
+    names = {value: value.partition("=")[0].rpartition(".")[2] for value in row["set"]}
+    return [value for value, name in names.items() if name not in UNTOLD], row["seed"]
+
+
+def _cell(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return ""
+    empty = f", {found['blank']:.0%} empty" if found["blank"] else ""
+    return f"{found['lawful']:.1%}, {found['distance']:.2f}{empty}"
 
 
 def show(row: Row) -> None:
@@ -251,7 +289,10 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--keep", type=Path, help="folder for what is made, by world")
     parser.add_argument("--out", type=Path, help="JSON file for rows; those of others stay in it")
+    parser.add_argument("--page", type=Path, help="Markdown page that shows the rows of --out")
     options = parser.parse_args()
+    if options.page and not options.out:
+        parser.error("--page shows the rows of --out: give that, too.")
     methods = {name: METHODS[name] for name in options.method or METHODS}
     for name in [options.world] if options.world else WORLDS:
         for seed in range(options.seeds):
@@ -259,7 +300,7 @@ def main() -> None:
             row = try_once(name, seed, chosen(name, options.set), methods, keep)
             show(row)
             if options.out:
-                write_row(options.out, {"set": options.set, **row})
+                write_row(options.out, {"set": options.set, **row}, options.page)
 
 
 if __name__ == "__main__":

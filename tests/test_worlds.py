@@ -142,6 +142,47 @@ def test_the_rows_that_were_found_have_the_fields_of_today_and_are_told_apart() 
     assert len({(row["world"], row["seed"], *row["set"]) for row in rows}) == len(rows)
 
 
+def test_the_page_shows_the_rows_of_today() -> None:
+    rows = json.loads((ROOT / "benchmarks/quality.json").read_text("utf-8"))
+    page = (ROOT / "docs/quality.md").read_text("utf-8")
+    assert f"{quality.BEGIN}{quality.table(rows)}{quality.END}" in page
+
+
+def test_the_table_has_a_line_for_each_model_and_a_column_for_each_way_to_sample() -> None:
+    losses = {"2": {f"val_loss/mask_{share}": 0.125 * share for share in quality.SHARES}}
+    first, *_, last = METHODS
+    found = {"lawful": 0.5, "distance": 0.25, "blank": 0.0, "calls": 64, "seconds": 1.0}
+    row = {"world": "two-squares", "seed": 1, "set": [], "steps": 2000, "losses": losses}
+    rows = [
+        {**row, "samples": {last: {**found, "blank": 0.125}}},
+        {**row, "seed": 0, "samples": {first: found}},
+        {
+            **{**row, "world": "one-square", "samples": {first: found}},
+            "set": ["train.precision=bf16-mixed", "train.schedule=linear"],
+        },
+    ]
+    _, _, one, zero, two = quality.table(rows).splitlines()
+    assert one.startswith("| `one-square` | `train.schedule=linear` | 1 | 2,000 | 1.2500 | 6.2500")
+    assert zero.startswith("| `two-squares` |  | 0 |") and "| 50.0%, 0.25 |  |" in zero
+    assert two.endswith("|  | 50.0%, 0.25, 12% empty |") and "| 1 |" in two
+
+
+def test_a_row_that_is_written_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (row, *_) = json.loads((ROOT / "benchmarks/quality.json").read_text("utf-8"))
+    out, page = tmp_path / "rows.json", tmp_path / "page.md"
+    page.write_text(f"Before\n{quality.BEGIN}old\n{quality.END}After\n")
+    for seed in (0, 1):
+        quality.write_row(out, {**row, "seed": seed}, page)
+    shown = quality.table([{**row, "seed": 0}, {**row, "seed": 1}])
+    assert page.read_text() == f"Before\n{quality.BEGIN}{shown}{quality.END}After\n"
+    monkeypatch.setattr("sys.argv", ["quality", "--page", str(page)])
+    with pytest.raises(SystemExit, match="2"):
+        quality.main()
+    assert "--page shows the rows of --out" in capsys.readouterr().err
+
+
 def small_row(seed: int, loss: float, method: str) -> quality.Row:
     losses = {"2": {"val_loss": loss}}
     return {"world": "w", "seed": seed, "set": ["a"], "losses": losses, "samples": {method: loss}}

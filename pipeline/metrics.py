@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 SSIM_SIGMA = 1.5
 SSIM_RADIUS = 5
@@ -12,6 +12,13 @@ SSIM_RADIUS = 5
 SSIM_STABILITY = ((0.01 * 255) ** 2, (0.03 * 255) ** 2)
 KERNEL_ROWS = 1024
 """Rows of the kernel matrix that are held at a time."""
+BLANK_LEVELS, BLANK_SHARE = 8, 0.001
+"""Grey levels that noise of sensors and codecs seldom takes a value from its mean, and how seldom.
+
+Noise of a standard deviation of 2.4 levels comes to that share, and a still picture of 64x64 pixels
+in H.264 at a CRF of 28. The calmest of 66 real clips of the demo has 3%, tokens of its bare ground
+that change at random for other such tokens 0.02%.
+"""
 
 
 def squared_error(x: UInt8[np.ndarray, "*shape"], y: UInt8[np.ndarray, "*shape"]) -> float:
@@ -73,6 +80,18 @@ def frame_change(videos: UInt8[np.ndarray, "B T H W C"]) -> Float[np.ndarray, " 
     later, earlier = videos[:, 1:].astype(np.int16), videos[:, :-1]
     change: np.ndarray = np.abs(later - earlier).mean(axis=(1, 2, 3, 4), dtype=np.float64)
     return change
+
+
+def is_blank(videos: UInt8[np.ndarray, "B T H W C"]) -> Bool[np.ndarray, " B"]:
+    """Says of each video whether nothing is seen to move: one colour or picture, with noise or not.
+
+    That is so if at most `BLANK_SHARE` of its values are more than `BLANK_LEVELS` grey levels from
+    the mean over time of their place and channel. A thing of 20 of 64x64 pixels takes 0.5% of them
+    while it is seen, and 0.16% if it is seen in one channel alone. A single frame does not move.
+    """
+    away = np.abs(videos - videos.mean(axis=1, keepdims=True, dtype=np.float32))
+    blank: np.ndarray = (away > BLANK_LEVELS).mean(axis=(1, 2, 3, 4)) <= BLANK_SHARE
+    return blank
 
 
 def pool_features(features: Float[np.ndarray, "B D t h w"]) -> Float[np.ndarray, "B P"]:

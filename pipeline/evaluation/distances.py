@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from pipeline.metrics import (
     SSIM_RADIUS,
     frame_change,
     frechet_distance,
+    is_blank,
     kernel_distance,
     pool_features,
     psnr,
@@ -20,7 +21,7 @@ from pipeline.metrics import (
     wasserstein_distance,
 )
 
-DISTANCE_KEYS = ("motion", "frechet", "kernel", "motion_distance")
+DISTANCE_KEYS = ("motion", "blank", "frechet", "kernel", "motion_distance")
 """What `distances` returns."""
 PSNR_KEYS = ("psnr", "psnr_mean_frame", "psnr_moving", "psnr_moving_mean_frame")
 FLICKER_KEYS = ("flicker_real", "flicker_reconstructions")
@@ -38,6 +39,8 @@ class VideoSet:
     """Pooled features of a network, one row per video."""
     motion: Float[np.ndarray, " N"]
     """Mean change from a frame to the next, in grey levels."""
+    blank: Bool[np.ndarray, " N"]
+    """Whether nothing is seen to move."""
     stretches: Float[np.ndarray, "S N P"]
     """Pooled features of stretches of each video, from its start to its end; S 0 if it is short."""
 
@@ -49,7 +52,7 @@ class VideoSet:
         pooled = pool_features(features)
         parts = [pool_features(features[:, :, part]) for part in stretches_of(features.shape[2])]
         stretches = np.stack(parts) if parts else np.empty((0, *pooled.shape))
-        return VideoSet(pooled, frame_change(videos), stretches)
+        return VideoSet(pooled, frame_change(videos), is_blank(videos), stretches)
 
     @staticmethod
     def joined(parts: Sequence["VideoSet"]) -> "VideoSet":
@@ -57,12 +60,18 @@ class VideoSet:
         return VideoSet(
             np.concatenate([part.features for part in parts]),
             np.concatenate([part.motion for part in parts]),
+            np.concatenate([part.blank for part in parts]),
             np.concatenate([part.stretches for part in parts], axis=1),
         )
 
     def first(self, count: int) -> "VideoSet":
         """Returns the first `count` videos."""
-        return VideoSet(self.features[:count], self.motion[:count], self.stretches[:, :count])
+        return VideoSet(
+            self.features[:count],
+            self.motion[:count],
+            self.blank[:count],
+            self.stretches[:, :count],
+        )
 
 
 def stretches_of(latent_frames: int) -> list[slice]:
@@ -91,6 +100,7 @@ def distances(reference: VideoSet, other: VideoSet) -> dict[str, float]:
         )
     return {
         "motion": float(other.motion.mean()),
+        "blank": float(other.blank.mean()),
         "frechet": frechet_distance(reference.features, other.features),
         "kernel": kernel_distance(reference.features, other.features),
         "motion_distance": wasserstein_distance(reference.motion, other.motion),

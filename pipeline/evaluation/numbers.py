@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.metrics import BLANK_LEVELS, BLANK_SHARE
+
 METRIC_DEFINITIONS = {
     "sets": "equally many windows each; the two sets of real windows share no pixel",
     "pixels": "RGB, 8 bits, as decoded from tokens; never from lossy video",
@@ -16,6 +18,8 @@ METRIC_DEFINITIONS = {
     "frechet": "squared Fréchet distance of Gaussians, unbiased covariances, float64",
     "kernel": "squared MMD, polynomial kernel of degree 3, gamma 1/D, coef0 1, unbiased",
     "motion": "mean absolute difference of neighbouring frames, grey levels; Wasserstein-1",
+    "blank": f"share of videos of whose values at most {BLANK_SHARE:.1%} are more than "
+    f"{BLANK_LEVELS} grey levels from the mean over time of their place and channel",
     "token_distance": "total variation of the token histograms",
     "inception_score": "not offered: it needs a C3D network trained on UCF-101 and says nothing "
     "about other videos",

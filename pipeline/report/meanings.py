@@ -98,6 +98,13 @@ MEANINGS = {
     ),
     "motion_reconstructions": ("Motion of reconstructions", "levels", "The same, from tokens."),
     "motion_samples": ("Motion of new videos", "levels", "The same, in new videos."),
+    "blank_real": (
+        "Blank real videos",
+        "%",
+        "Share of videos in which nothing is seen to move, be they of one colour or one picture.",
+    ),
+    "blank_reconstructions": ("Blank reconstructions", "%", "The same, from tokens."),
+    "blank_samples": ("Blank new videos", "%", "The same, of new videos."),
     "train_distance_samples": (
         "New videos from training",
         "%",

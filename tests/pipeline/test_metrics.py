@@ -9,6 +9,7 @@ from pipeline.metrics import (
     frame_change,
     frechet_distance,
     frequency_loss,
+    is_blank,
     kernel_distance,
     mann_whitney,
     pool_features,
@@ -93,6 +94,45 @@ def test_motion_is_the_mean_change_between_neighbouring_frames():
 
 def test_one_frame_does_not_move():
     np.testing.assert_array_equal(frame_change(np.ones((2, 1, 2, 2, 3), np.uint8)), [0, 0])
+
+
+def with_noise(rng, video):
+    """Adds what sensors and codecs do: a standard deviation of two grey levels."""
+    return np.clip(video + rng.normal(0, 2, video.shape), 0, 255).round().astype(np.uint8)
+
+
+def with_fish(video, channels=slice(None)):
+    """Lets a thing of 4 x 5 places, brighter by 40 levels, cross the upper left 64 x 64."""
+    video = video.copy()
+    for frame, picture in enumerate(video):
+        picture[30:34, 2 * frame : 2 * frame + 5, channels] += 40
+    return video
+
+
+@pytest.mark.parametrize(("size", "channels"), [((64, 64), 3), ((64, 64), 1), ((36, 130), 3)])
+def test_a_video_without_motion_is_blank_and_one_with_a_small_thing_is_not(rng, size, channels):
+    colour = np.full((24, *size, channels), 90, np.uint8)
+    frozen = np.repeat(picture(rng, 1, *size, channels), 24, axis=0) // 2
+    blank = np.stack([x for y in (colour, frozen) for x in (y, with_noise(rng, y))])
+    assert is_blank(blank).all()
+    assert not is_blank(np.stack([with_fish(video) for video in blank])).any()
+    assert is_blank(blank[:, :1]).all()
+
+
+def test_what_moves_in_one_channel_moves():
+    water = np.full((24, 64, 64, 3), 90, np.uint8)
+    assert is_blank(np.stack([water, with_fish(water, 2)])).tolist() == [True, False]
+
+
+def test_motion_is_seen_if_one_value_of_a_thousand_is_farther_than_noise():
+    # A place of 10 x 100 changes from one to the other level in the middle of the video.
+    def videos(places, levels):
+        video = np.full((4, 10, 100, 1), 90, np.uint8)
+        video[:2, 0, :places], video[2:, 0, :places] = 90 - levels, 90 + levels
+        return video
+
+    cases = [(1, 9), (2, 8), (2, 9)]
+    assert is_blank(np.stack([videos(*case) for case in cases])).tolist() == [True, True, False]
 
 
 # Distances between sets

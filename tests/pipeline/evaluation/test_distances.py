@@ -18,25 +18,34 @@ NONE = np.empty((0, 3, 1))
 
 
 def test_distances_are_those_of_each_part():
-    x = VideoSet(np.array([[-1.0], [0], [1]]), np.array([0.0, 0, 0]), NONE)
-    y = VideoSet(np.array([[1.0], [3], [5]]), np.array([1.0, 2, 3]), NONE)
+    x = VideoSet(np.array([[-1.0], [0], [1]]), np.array([0.0, 0, 0]), np.array([True] * 3), NONE)
+    y = VideoSet(
+        np.array([[1.0], [3], [5]]), np.array([1.0, 2, 3]), np.array([True, False, False]), NONE
+    )
     found = distances(x, y)
     assert found["frechet"] == pytest.approx(10)
     assert found["motion_distance"] == pytest.approx(2)
     assert found["motion"] == pytest.approx(2)
+    assert found["blank"] == pytest.approx(1 / 3)
     assert set(found) == set(DISTANCE_KEYS)
 
 
 def test_sets_are_joined_in_order():
-    x = VideoSet(np.arange(6.0).reshape(3, 2), np.arange(3.0), np.arange(6.0).reshape(2, 3, 1))
+    x = VideoSet(
+        np.arange(6.0).reshape(3, 2),
+        np.arange(3.0),
+        np.array([True, False, True]),
+        np.arange(6.0).reshape(2, 3, 1),
+    )
     joined = VideoSet.joined([x.first(1), x.first(2)])
     np.testing.assert_array_equal(joined.features, [[0, 1], [0, 1], [2, 3]])
     np.testing.assert_array_equal(joined.motion, [0, 0, 1])
+    np.testing.assert_array_equal(joined.blank, [True, True, False])
     np.testing.assert_array_equal(joined.stretches[..., 0], [[0, 0, 1], [3, 3, 4]])
 
 
 def test_sets_of_unequal_size_are_not_compared():
-    x = VideoSet(np.zeros((4, 2)), np.zeros(4), NONE)
+    x = VideoSet(np.zeros((4, 2)), np.zeros(4), np.ones(4, bool), NONE)
     assert distances(x.first(3), x.first(3))["frechet"] == 0
     with pytest.raises(ValueError, match="equal size, got 4 and 3"):
         distances(x, x.first(3))

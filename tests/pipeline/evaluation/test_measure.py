@@ -124,6 +124,15 @@ def test_samples_equal_to_the_reference_are_at_no_distance(store):
     assert found.metrics["frechet_real"] > 1
 
 
+def test_the_share_of_blank_samples_is_told_however_much_the_others_move(store):
+    # Levels of frames are tokens, times 20: two of four samples stay at one.
+    tokens = draw(4, seed=5)
+    tokens[1::2] = 3
+    found = measure(store, choose(store, store_of({"samples": tokens})), batch_size=3).metrics
+    assert found["blank_samples"] == 0.5
+    assert found["blank_real"] == found["blank_reconstructions"] == 0
+
+
 def test_batch_size_does_not_change_a_number(store):
     sets = choose(store, store_of({"samples": draw(5, seed=5)}))
     first, second = (measure(store, sets, batch_size=size).metrics for size in (1, 5))

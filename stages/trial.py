@@ -23,6 +23,7 @@ from pipeline.store.reader import TokenStore
 from pipeline.store.writer import create_store
 from pipeline.training.averages import peak_memory_gb
 from pipeline.training.loop import run_loop
+from pipeline.training.previews import is_due
 from pipeline.training.task import LoopConfig, Task
 from pipeline.windows.encode import BackoffEncoder, Encode
 from pipeline.windows.plan import TokenizeConfig
@@ -83,8 +84,8 @@ class Trials:
         fabric = self._fabric("fit_tokenizer.precision", config)
         timed = _time_fitting(shape, config, config.windows(windows), fabric)
         seconds = timed.seconds * config.max_steps
-        validations = config.max_steps // config.validate_every
-        seconds += validations * config.validation_windows * timed.seconds / config.batch_size / 3
+        validated = _validations(config) * config.validation_windows / config.batch_size
+        seconds += validated * timed.seconds / FORWARD
         self._add("fit-tokenizer", seconds, timed, f"{config.max_steps:,} steps")
         frames_gb = num_frames * 3 * math.prod(sides(windows.size)) / 2**30
         self.caches["decoded frames (fit_tokenizer.cache_gb)"] = min(config.cache_gb, frames_gb)
@@ -112,10 +113,12 @@ class Trials:
         timed = _time_training(shape, config, self._fabric("train.precision", config))
         size = max(1, config.batch_size // config.accumulate)
         passes = len(HELD_OUT_RATIOS) * -(-config.validation_windows // size)
-        validations = config.max_steps // config.validate_every
+        validations = _validations(config)
         steps = config.max_steps + validations * passes / config.accumulate / FORWARD
-        if config.preview_every:
-            steps += PREVIEW * (config.max_steps // config.preview_every)
+        steps += PREVIEW * sum(
+            is_due(step, every=config.preview_every, first=0, last=config.max_steps)
+            for step in range(config.max_steps + 1)
+        )
         self._add("train", timed.seconds * steps, timed, f"{config.max_steps:,} steps")
         self.caches["tokens (train.memory_gb)"] = min(config.memory_gb, tokens_gb)
 
@@ -126,6 +129,11 @@ class Trials:
     def _fabric(self, key: str, config: LoopConfig) -> Fabric:
         launch = Launch(self.kind, {"devices": "1", "num_nodes": 1, "strategy": "auto"})
         return launch(launch.settle(key, config.precision, None))
+
+
+def _validations(config: LoopConfig) -> int:
+    """Counts the validations of a run: every so many steps, and after the last."""
+    return -(-config.max_steps // config.validate_every)
 
 
 class _EnoughError(Exception):

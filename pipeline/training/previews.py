@@ -24,11 +24,16 @@ SCHEMA = pa.schema(
 Tokens = Int[np.ndarray, "B t h w"]
 
 
+def is_due(step: int, *, every: int, first: int, last: int) -> bool:
+    """Says whether a run is drawn from at a step: at the `first`, the `last` and every so many."""
+    return bool(every) and (step in (first, last) or step % every == 0)
+
+
 @dataclass
 class Previews:
     """Has a model in training drawn from at some of its steps, and keeps what was drawn.
 
-    At the `first` and the `last` step of the run and every so many in between; 0: never. They lie
+    At the `first` and the `last` step of the run and `every` so many in between; 0: never. They lie
     in one file of the run's folder, and with `show` each in a picture beside it.
     """
 
@@ -47,7 +52,7 @@ class Previews:
 
     def due(self, step: int) -> bool:
         """Says whether the model of this step is to be drawn from."""
-        return bool(self.every) and (step in (self.first, self.last) or step % self.every == 0)
+        return is_due(step, every=self.every, first=self.first, last=self.last)
 
     def add(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Draws with the weights of a step, unless that was done before the run went on."""

@@ -31,6 +31,8 @@ SAMPLES = SampleConfig(
 )
 """Of a preview: as few as show something. In so few steps the most certain tokens first would leave
 little but background; at random places, tokens are as frequent as in real videos."""
+PREVIEW_PASSES = SAMPLES.num_samples * SAMPLES.draft_steps
+"""Windows that go through the model for a preview."""
 
 
 def draw(config: MeBTConfig, fabric: Fabric, weights: Mapping[str, Tensor]) -> Tokens:

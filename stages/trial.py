@@ -30,6 +30,7 @@ from pipeline.windows.plan import TokenizeConfig
 from stages.launch import Launch
 from stages.mebt_task import TrainConfig, mebt_task, new_model
 from stages.options import spare_cores
+from stages.previews import PREVIEW_PASSES
 from stages.tokenizer_task import FitTokenizerConfig, first_model
 from tokenizer import VQGANConfig
 from tokenizer.objective import logged_names, objective
@@ -39,8 +40,8 @@ WARM_UP, LEAST, MOST = 2, 4, 12
 LONG = 20.0
 """Seconds after which no more than the least is timed."""
 NEVER = 1 << 30
-FORWARD, PREVIEW = 3, 3
-"""Passes of a model that take as long as a step on them, and steps that a preview takes."""
+FORWARD = 3
+"""Passes of a model that take as long as a step on them."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,11 @@ class Trials:
         passes = len(HELD_OUT_RATIOS) * -(-config.validation_windows // size)
         validations = _validations(config)
         steps = config.max_steps + validations * passes / config.accumulate / FORWARD
-        steps += PREVIEW * sum(
+        previews = sum(
             is_due(step, every=config.preview_every, first=0, last=config.max_steps)
             for step in range(config.max_steps + 1)
         )
+        steps += previews * PREVIEW_PASSES / config.batch_size / FORWARD
         self._add("train", timed.seconds * steps, timed, f"{config.max_steps:,} steps")
         self.caches["tokens (train.memory_gb)"] = min(config.memory_gb, tokens_gb)
 

@@ -8,12 +8,17 @@ from pipeline.training.log import FILE, read_log
 from pipeline.training.previews import read_previews
 from pipeline.windows.plan import TokenizeConfig
 from stages.mebt_task import TrainConfig
+from stages.previews import SAMPLES
 from stages.tokenizer_task import FitTokenizerConfig
-from stages.trial import FORWARD, PREVIEW, Timed, Trials
+from stages.trial import FORWARD, Timed, Trials
 from tests.helpers.small import Flow
 from tokenizer import VQGANConfig
 
 SHAPE = MeBTConfig(codebook_size=13, grid=(2, 3, 5), width=8, num_heads=2, num_latents=7)
+
+
+PREVIEW = SAMPLES.num_samples * SAMPLES.draft_steps / 4 / FORWARD
+"""Steps on four windows that a preview takes."""
 
 
 @pytest.fixture(autouse=True)

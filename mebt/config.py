@@ -44,7 +44,7 @@ def _usual_heads(width: int) -> int:
 class MeBTShape:
     """The shape of MeBT, but for what the tokens tell: their codebook and their grid.
 
-    The defaults are the published ones.
+    The defaults are the published ones, but for `block`.
     """
 
     layers: tuple[str, ...] = PUBLISHED_LAYERS

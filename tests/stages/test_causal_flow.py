@@ -3,10 +3,14 @@
 import json
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner
+from PIL import Image
 
+from pipeline.pixels import decode_tokens
 from pipeline.store.reader import TokenStore
 from stages.__main__ import cli
 from tests.helpers.small import Flow
@@ -85,6 +89,7 @@ def test_a_window_does_not_slide_over_what_begins_otherwise(causal: Flow) -> Non
     assert "sample.total_frames is beyond the 5 frames of the window" in line
 
 
+@pytest.mark.slow
 def test_pictures_are_clips_of_one_frame(causal: Flow) -> None:
     causal.ok("tokenize", "--set", "tokenize.frames=1", out="pictures")
     info = TokenStore(causal.root / "pictures").info
@@ -94,6 +99,20 @@ def test_pictures_are_clips_of_one_frame(causal: Flow) -> None:
     causal.ok("sample", *FEW, "--run", str(causal.root / "run-of-pictures"), out="drawn")
     info = TokenStore(causal.root / "drawn").info
     assert (info.frames, info.grid, info.causal) == (1, (1, 4, 4), True)
+    drawn = ("--tokens", str(causal.root / "drawn"))
+    causal.ok("decode", *drawn, "--exact", out="shown")
+    made = zarr.open_array(causal.root / "shown" / "frames.zarr", mode="r")[:]
+    tokens = TokenStore(causal.root / "drawn").read("sample")
+    expected = decode_tokens(load_tokenizer(causal.root / "tokenizer.safetensors"), tokens)
+    assert made.shape == expected.shape == (6, 1, 16, 16, 3)
+    assert np.abs(made.astype(int) - expected).max() <= 1
+    assert len(np.unique(made.reshape(6, -1), axis=0)) > 1
+    with av.open(str(causal.root / "shown" / "sample-00005.mp4")) as container:
+        (picture,) = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    distances = np.abs(made[:, 0].astype(int) - picture).mean((1, 2, 3))
+    assert distances[5] == distances.min()
+    with Image.open(causal.root / "shown" / "sheet.webp") as sheet:
+        assert sheet.n_frames == 1
 
 
 @pytest.mark.parametrize("stage", ["fit-tokenizer", "tokenize"])

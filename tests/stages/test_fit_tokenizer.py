@@ -191,6 +191,24 @@ def test_two_processes_wait_for_the_discriminators_and_finish(flow: Flow) -> Non
     assert [line["step"] for line in read_steps(flow, "two")] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
+def test_changes_and_what_moves_are_reduced_as_they_are_weighted(flow: Flow) -> None:
+    lines = {}
+    for run, weights in {"plain": (0, 0), "change": (4, 0), "motion": (0, 4)}.items():
+        values = dict(zip(("change_weight", "motion_weight"), weights, strict=True))
+        flow.ok(STAGE, *given(max_steps=1, **values), out=run)
+        (lines[run],) = read_steps(flow, run)
+    plain, change, motion = lines.values()
+    # All three decode the same clips by the same weights at their one step.
+    for line in lines.values():
+        changes = 4 * line["change"] if line is change else 0
+        assert line["loss"] == pytest.approx(line["l1"] + line["commitment"] + changes)
+    assert change["l1"] == plain["l1"] != pytest.approx(motion["l1"], rel=1e-3)
+    assert change["change"] > 0
+    assert "change" not in plain.keys() | motion.keys()
+    assert len({identity(load_tokenizer(result(flow, run))) for run in lines}) == 3
+
+
 @pytest.fixture
 def lpips(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Flags that name the weights of a very small LPIPS."""

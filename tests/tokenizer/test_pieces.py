@@ -78,6 +78,25 @@ def test_pieces_of_a_causal_tokenizer_are_the_pixels_of_the_whole(norm: str) -> 
     assert levels.mean() < 0.01
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["batch", "group", "layer"])
+@pytest.mark.parametrize("downsample", [(4, 4, 4), (2, 4, 4), (1, 2, 4)])
+def test_a_long_causal_video_is_the_same_in_pieces_of_any_length(
+    norm: str, downsample: tuple[int, int, int]
+) -> None:
+    # In float64: group norms magnify the rounding of float32 to 2e-3 of values up to 10.
+    model = make(downsample=downsample, norm=norm, causal=True).double()
+    latent, rate = 23, downsample[0]
+    tokens = tokens_of(latent)
+    whole = model.decode(tokens)
+    assert whole.shape[2] == 1 + (latent - 1) * rate
+    for most in (1, 2, 5, 9, 22, 23, 40):
+        parts = list(decode_pieces(model, tokens, most=most))
+        lengths = [min(most, latent - first) * rate for first in range(0, latent, most)]
+        assert [part.shape[2] for part in parts] == [lengths[0] - rate + 1, *lengths[1:]]
+        torch.testing.assert_close(torch.cat(parts, 2), whole, atol=1e-10, rtol=0)
+
+
 def test_pieces_of_a_group_norm_differ_little() -> None:
     model = make(downsample=(4, 4, 4), norm="group")
     tokens = tokens_of(60)

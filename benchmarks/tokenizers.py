@@ -27,6 +27,7 @@ BASE = {
     "tokenizer.pixel_range": "[]",
     "fit_tokenizer.change_weight": "0",
     "fit_tokenizer.ema_decay": "0",
+    "fit_tokenizer.frames": "null",
     "tokenize.frames": "16",
     "tokenize.hop": "16",
 }

@@ -7,6 +7,9 @@ import pytest
 
 from benchmarks import tokenizers
 from pipeline.config import build, load_params
+from pipeline.windows.plan import TokenizeConfig
+from stages.fitting import check_window
+from stages.tokenizer_task import FitTokenizerConfig
 from tests.helpers.small import Flow
 from tokenizer import VQGANConfig
 
@@ -46,6 +49,9 @@ def test_every_row_is_a_tokenizer(values: dict[str, str]) -> None:
     params = load_params(ROOT / "demo/params.yaml", sets)
     shape = build(VQGANConfig, params["tokenizer"], where="tokenizer")
     assert shape.codebook_size == 512
+    windows = build(TokenizeConfig, params["tokenize"], where="tokenize")
+    fit = build(FitTokenizerConfig, params["fit_tokenizer"], where="fit_tokenizer")
+    check_window(shape, fit.windows(windows), "a row")
 
 
 def test_the_page_has_the_table_of_today() -> None:

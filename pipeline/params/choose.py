@@ -29,7 +29,8 @@ MAX_DENSE = {"cpu": 512, "gpu": 2048}
 """Tokens of a window beyond which layers have latent tokens: the cost of `dense` ones, of which
 each token reads every other, grows with the square."""
 LATENT_LAYERS = ["encode", "process"] * 3 + ["encode", "decode"] + ["refresh", "decode"] * 2
-LATENTS = {"cpu": 128, "gpu": 256}
+LATENT_WIDTH, NUM_LATENTS = {"cpu": 128, "gpu": 512}, {"cpu": 128, "gpu": 256}
+"""Of such layers; on a CPU those of the demo."""
 MAX_WINDOWS = {"cpu": 10_000, "gpu": 200_000}
 """Windows beyond which fewer starts are kept: what is tokenized in minutes."""
 FEW, MANY = 250, 5000
@@ -310,7 +311,8 @@ def _fit_layers(choice: Choice, machine: Machine) -> None:
             f"a window has {tokens:,} tokens: what is known of it goes through latent ones, so "
             "that cost grows linearly.",
             model__layers=list(LATENT_LAYERS),
-            model__num_latents=LATENTS[on],
+            model__width=LATENT_WIDTH[on],
+            model__num_latents=NUM_LATENTS[on],
         )
     if window["frames"] > WINDOWS[0]:
         choice.set("a tokenizer learns from short windows.", fit_tokenizer__frames=WINDOWS[0])

@@ -168,6 +168,7 @@ def test_long_windows_get_layers_with_latent_tokens(
     shape = build(MeBTShape, values["model"], where="model")
     fit = build(FitTokenizerConfig, values["fit_tokenizer"], where="fit_tokenizer")
     assert (window.frames, shape.num_latents) == (frames, latents)
+    assert shape.width == (512 if machine is SERVER else 128 if latents else 192)
     assert ("dense" in shape.layers) == (latents == 0)
     test = round(400 * values["extract"]["test_share"])
     assert window.span <= min(test, 400 - test)

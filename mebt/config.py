@@ -58,7 +58,7 @@ class MeBTShape:
     """Learned latent tokens; 0 if all layers are `dense`."""
     block: BlockKind = "stream"
     """What each layer adds to: `stream`, the vectors it was given, or as `published` their norm,
-    which learns several times slower."""
+    which learns more slowly."""
     embedding_dropout: float = 0.0
     """Share of embedded tokens' entries that training sets to zero; against learning by heart."""
     residual_dropout: float = 0.0

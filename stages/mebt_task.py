@@ -74,7 +74,7 @@ class TrainConfig(ObjectiveConfig, LoopConfig):
     processors that multiply in it, else 32-true, and what the run began with. Weights and loss stay
     in float32."""
     optimizer: OptimizerKind = "muon"
-    """muon: for the matrices of layers, with AdamW for the rest, learns in half the steps; adamw:
+    """muon: for the matrices of layers, with AdamW for the rest, learns in fewer steps; adamw:
     for all, as published."""
     weight_decay: float = 0.01
     """Of Linear weights only."""

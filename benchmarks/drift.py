@@ -4,7 +4,7 @@ Fetches the demo's footage, draws videos of 2,000 frames with a model, by each w
 what there is so far, and measures stretches of one window each, from the first frame to the last:
 how far they are from real held-out clips (Fréchet distance of the tokenizer's features, distance
 of token histograms), and how much they move. Real clips went through the tokenizer too, so what is
-measured is the sampler's alone. With the model that is shipped, that takes an hour on two cores.
+measured is the sampler's alone. With the model that is shipped, that takes two hours on one core.
 What is made stays in FOLDER, and the same command goes on there after a stop.
 
   python -m benchmarks.drift --keep drift --run my-run --add 'trained with noise'
@@ -49,6 +49,7 @@ WAYS: dict[str, dict[str, int]] = {
     "context 1": {"context_frames": 1},
     "context 4": {"context_frames": 4},
     "context 8": {"context_frames": 8},
+    "context 12": {"context_frames": 12},
     "context 4, 4 drawn anew": {"context_frames": 4, "redraw_frames": 4},
 }
 """Of windows of 16 latent frames. Those of the same sum take as long."""

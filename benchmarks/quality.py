@@ -32,6 +32,7 @@ from benchmarks.pages import replace_between
 from benchmarks.worlds import CODES, WORLDS, World, world
 from mebt import MeBTShape
 from pipeline.config import SECTIONS, build, load_params
+from pipeline.params.choose import LATENT_LAYERS
 from pipeline.precision import settle
 from pipeline.storage.files import remove, write_json, write_text
 from pipeline.store.layout import INFO, StoreInfo, numbered_plan
@@ -57,9 +58,8 @@ KEY = ("world", "seed", "set")
 Row = dict[str, Any]
 Sections = dict[str, dict[str, Any]]
 
-LAYERS = ["encode", "process"] * 3 + ["encode", "decode"] + ["refresh", "decode"] * 2
 VALUES: Sections = {
-    "model": {"layers": LAYERS, "width": 128, "num_heads": 4, "num_latents": 32},
+    "model": {"layers": LATENT_LAYERS, "width": 128, "num_heads": 4, "num_latents": 32},
     "train": {
         **{"max_steps": 4000, "batch_size": 32, "learning_rate": 1e-3},
         **{"validate_every": 500, "checkpoint_every": 500, "log_every": 50},

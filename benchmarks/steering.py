@@ -32,6 +32,7 @@ from benchmarks.steered_worlds import (
 )
 from mebt import MeBTShape
 from pipeline.config import build
+from pipeline.params.choose import LATENT_LAYERS
 from pipeline.store.layout import INFO, LABEL, StoreInfo, numbered_plan
 from pipeline.store.reader import TokenStore
 from pipeline.store.tables import with_texts
@@ -50,9 +51,8 @@ SEEDS = {"train": 0, "test": 1 << 20}
 COUNTS = {"train": 16_384, "test": 256}
 Row = dict[str, Any]
 
-LAYERS = ["encode", "process"] * 3 + ["encode", "decode"] + ["refresh", "decode"] * 2
 VALUES: Sections = {
-    "model": {"layers": LAYERS, "width": 96, "num_heads": 3, "num_latents": 24},
+    "model": {"layers": LATENT_LAYERS, "width": 96, "num_heads": 3, "num_latents": 24},
     "train": {
         **{"max_steps": 1500, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 50},
         **{"validate_every": 500, "checkpoint_every": 500, "log_every": 50, "preview_every": 0},
